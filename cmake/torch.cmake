@@ -19,3 +19,15 @@ if(Torch_VERSION VERSION_LESS 2.6)
   message(FATAL_ERROR "torch ${Torch_VERSION} found, 2.6 or newer needed")
 endif()
 set(CMAKE_CXX_FLAGS "${CMAKE_CXX_FLAGS} ${TORCH_CXX_FLAGS}")
+
+# at::parallel_for runs serially unless our own files are compiled for OpenMP, and a second OpenMP runtime beside
+# torch's would start a second pool of threads. So: compile with -fopenmp, link the runtime that the wheel brings.
+add_library(collegium_openmp INTERFACE)
+target_compile_options(collegium_openmp INTERFACE -fopenmp)
+file(GLOB _gomp ${TORCH_INSTALL_PREFIX}/lib/libgomp*.so* ${TORCH_INSTALL_PREFIX}/../torch.libs/libgomp*.so*)
+if(_gomp)
+  list(GET _gomp 0 _gomp)
+  target_link_libraries(collegium_openmp INTERFACE ${_gomp})
+else()
+  target_link_options(collegium_openmp INTERFACE -fopenmp)
+endif()

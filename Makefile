@@ -1,0 +1,40 @@
+# Verbs only; the work is in CMake, tools/ and the command line.
+PRESET ?= release
+ROOM ?= *
+COLLEGIUM = build/release/cli/collegium
+
+.PHONY: demo test build dev evidence bench docs format clean
+
+demo: build            ## install, build, train a small model, write its report
+	$(COLLEGIUM) train recipes/model/tiny_moe.toml --name demo
+
+test:                  ## install what the tests need, build everything, run all tests
+	tools/setup.sh test
+	tools/test.sh
+
+build:                 ## the command line, in build/release
+	tools/setup.sh
+	tools/build.sh release
+
+dev:                   ## everything with quick rebuilds, in build/dev
+	tools/setup.sh test
+	tools/build.sh dev
+
+evidence: build        ## train every recipe of ROOM against its baseline; results go to docs/evidence
+	$(COLLEGIUM) evidence $(wildcard recipes/$(ROOM)/*.toml) --store docs/evidence --runs runs/evidence
+
+bench:                 ## speed against rivals, interleaved in one run
+	tools/setup.sh test
+	tools/build.sh ci
+	tools/bench.sh
+
+docs: build            ## the generated pages of docs/
+	$(COLLEGIUM) docs cli > docs/cli.md
+	$(COLLEGIUM) docs mechanisms > docs/mechanisms.md
+
+format:                ## clang-format, pinned, through pre-commit
+	.venv/bin/pip install -q pre-commit==4.3.0
+	.venv/bin/pre-commit run --all-files
+
+clean:
+	rm -rf build

@@ -1,0 +1,32 @@
+// The list of commands, in the order of `collegium --help`: the only shared file that a new command touches.
+#include <array>
+
+#include "cli/command.h"
+
+namespace collegium::cli {
+
+extern const Command completion_command;
+extern const Command data_command;
+extern const Command docs_command;
+extern const Command doctor_command;
+extern const Command help_command;
+extern const Command list_command;
+extern const Command show_command;
+
+namespace {
+
+constexpr std::array kCommands = {
+    &list_command,
+    &show_command,
+    &data_command,
+    &doctor_command,
+    &completion_command,
+    &help_command,
+    &docs_command,
+};
+
+}  // namespace
+
+Commands all_commands() { return kCommands; }
+
+}  // namespace collegium::cli

@@ -1,0 +1,29 @@
+// The program: fills in what the process knows of itself, and hands over to the framework.
+#include <clocale>
+#include <csignal>
+#include <iostream>
+#include <locale>
+#include <unistd.h>
+
+#include "cli/command.h"
+#include "cli/terminal.h"
+
+int main(int argc, char** argv) {
+  using namespace collegium::cli;
+  // Numbers read and print the same everywhere, whatever LANG says.
+  std::setlocale(LC_ALL, "C");
+  std::locale::global(std::locale::classic());
+  // A reader that goes away must not kill a training run; Output notices it on its next write.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::ios::sync_with_stdio(false);
+
+  const auto environment = process_environment();
+  const auto err_facts = stream_facts(STDERR_FILENO);
+  Streams streams = {.out = std::cout,
+                     .err = std::cerr,
+                     .out_terminal = terminal_from(stream_facts(STDOUT_FILENO), environment),
+                     .err_terminal = terminal_from(err_facts, environment),
+                     .environment = environment};
+  if (err_facts.columns > 0) streams.err_width = [] { return stream_facts(STDERR_FILENO).columns; };
+  return run_command_line(all_commands(), std::vector<std::string>(argv + 1, argv + argc), streams);
+}

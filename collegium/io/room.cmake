@@ -1,0 +1,5 @@
+find_package(SQLite3 REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(nlohmann_json REQUIRED)
+target_link_libraries(collegium_io PUBLIC nlohmann_json::nlohmann_json PRIVATE SQLite::SQLite3 OpenSSL::Crypto)
+target_compile_definitions(collegium_io PRIVATE COLLEGIUM_VERSION="${PROJECT_VERSION}")

@@ -1,0 +1,93 @@
+// The serial inner loops of this room, compiled once for each instruction set and called through tables.
+//
+// Included by the files that are compiled with special options: keep standard templates out of here, since an
+// inline function compiled for a newer processor could be the copy that the linker keeps for everyone.
+//
+// Legend: m rows of the left operand, n columns of the result, k terms of each sum, ld* the distance in elements
+// between rows. Rows on the left are given by pointers, so a gather costs nothing.
+//
+// Every element of a product is one sum over k in an order that depends on k alone: neither the number of rows,
+// nor the place of a row among them, nor the number of threads changes a bit.
+#pragma once
+#include <cstdint>
+
+namespace collegium::kernels {
+
+/// A bfloat16 as its bits; sums over it are taken in float.
+struct Bf16 {
+  uint16_t bits;
+};
+
+template <class S>
+struct WideOf {
+  using type = S;
+};
+template <>
+struct WideOf<Bf16> {
+  using type = float;
+};
+/// The type in which sums over S are taken: float for Bf16, else S.
+template <class S>
+using Wide = typename WideOf<S>::type;
+
+/// What stands between an expert's two matrices. swiglu: silu(first) * second; gelu: the exact (erf) GELU of first.
+enum class Activation { swiglu, gelu };
+
+/// How many pre-activations an output needs: 2 for gated activations, else 1.
+constexpr int64_t parts_of(Activation activation) { return activation == Activation::swiglu ? 2 : 1; }
+
+template <class S>
+struct ActivationLoops {
+  /// out[i] = act(first[i], second[i]); `second` is not read by one-part activations.
+  void (*forward)(const S* first, const S* second, int64_t n, S* out);
+  /// With a = act(first, second): writes gate * grad * da/dfirst, the same for second, and gate * a (each pointer
+  /// may be null); returns sum(grad * a), the gradient of `gate`.
+  Wide<S> (*backward)(const S* first, const S* second, const Wide<S>* grad, Wide<S> gate, int64_t n, S* grad_first,
+                      S* grad_second, S* gated);
+};
+
+template <class S>
+struct Loops {
+  using W = Wide<S>;
+
+  /// out[m, n] = rows b^T, with b [n, k] row by row: a linear layer's product.
+  void (*linear)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, S* out, int64_t ldo);
+  void (*linear_wide)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, W* out,
+                      int64_t ldo);
+  /// out[m, n] = rows b, with b [k, n] row by row. `scratch` holds panel * k elements.
+  void (*times)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, S* out, int64_t ldo,
+                W* scratch);
+  void (*times_wide)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, W* out,
+                     int64_t ldo, W* scratch);
+  /// out[i, j] = sum over k of a_row[k][first + i] * b_row[k][j], i < m, j < n: rows of a weight's gradient.
+  /// `scratch` holds panel * k elements.
+  void (*outer)(const S* const* a_row, int64_t first, int64_t m, const S* const* b_row, int64_t n, int64_t k, S* out,
+                int64_t ldo, W* scratch);
+  int64_t panel;  ///< columns of b packed at a time
+
+  void (*add_scaled)(W factor, const S* in, int64_t n, W* sum);       ///< sum += factor * in
+  void (*add_scaled_wide)(W factor, const W* in, int64_t n, W* sum);  ///< sum += factor * in
+  void (*scale)(W factor, const S* in, int64_t n, S* out);            ///< out = factor * in
+  W (*inner)(const S* a, const S* b, int64_t n);                      ///< sum(a * b)
+  void (*narrow)(const W* in, int64_t n, S* out);                     ///< rounds to S
+  void (*widen)(const S* in, int64_t n, W* out);
+
+  ActivationLoops<S> swiglu;
+  ActivationLoops<S> gelu;
+  constexpr const ActivationLoops<S>& of(Activation activation) const {
+    return activation == Activation::swiglu ? swiglu : gelu;
+  }
+};
+
+/// The loops of one instruction set for every element type.
+struct LoopTables {
+  Loops<float> of_float;
+  Loops<double> of_double;
+  Loops<Bf16> of_bf16;
+};
+
+extern const LoopTables plain_loops;   ///< what every compiler for the platform may use; always there
+extern const LoopTables avx2_loops;    ///< x86-64 with AVX2 and FMA
+extern const LoopTables avx512_loops;  ///< x86-64 with AVX-512 F, BW, DQ and VL
+
+}  // namespace collegium::kernels

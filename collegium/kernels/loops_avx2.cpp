@@ -1,0 +1,17 @@
+#include "collegium/kernels/loops.h"
+
+#include <math.h>
+#include <stddef.h>
+
+namespace collegium::kernels {
+namespace avx2_isa {
+namespace {
+constexpr int vector_bytes = 32;
+constexpr int n_registers = 16;
+#include "collegium/kernels/loops_body.inc"
+}  // namespace
+}  // namespace avx2_isa
+
+constinit const LoopTables avx2_loops = avx2_isa::all_loops();
+
+}  // namespace collegium::kernels

@@ -1,0 +1,17 @@
+#include "collegium/kernels/loops.h"
+
+#include <math.h>
+#include <stddef.h>
+
+namespace collegium::kernels {
+namespace avx512_isa {
+namespace {
+constexpr int vector_bytes = 64;
+constexpr int n_registers = 32;
+#include "collegium/kernels/loops_body.inc"
+}  // namespace
+}  // namespace avx512_isa
+
+constinit const LoopTables avx512_loops = avx512_isa::all_loops();
+
+}  // namespace collegium::kernels

@@ -1,0 +1,17 @@
+#include "collegium/kernels/loops.h"
+
+#include <math.h>
+#include <stddef.h>
+
+namespace collegium::kernels {
+namespace plain_isa {
+namespace {
+constexpr int vector_bytes = 16;
+constexpr int n_registers = 16;
+#include "collegium/kernels/loops_body.inc"
+}  // namespace
+}  // namespace plain_isa
+
+constinit const LoopTables plain_loops = plain_isa::all_loops();
+
+}  // namespace collegium::kernels

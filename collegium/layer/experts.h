@@ -1,0 +1,52 @@
+// Experts: E feed-forward networks in fused storage, with a view of each one.
+//
+// N tokens, D model width, E experts, I expert width, R assignments sorted by expert.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "collegium/base/catalogue.h"
+#include "collegium/base/parameters.h"
+#include "collegium/base/random.h"
+#include "collegium/route/decision.h"
+
+namespace collegium::layer {
+
+using at::Tensor;
+
+class Experts {
+ public:
+  using Interface = Experts;
+  struct Inputs {
+    int64_t n_experts = 0, d_model = 0, d_expert = 0;
+    Random random{0};
+    at::TensorOptions options;
+  };
+  struct Claims {
+    std::vector<std::pair<std::string, std::string>> describe() const { return {}; }
+  };
+  struct View {
+    std::string name;
+    Tensor tensor;  ///< shares the fused storage: writing it changes the expert
+  };
+
+  virtual ~Experts() = default;
+
+  /// y_ND = sum over the kept assignments of gate * expert(x), fused. Weights are used in x's dtype.
+  virtual Tensor forward(const Tensor& x_ND, const route::Decision& decision) = 0;
+  /// The experts applied to rows that are already gathered and sorted: rows offset[e] to offset[e+1] by expert e.
+  virtual Tensor rows(const Tensor& x_RD, const Tensor& offset_E1) = 0;
+  /// One expert as an ordinary network: the plain version that the fused ones are held equal to.
+  virtual Tensor one(const Tensor& x_RD, int64_t expert) = 0;
+  /// Views of one expert's weights over the fused storage, for adapters, quantisation and pruning.
+  virtual std::vector<View> view(int64_t expert) = 0;
+  virtual void collect(ParameterList& list) = 0;
+  virtual int64_t parameters_per_expert() const = 0;
+};
+
+/// The same as `forward`, written as a loop over the experts with ordinary autograd.
+Tensor forward_loop(Experts& experts, const Tensor& x_ND, const route::Decision& decision);
+
+/// Every kind of expert.
+Entries<Experts> experts();
+
+}  // namespace collegium::layer

@@ -1,0 +1,61 @@
+// The place of a feed-forward layer in a model: routed experts, soft mixtures, or one dense network, behind one
+// interface.
+//
+// N tokens (all sequences of the batch, flattened), D model width.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "collegium/base/catalogue.h"
+#include "collegium/base/parameters.h"
+#include "collegium/base/random.h"
+#include "collegium/route/router.h"
+
+namespace collegium::layer {
+
+using at::Tensor;
+
+struct LayerOutput {
+  Tensor y_ND;
+  std::vector<route::LossTerm> losses;
+  std::optional<route::Decision> decision;  ///< absent in a dense layer, and in soft ones unless context.record
+};
+
+/// What a plan and the checks of a model need to know.
+struct LayerFacts {
+  int64_t n_experts = 0;            ///< 0 = dense
+  double parameters_active = 0;     ///< parameters that one token meets, router included
+  double flops_per_token = 0;       ///< forward, multiply and add counted as two
+  bool is_causal = true;
+  bool needs_token_ids = false;
+};
+
+class MoeLayer {
+ public:
+  using Interface = MoeLayer;
+  struct Inputs {
+    int64_t d_model = 0;
+    Random random{0};
+    at::TensorOptions options;
+  };
+  struct Claims {
+    bool has_assignment = true;  ///< tokens are assigned to experts (soft and dense layers have none)
+    std::vector<std::pair<std::string, std::string>> describe() const {
+      return {{"assigns tokens to experts", has_assignment ? "yes" : "no"}};
+    }
+  };
+  virtual ~MoeLayer() = default;
+  virtual LayerOutput forward(const Tensor& x_ND, const route::Context& context) = 0;
+  /// After each optimiser step.
+  virtual void step() {}
+  virtual LayerFacts facts() const = 0;
+  /// The router, where there is one.
+  virtual route::Router* router() { return nullptr; }
+  virtual void collect(ParameterList& list) = 0;
+};
+
+/// Every kind of layer.
+Entries<MoeLayer> layers();
+
+}  // namespace collegium::layer

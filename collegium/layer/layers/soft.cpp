@@ -1,0 +1,118 @@
+// Soft MoE: every slot is a mixture of all tokens of a sequence, every token's output a mixture of all slots. There
+// is no assignment, nothing is dropped, and the layer is differentiable throughout; but each token sees all others,
+// so it is not causal. One of the routers compared in P115.
+//
+// B sequences, T tokens each, N = B T, D model width, E experts, S slots per expert, P = E S slots per sequence.
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+
+#include "collegium/layer/experts.h"
+#include "collegium/layer/layer.h"
+
+namespace collegium::layer {
+namespace {
+
+class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
+ public:
+  using Interface = MoeLayer;
+  struct Config {
+    int64_t n_experts = 8;
+    int64_t d_expert = 0;
+    int64_t slots = 1;
+    Named expert{.name = "swiglu"};
+    void visit(Fields& field) {
+      field("n_experts", n_experts, {.help = "experts", .unit = "experts", .min = 1});
+      field("d_expert", d_expert, {.help = "hidden width of one expert; 0 = 2 * d_model", .min = 0});
+      field("slots", slots, {.help = "slots of each expert per sequence", .unit = "slots", .min = 1});
+      field("expert", expert, {.help = "kind of expert", .catalogue = "experts"});
+    }
+  };
+
+  SoftLayer(const Config& config, const Inputs& in) : config_(config) {
+    const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
+    experts_ = find(layer::experts(), config.expert, "expert")
+                   .make(config.expert, {.n_experts = config.n_experts, .d_model = in.d_model, .d_expert = d_expert,
+                                         .random = in.random.at("experts"), .options = in.options});
+    const auto P = config.n_experts * config.slots;
+    phi_PD_ = in.random.at("phi")
+                  .normal({P, in.d_model}, 1 / std::sqrt(static_cast<double>(in.d_model)), in.options)
+                  .requires_grad_(true);
+    scale_ = at::ones({}, in.options).requires_grad_(true);
+  }
+
+  LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
+    const auto N = x_ND.size(0), D = x_ND.size(1), B = std::max<int64_t>(1, context.n_sequences);
+    require(N % B == 0, "soft: needs sequences of equal length, got ", N, " tokens in ", B, " sequences");
+    const auto T = N / B, E = config_.n_experts, S = config_.slots, P = E * S;
+    if (N == 0) return {.y_ND = at::zeros_like(x_ND)};
+    const auto dtype = route::router_dtype(x_ND);
+    // Both sides are normalised so that scores stay bounded when D grows (Puigcerver 2023, section 2.3).
+    const auto unit = [](const Tensor& t) { return t / t.norm(2, {-1}, true).clamp_min(1e-6); };
+    const auto x_BTD = x_ND.to(dtype).view({B, T, D});
+    auto logit_BTP = at::matmul(unit(x_BTD), (unit(phi_PD_.to(dtype)) * scale_.to(dtype)).t());
+    const auto real_BT1 = context.mask_N.defined() ? context.mask_N.view({B, T, 1}) : Tensor();
+    const auto combine_BTP = logit_BTP.softmax(2);
+    if (real_BT1.defined())
+      logit_BTP = logit_BTP.masked_fill(real_BT1.logical_not(), -std::numeric_limits<float>::max());
+    const auto dispatch_BTP = logit_BTP.softmax(1);
+
+    const auto slot_BPD = at::matmul(dispatch_BTP.transpose(1, 2), x_BTD).to(x_ND.scalar_type());
+    const auto row_RD = slot_BPD.view({B, E, S, D}).permute({1, 0, 2, 3}).reshape({E * B * S, D});
+    const auto offset_E1 = at::arange(E + 1, at::kLong) * (B * S);
+    const auto out_BPD = experts_->rows(row_RD, offset_E1).view({E, B, S, D}).permute({1, 0, 2, 3}).reshape({B, P, D});
+    auto y_BTD = at::matmul(combine_BTP.to(x_ND.scalar_type()), out_BPD);
+    if (real_BT1.defined()) y_BTD = y_BTD * real_BT1.to(y_BTD.scalar_type());
+
+    LayerOutput out{.y_ND = y_BTD.reshape({N, D})};
+    if (context.record) out.decision = describe(combine_BTP.detach().reshape({N, E, S}).sum(2), context);
+    return out;
+  }
+  LayerFacts facts() const override {
+    // The work per token depends on the length of the sequence; one slot per token is the paper's usual setting.
+    const auto each = static_cast<double>(experts_->parameters_per_expert());
+    const auto mixing = 3 * static_cast<double>(phi_PD_.numel());
+    return {.n_experts = config_.n_experts, .parameters_active = each + mixing / 3,
+            .flops_per_token = 2 * each + 2 * mixing, .is_causal = false};
+  }
+  void collect(ParameterList& list) override {
+    list.parameter("phi", phi_PD_, ParameterKind::embedding);
+    list.parameter("scale", scale_, ParameterKind::vector);
+    list.child("experts", *experts_);
+  }
+
+ private:
+  // For the trace: every token met every expert, with the share of the token's output that came from it.
+  static route::Decision describe(const Tensor& share_NE, const route::Context& context) {
+    const auto N = share_NE.size(0), E = share_NE.size(1);
+    const auto ints = share_NE.options().dtype(at::kLong);
+    auto token_A = at::arange(N, ints).repeat_interleave(E);
+    auto expert_A = at::arange(E, ints).repeat({N});
+    auto rank_A = share_NE.argsort(/*stable=*/true, 1, true).argsort(int64_t{1}, false).reshape({-1});
+    auto score_A = share_NE.reshape({-1});
+    if (context.mask_N.defined()) {
+      const auto real = context.mask_N.index_select(0, token_A).nonzero().flatten();
+      for (auto* t : {&token_A, &expert_A, &rank_A, &score_A}) *t = t->index_select(0, real);
+    }
+    const auto d = route::Decision::make(
+        {token_A, expert_A, rank_A, score_A, at::full_like(score_A, std::numeric_limits<double>::infinity())}, N, E);
+    return d.with_gates(d.score_R());
+  }
+
+  Config config_;
+  std::unique_ptr<Experts> experts_;
+  Tensor phi_PD_, scale_;
+};
+
+}  // namespace
+
+extern constinit const Entry<MoeLayer> layer_soft =
+    entry<SoftLayer>({.name = "soft",
+                      .paper = 115,
+                      .source = "Puigcerver 2023 (Soft MoE), section 2",
+                      .taxonomy = "architecture/soft",
+                      .summary = "slots mix all tokens, tokens mix all slots: no assignment, no drop, not causal",
+                      .claims = {.has_assignment = false}});
+
+}  // namespace collegium::layer

@@ -1,0 +1,144 @@
+#include "collegium/recipe/evidence.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <sstream>
+
+#include "collegium/io/env.h"
+#include "collegium/io/json.h"
+
+namespace collegium {
+namespace {
+
+double mean_of(const std::vector<double>& values) {
+  double sum = 0;
+  for (const auto v : values) sum += v;
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
+std::string with_spread(const nlohmann::json& values) {
+  if (values.empty()) return "–";
+  const auto list = values.get<std::vector<double>>();
+  const auto [low, high] = std::minmax_element(list.begin(), list.end());
+  std::ostringstream out;
+  out << std::setprecision(5) << mean_of(list);
+  if (list.size() > 1) out << " (" << *low << " to " << *high << ")";
+  return out.str();
+}
+
+// A finished run of this configuration and seed, from an earlier gathering that was cut short.
+std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& setting) {
+  io::RunStore store(setting.runs_root);
+  const auto wanted = resolved(config);
+  for (const auto& run : store.list()) {
+    const io::Path folder = run.folder;
+    if (run.status != io::RunStatus::finished || run.seed != config.seed) continue;
+    if (run.git_commit != setting.git_commit || !io::real_file_system().exists(folder / "config.toml")) continue;
+    if (io::read_text(io::real_file_system(), folder / "config.toml") == to_toml(wanted)) return folder;
+  }
+  return {};
+}
+
+io::Path run_or_reuse(RunConfig config, int64_t seed, const std::string& name, const Recipe& recipe,
+                      const RunSetting& setting) {
+  config.seed = seed;
+  if (const auto done = finished_run(config, setting)) return *done;
+  const auto outcome = start_run(config, name, recipe.path, setting);
+  if (outcome.result.reason == train::StopReason::interrupted)
+    throw Error(ErrorKind::interrupted, "evidence: interrupted; what is finished is used again next time");
+  if (outcome.result.reason == train::StopReason::not_finite)
+    fail(ErrorKind::data, "evidence: ", outcome.run.id, ": ", outcome.result.problem);
+  return outcome.folder;
+}
+
+}  // namespace
+
+std::string_view verdict_text(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::held: return "held";
+    case Verdict::not_shown: return "not shown at this scale";
+    case Verdict::failed: return "failed";
+  }
+  return "";
+}
+
+Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::vector<double>& baseline) {
+  ensure(!ours.empty(), "an expectation is judged over at least one seed");
+  const auto all = [&](auto&& good) { return std::all_of(ours.begin(), ours.end(), good); };
+  switch (e.relation) {
+    case Relation::equals:
+      return all([&](double v) { return std::abs(v - e.value) <= e.tolerance; }) ? Verdict::held : Verdict::failed;
+    case Relation::at_most: return all([&](double v) { return v <= e.value; }) ? Verdict::held : Verdict::failed;
+    case Relation::at_least: return all([&](double v) { return v >= e.value; }) ? Verdict::held : Verdict::failed;
+    case Relation::below_baseline:
+    case Relation::above_baseline: break;
+  }
+  require(ours.size() == baseline.size(), "expect ", e.measure, ": a comparison needs a [baseline] in the recipe");
+  size_t better = 0, worse = 0;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const auto gain = e.relation == Relation::below_baseline ? baseline[i] - ours[i] : ours[i] - baseline[i];
+    better += gain > e.value, worse += gain < 0;
+  }
+  return better == ours.size() ? Verdict::held : worse == ours.size() ? Verdict::failed : Verdict::not_shown;
+}
+
+Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {
+  Evidence out{.recipe = recipe};
+  const auto start = setting.clock();
+  // Ours and the baseline take turns, so that a busy moment of the machine meets both.
+  for (const auto seed : recipe.seeds) {
+    out.ours.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting));
+    if (recipe.has_baseline)
+      out.baseline.push_back(run_or_reuse(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe, setting));
+  }
+  for (const auto& e : recipe.expectations) {
+    JudgedExpectation judged{.expectation = e};
+    for (const auto& folder : out.ours) judged.ours.push_back(measure_of(folder, e.measure));
+    const bool is_comparison = e.relation == Relation::below_baseline || e.relation == Relation::above_baseline;
+    if (is_comparison)
+      for (const auto& folder : out.baseline) judged.baseline.push_back(measure_of(folder, e.measure));
+    judged.verdict = judge(e, judged.ours, judged.baseline);
+    out.judged.push_back(std::move(judged));
+  }
+  out.seconds = setting.clock() - start;
+  return out;
+}
+
+nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting) {
+  const auto& r = evidence.recipe;
+  const auto env = io::environment();
+  nlohmann::json out = {{"recipe", r.name}, {"paper", r.paper}, {"claim", r.claim}, {"seeds", r.seeds},
+                        {"baseline", r.has_baseline ? r.baseline_name : ""}, {"commit", setting.git_commit},
+                        {"date", setting.now()}, {"seconds", std::round(evidence.seconds)},
+                        {"machine", text(env["cpu"].value("model", "?"), ", ", env.value("threads", 0), " threads")},
+                        {"torch", env["torch"]}, {"expectations", nlohmann::json::array()}};
+  for (const auto& j : evidence.judged)
+    out["expectations"].push_back({{"measure", j.expectation.measure},
+                                   {"relation", enum_names(j.expectation.relation)[static_cast<size_t>(j.expectation.relation)]},
+                                   {"value", j.expectation.value}, {"ours", j.ours}, {"baseline", j.baseline},
+                                   {"verdict", verdict_text(j.verdict)}, {"paper_says", j.expectation.paper_says}});
+  return out;
+}
+
+std::string evidence_table(const std::vector<nlohmann::json>& results) {
+  std::ostringstream out;
+  out << "| recipe | paper | measure | ours | baseline | seeds | verdict | the paper says | commit | machine |\n"
+      << "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+  for (const auto& r : results)
+    for (const auto& e : r["expectations"]) {
+      std::ostringstream paper;
+      if (r["paper"].get<int>() > 0) paper << "P" << std::setw(3) << std::setfill('0') << r["paper"].get<int>();
+      const auto baseline = r["baseline"].get<std::string>();
+      out << "| " << r["recipe"].get<std::string>() << " | " << paper.str() << " | " << e["measure"].get<std::string>()
+          << " | " << with_spread(e["ours"]) << " | "
+          << (e["baseline"].empty() ? text(e["relation"].get<std::string>(), " ", e["value"].get<double>())
+                                    : text(baseline, ": ", with_spread(e["baseline"])))
+          << " | " << r["seeds"].size() << " | " << e["verdict"].get<std::string>() << " | "
+          << e["paper_says"].get<std::string>() << " | " << r["commit"].get<std::string>().substr(0, 9) << " | "
+          << r["machine"].get<std::string>() << " |\n";
+    }
+  return out.str();
+}
+
+}  // namespace collegium

@@ -1,0 +1,39 @@
+// Evidence: a recipe and its baseline trained over the same seeds in one go, every expectation judged.
+#pragma once
+#include "collegium/recipe/run.h"
+
+namespace collegium {
+
+enum class Verdict { held, not_shown, failed };
+std::string_view verdict_text(Verdict verdict);  ///< "held", "not shown at this scale", "failed"
+
+struct JudgedExpectation {
+  Expectation expectation;
+  std::vector<double> ours, baseline;  ///< one a seed; baseline empty without one
+  Verdict verdict = Verdict::failed;
+};
+
+struct Evidence {
+  Recipe recipe;
+  std::vector<io::Path> ours, baseline;  ///< run folders, one a seed
+  std::vector<JudgedExpectation> judged;
+  double seconds = 0;
+};
+
+/// Judges one expectation. A property (equals, at_most, at_least) must hold on each seed: held or failed. A
+/// comparison is paired by seed: held when ours is better by more than the margin on every seed, failed when it is
+/// worse on every seed, else not shown at this scale.
+Verdict judge(const Expectation& expectation, const std::vector<double>& ours, const std::vector<double>& baseline);
+
+/// Trains what is not there yet (a finished run of the same configuration and seed below the runs root is used
+/// again) and judges.
+Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting);
+
+/// As stored in docs/evidence/<name>.json: measure, ours, baseline, seeds, spread, verdict, the paper's figure,
+/// commit and kind of machine.
+nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting);
+
+/// The generated table of all stored results, Markdown.
+std::string evidence_table(const std::vector<nlohmann::json>& results);
+
+}  // namespace collegium

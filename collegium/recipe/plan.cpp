@@ -1,0 +1,91 @@
+#include "collegium/recipe/plan.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <iomanip>
+#include <sstream>
+
+#include "collegium/io/env.h"
+
+namespace collegium {
+namespace {
+
+std::string gibibytes(double bytes) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(bytes < 10 * 1073741824.0 ? 2 : 1) << bytes / 1073741824.0 << " GiB";
+  return out.str();
+}
+
+int64_t planned_vocabulary(const data::DataConfig& data) {
+  if (data.tokenizer == "byte") return 257;
+  if (data.tokenizer == "bpe") return data.vocab_size;
+  return data::Tokenizer::load(data.tokenizer).vocab_size();
+}
+
+// Speed of real training steps on random tokens; a few steps, the first one not counted.
+double measured_speed(const RunConfig& config, int64_t vocabulary, const RunSetting& setting, double seconds) {
+  auto model = build_model(config, vocabulary, setting.device);
+  auto t = config.train;
+  const auto windows = t.batch_size * t.accumulation * 4;
+  std::vector<int32_t> tokens(static_cast<size_t>(windows * (t.context + 1)));
+  const Random random(1);
+  for (size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<int32_t>(random.below(i, static_cast<uint64_t>(vocabulary)));
+  const data::TokenSet set(std::move(tokens), std::vector<int32_t>(static_cast<size_t>(vocabulary), 1));
+  const data::BatchStream stream(set, {.batch_size = t.batch_size, .context = t.context, .n_micro = t.accumulation});
+  const data::EvalStream unused(set, {.batch_size = 1, .context = t.context, .max_windows = 1});
+  train::Trainer trainer(t, *model, stream, unused, 1, setting.device);
+  train::Meter meter;
+  trainer.train_step(meter);
+  int64_t steps = 0;
+  const auto start = setting.clock();
+  while (steps < 1 || setting.clock() - start < seconds) {
+    trainer.train_step(meter);
+    ++steps;
+    if (setting.is_interrupted && setting.is_interrupted()) break;
+  }
+  return static_cast<double>(steps * t.batch_size * t.accumulation * t.context) / (setting.clock() - start);
+}
+
+}  // namespace
+
+Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds) {
+  Plan plan;
+  const auto& t = config.train;
+  const auto vocabulary = planned_vocabulary(config.data);
+  auto model = build_model(config, vocabulary, at::kMeta);
+  plan.facts = model->facts(t.context);
+  const auto& f = plan.facts;
+  plan.train_flops_per_token = 3 * f.flops_per_token;
+  plan.tokens = t.steps * t.batch_size * t.accumulation * t.context;
+  // float32 weights, gradients and two moments; Muon keeps one for matrices, so this is an upper bound.
+  constexpr double kStateBytes = 16, kSavedBytes = 12, kTorchItself = 4e8;
+  const auto width = t.precision == train::Precision::bf16 ? 0.6 : 1.0;
+  plan.memory_bytes = kStateBytes * f.parameters_total +
+                      width * f.activation_bytes_per_token * static_cast<double>(t.batch_size * t.context) + kTorchItself;
+  plan.checkpoint_bytes = kSavedBytes * f.parameters_total;
+  plan.disk_bytes = plan.checkpoint_bytes * static_cast<double>(t.keep + 1);
+  plan.disk_available = static_cast<double>(io::free_disk_bytes(setting.runs_root));
+  plan.memory_available = static_cast<double>(io::available_memory_bytes());
+  if (setting.device.is_cpu() && plan.memory_bytes > plan.memory_available)
+    plan.refusals.push_back(text("needs about ", gibibytes(plan.memory_bytes), " of memory, ",
+                                 gibibytes(plan.memory_available), " are free"));
+  if (plan.disk_bytes > plan.disk_available)
+    plan.refusals.push_back(text("checkpoints need ", gibibytes(plan.disk_bytes), " of disk below ",
+                                 setting.runs_root.string(), ", ", gibibytes(plan.disk_available), " are free"));
+  if (measure && plan.refusals.empty()) {
+    plan.tokens_per_second = measured_speed(config, vocabulary, setting, measure_seconds);
+    plan.seconds = static_cast<double>(plan.tokens) / *plan.tokens_per_second;
+  }
+  return plan;
+}
+
+void refuse_if_too_large(const Plan& plan) {
+  if (plan.refusals.empty()) return;
+  throw Error(ErrorKind::refused, text("this run does not fit here: ", join(plan.refusals, "; ")),
+              "lower train.batch_size, train.context, model.d_model or the number of experts; `collegium plan` shows "
+              "what each costs");
+}
+
+}  // namespace collegium

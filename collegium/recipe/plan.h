@@ -1,0 +1,28 @@
+// What a recipe will cost, before any work.
+#pragma once
+#include "collegium/recipe/run.h"
+
+namespace collegium {
+
+struct Plan {
+  model::ModelFacts facts;
+  double train_flops_per_token = 0;       ///< forward and backward
+  double memory_bytes = 0;                ///< parameters, gradients, optimiser, activations of one pass, torch itself
+  double memory_available = 0;
+  double checkpoint_bytes = 0;            ///< one checkpoint
+  double disk_bytes = 0;                  ///< all that are kept at once
+  double disk_available = 0;
+  int64_t tokens = 0;
+  std::optional<double> tokens_per_second; ///< measured on this machine; absent when it does not fit or was not asked
+  std::optional<double> seconds;
+  std::vector<std::string> refusals;      ///< why it would not work; empty = it fits
+};
+
+/// Plans the run. The vocabulary is that of the config (an upper bound where the tokenizer is still to be trained).
+/// With `measure`, trains a copy of the model on random tokens for about `measure_seconds`, only if it fits.
+Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds = 4);
+
+/// Throws an Error of kind refused that lists the refusals, if any.
+void refuse_if_too_large(const Plan& plan);
+
+}  // namespace collegium

@@ -1,0 +1,126 @@
+#include "collegium/recipe/recipe.h"
+
+#include <array>
+
+#include "collegium/recipe/catalogues.h"
+#include "collegium/recipe/toml.h"
+
+namespace collegium {
+namespace {
+
+// The recipe's own keys; the rest of the file is the run's configuration.
+struct RecipeHead {
+  int64_t paper = 0;
+  std::string title, claim, baseline_name = "baseline";
+  Tier tier = Tier::slow;
+  std::vector<int64_t> seeds;
+  Table baseline;
+  void visit(Fields& field) {
+    field("paper", paper, {.help = "row of the catalogue of papers; 0 = none", .min = 0, .max = 119});
+    field("title", title, {.help = "what this is, for people"});
+    field("claim", claim, {.help = "what the run should show"});
+    field("tier", tier, {.help = "fast: seconds; slow: minutes; gpu: needs one"});
+    field("seeds", seeds, {.help = "seeds of the evidence; empty = the run's seed"});
+    field("baseline_name", baseline_name, {.help = "what the comparison is called"});
+    field("baseline", baseline, {.help = "keys of the same run that the comparison changes"});
+  }
+};
+
+struct RecipeFile : RecipeHead {
+  RunConfig run;
+  void visit(Fields& field) {
+    RecipeHead::visit(field);
+    run.visit(field);
+  }
+};
+
+std::vector<Expectation> take_expectations(Table& root) {
+  std::vector<Expectation> out;
+  const auto* found = root.find("expect");
+  if (!found) return out;
+  const auto* list = std::get_if<List>(&found->data);
+  if (!list) throw config_error(found->origin, "expect", "must be a list of tables: [[expect]]");
+  for (const auto& element : *list) {
+    const auto* t = std::get_if<Table>(&element.data);
+    if (!t) throw config_error(element.origin, "expect", "must be a list of tables: [[expect]]");
+    out.push_back(read_config<Expectation>(*t, text("expect[", out.size(), "]")));
+  }
+  std::erase_if(root.items, [](const Item& item) { return item.key == "expect"; });
+  return out;
+}
+
+Table take_base(Table root, const std::filesystem::path& path) {
+  const auto* base = root.find("base");
+  if (!base) return root;
+  const auto* name = std::get_if<std::string>(&base->data);
+  if (!name) throw config_error(base->origin, "base", "must be a string: the path of a .toml file");
+  const auto below = path.has_parent_path() ? path.parent_path() / *name : std::filesystem::path(*name);
+  auto lower = read_toml(below.lexically_normal());
+  if (const auto* again = lower.find("base"))
+    throw config_error(again->origin, "base", "a base has no base of its own (one level, so that a reader finds every value)");
+  std::erase_if(root.items, [](const Item& item) { return item.key == "base"; });
+  return merged(std::move(lower), root);
+}
+
+RunConfig checked(RunConfig run) {
+  resolved(run);  // throws where a component's name or field is wrong
+  return run;
+}
+
+}  // namespace
+
+std::span<const std::string_view> enum_names(Tier) {
+  static constexpr std::array<std::string_view, 3> names = {"fast", "slow", "gpu"};
+  return names;
+}
+
+std::span<const std::string_view> enum_names(Relation) {
+  static constexpr std::array<std::string_view, 5> names = {"equals", "at_most", "at_least", "below_baseline",
+                                                            "above_baseline"};
+  return names;
+}
+
+void RunConfig::visit(Fields& field) {
+  field("seed", seed, {.help = "everything random follows from it", .min = 0});
+  field("data", data, {.help = "which text, how it becomes tokens"});
+  field("model", model, {.help = "what is trained", .catalogue = "models"});
+  field("train", train, {.help = "how it is trained"});
+  field("sample", sample, {.help = "the sample in the report"});
+}
+
+void Expectation::visit(Fields& field) {
+  field("measure", measure, {.help = "what is compared: valid_bpb, train_bpb, max_violation, dropped, entropy, "
+                                     "per_token, tokens_per_second, parameters_active, parameters_total"});
+  field("relation", relation, {.help = "how it must stand"});
+  field("value", value, {.help = "the bound, or the margin over the baseline"});
+  field("tolerance", tolerance, {.help = "for equals: how far it may be off", .min = 0});
+  field("paper_says", paper_says, {.help = "the paper's own figure, printed beside ours and never checked"});
+}
+
+Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::string>& sets) {
+  auto root = take_base(read_toml(path), path);
+  for (const auto& assignment : sets) apply_set(root, assignment);
+  Recipe out;
+  out.name = path.stem().string(), out.path = path.string();
+  out.expectations = take_expectations(root);
+  auto file = read_config<RecipeFile>(root);
+  out.paper = file.paper, out.title = file.title, out.claim = file.claim, out.tier = file.tier;
+  out.seeds = file.seeds.empty() ? std::vector<int64_t>{file.run.seed} : file.seeds;
+  out.run = checked(file.run);
+  out.has_baseline = root.find("baseline") != nullptr;
+  out.baseline_name = file.baseline_name;
+  if (out.has_baseline) {
+    auto other = merged(root, file.baseline);
+    std::erase_if(other.items, [](const Item& item) { return item.key == "baseline"; });
+    out.baseline = checked(read_config<RecipeFile>(other, "baseline").run);
+  }
+  return out;
+}
+
+Table resolved(const RunConfig& run) { return resolve_fields(write_config(run), list_config<RunConfig>(), ""); }
+
+RunConfig read_run_config(const Table& from) { return read_config<RunConfig>(from); }
+
+std::vector<FieldInfo> recipe_fields() { return list_config<RecipeFile>(); }
+
+}  // namespace collegium

@@ -1,0 +1,76 @@
+// A recipe: what to train on what data, how, and what it should show.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "collegium/base/config.h"
+#include "collegium/data/prepare.h"
+#include "collegium/infer/generate.h"
+#include "collegium/train/trainer.h"
+
+namespace collegium {
+
+/// Text that a report samples from the trained model.
+struct SampleSection : infer::SampleConfig {
+  std::string prompt = "The ";
+  void visit(Fields& field) {
+    field("prompt", prompt, {.help = "what the sample of the report continues; empty = no sample"});
+    infer::SampleConfig::visit(field);
+  }
+};
+
+/// Everything that decides what a run computes.
+struct RunConfig {
+  int64_t seed = 1;
+  data::DataConfig data;
+  Named model{.name = "decoder"};
+  train::TrainConfig train;
+  SampleSection sample;
+  void visit(Fields& field);
+};
+
+enum class Tier { fast, slow, gpu };
+std::span<const std::string_view> enum_names(Tier);
+
+/// How a measure has to stand for the recipe's claim to hold.
+enum class Relation { equals, at_most, at_least, below_baseline, above_baseline };
+std::span<const std::string_view> enum_names(Relation);
+
+/// One [[expect]] of a recipe.
+struct Expectation {
+  std::string measure = "valid_bpb";
+  Relation relation = Relation::below_baseline;
+  double value = 0;   ///< the bound; for *_baseline: the margin that must be exceeded
+  double tolerance = 0;
+  std::string paper_says;
+  void visit(Fields& field);
+};
+
+struct Recipe {
+  std::string name, path;
+  int64_t paper = 0;
+  std::string title, claim;
+  Tier tier = Tier::slow;
+  std::vector<int64_t> seeds;
+  RunConfig run;
+  bool has_baseline = false;
+  std::string baseline_name;
+  RunConfig baseline;
+  std::vector<Expectation> expectations;
+};
+
+/// Reads a recipe, its base (one level) and the --set assignments. Throws usage Errors that name file, line, dotted
+/// path and the nearest known key.
+Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::string>& sets = {});
+
+/// The run's configuration with every field written out, components too; checks them all.
+Table resolved(const RunConfig& run);
+
+/// Reads a resolved configuration back.
+RunConfig read_run_config(const Table& resolved);
+
+/// Fields of a recipe, for docs and `collegium show recipe`.
+std::vector<FieldInfo> recipe_fields();
+
+}  // namespace collegium

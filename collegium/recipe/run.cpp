@@ -1,0 +1,405 @@
+#include "collegium/recipe/run.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "collegium/inspect/page.h"
+#include "collegium/io/env.h"
+#include "collegium/io/json.h"
+#include "collegium/io/sha256.h"
+#include "collegium/recipe/toml.h"
+
+namespace collegium {
+namespace {
+
+constexpr int kRunFormat = 1;
+
+std::string seedless_hash(Table config) {
+  std::erase_if(config.items, [](const Item& item) { return item.key == "seed"; });
+  const auto toml = to_toml(config);
+  return io::sha256_hex(io::as_bytes(toml)).substr(0, 16);
+}
+
+void write_json(const io::Path& path, const nlohmann::json& value) {
+  io::write_atomically(io::real_file_system(), path, io::as_bytes(io::dump_json(value, 1) + "\n"));
+}
+
+nlohmann::json read_json(const io::Path& path) {
+  return io::parse_json(io::read_text(io::real_file_system(), path), path.string());
+}
+
+data::PreparedData prepare_data(const RunConfig& config, const RunSetting& setting) {
+  if (!setting.progress) return data::prepare(config.data, setting.data_paths);
+  std::string stage;
+  const auto prepared = data::prepare(config.data, setting.data_paths, [&](const data::DataProgress& p) {
+    if (stage != p.stage) {
+      if (!stage.empty()) setting.progress->finish();
+      stage = p.stage;
+      setting.progress->start(p.total, "", text("data: ", stage));
+    }
+    setting.progress->update(p.done);
+    if (setting.is_interrupted && setting.is_interrupted())
+      throw Error(ErrorKind::interrupted, "interrupted while preparing the data; nothing was started");
+  });
+  if (!stage.empty()) setting.progress->finish();
+  return prepared;
+}
+
+nlohmann::json data_record(const data::PreparedData& data) {
+  const auto side = [](const data::SplitStatistics& s) {
+    return nlohmann::json{{"documents", s.n_documents}, {"bytes", s.n_bytes}, {"tokens", s.n_tokens}};
+  };
+  nlohmann::json out = {{"key", data.key}, {"train", side(data.train_statistics)},
+                        {"held_out", side(data.held_out_statistics)}, {"notes", data.notes},
+                        {"tokenizer", {{"kind", data.tokenizer.kind()}, {"vocabulary", data.tokenizer.vocab_size()}}}};
+  for (const auto& s : data.sources)
+    out["sources"].push_back({{"name", s.name}, {"sha256", s.sha256}, {"licence", s.licence}});
+  return out;
+}
+
+RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& config, const data::PreparedData& data,
+                     bool is_resumed, const RunSetting& setting) {
+  auto& fs = io::real_file_system();
+  io::RunStore store(setting.runs_root);
+  auto model = build_model(config, data.tokenizer.vocab_size(), setting.device);
+  const auto& t = config.train;
+  const data::BatchStream train(data.train, {.batch_size = t.batch_size, .context = t.context,
+                                             .n_micro = t.accumulation, .seed = static_cast<uint64_t>(config.seed)});
+  const data::EvalStream held_out(data.held_out, {.batch_size = t.batch_size, .context = t.context,
+                                                  .max_windows = t.eval_windows});
+  train::Trainer trainer(t, *model, train, held_out, static_cast<uint64_t>(config.seed), setting.device);
+
+  io::JsonLines metrics(fs, folder / "metrics.jsonl"), timing(fs, folder / "timing.jsonl");
+  RunOutcome out{.run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes};
+  if (is_resumed) {
+    if (io::list_checkpoints(fs, folder / "checkpoints").empty()) {
+      metrics.truncate_to(0);  // killed before its first checkpoint: begin again
+    } else {
+      auto loaded = io::load_checkpoint(fs, folder / "checkpoints");
+      out.warnings.insert(out.warnings.end(), loaded.warnings.begin(), loaded.warnings.end());
+      const auto key = loaded.data.meta.value("data_key", "");
+      if (key != data.key)
+        throw Error(ErrorKind::refused, text("resume ", out.run.id, ": the data is not what the run was trained on (",
+                                             data.key, " instead of ", key, ")"),
+                    "restore the data, or start a new run");
+      io::remove_checkpoints_after(fs, folder / "checkpoints", loaded.data.step);
+      trainer.restore(loaded.data, &metrics);
+    }
+  }
+  out.run.status = io::RunStatus::running, out.run.finished_at.clear();
+  store.upsert(out.run);
+
+  train::TrainSinks sinks{.fs = &fs, .checkpoints = folder / "checkpoints", .metrics = &metrics, .timing = &timing,
+                          .progress = setting.progress, .is_interrupted = setting.is_interrupted,
+                          .clock = setting.clock, .meta = {{"format", kRunFormat}, {"data_key", data.key},
+                                                           {"config", to_toml(resolved(config))}}};
+  const auto close = [&](io::RunStatus status) {
+    const auto& r = out.result;
+    out.run.status = status, out.run.finished_at = setting.now(), out.run.steps = r.step;
+    out.run.train_bpb = r.train_bpb, out.run.valid_bpb = r.valid_bpb;
+    if (r.tokens_per_second > 0) out.run.tokens_per_second = r.tokens_per_second;
+    store.upsert(out.run);
+  };
+  try {
+    out.result = trainer.run(sinks);
+  } catch (...) {
+    out.result.step = trainer.step();
+    close(io::RunStatus::failed);
+    throw;
+  }
+  switch (out.result.reason) {
+    case train::StopReason::finished: close(io::RunStatus::finished); break;
+    case train::StopReason::interrupted: close(io::RunStatus::interrupted); break;
+    case train::StopReason::not_finite: close(io::RunStatus::nan); break;
+  }
+  return out;
+}
+
+std::vector<nlohmann::json> rows_of(const io::Path& path) {
+  auto& fs = io::real_file_system();
+  return fs.exists(path) ? io::read_json_lines(fs, path).rows : std::vector<nlohmann::json>{};
+}
+
+io::Run stored_run(const io::Path& folder) {
+  return io::RunStore(io::parent_of(std::filesystem::absolute(folder))).find(folder.filename().string());
+}
+
+Table read_config_table(const io::Path& folder) {
+  if (!io::real_file_system().exists(folder / "config.toml"))
+    throw Error(ErrorKind::usage, text(folder.string(), ": not a run folder (no config.toml)"), "see `collegium runs`");
+  return read_toml(folder / "config.toml");
+}
+
+nlohmann::json run_facts(const io::Path& folder, const RunConfig& config) {
+  const auto run = stored_run(folder);
+  const auto data = read_json(folder / "data.json");
+  auto model = build_model(config, data.at("tokenizer").at("vocabulary").get<int64_t>(), at::kMeta);
+  const auto facts = model->facts(config.train.context);
+  nlohmann::json out = {{"id", run.id}, {"name", run.name}, {"status", io::run_status_name(run.status)},
+                        {"recipe", run.recipe_path}, {"started", run.created_at}, {"finished", run.finished_at},
+                        {"seed", run.seed}, {"commit", run.git_commit}, {"steps", run.steps},
+                        {"tokens", run.steps * config.train.batch_size * config.train.accumulation * config.train.context},
+                        {"parameters_total", facts.parameters_total}, {"parameters_active", facts.parameters_active},
+                        {"flops_per_token", 3 * facts.flops_per_token},
+                        {"precision", train::enum_names(config.train.precision)[static_cast<size_t>(config.train.precision)]}};
+  if (run.tokens_per_second) out["tokens_per_second"] = *run.tokens_per_second;
+  if (run.train_bpb) out["train_bpb"] = *run.train_bpb;
+  if (run.valid_bpb) out["valid_bpb"] = *run.valid_bpb;
+  std::vector<std::string> names;
+  for (const auto layer : facts.moe_layers) names.push_back(text("layer ", layer));
+  return {{"run", out}, {"layer_names", names}, {"n_experts", facts.n_experts}};
+}
+
+struct Spread {
+  double mean = 0, min = 0, max = 0, std = 0;
+  size_t n = 0;
+};
+
+Spread spread_of(const std::vector<double>& values) {
+  Spread s{.n = values.size()};
+  if (values.empty()) return s;
+  s.min = *std::min_element(values.begin(), values.end()), s.max = *std::max_element(values.begin(), values.end());
+  for (const auto v : values) s.mean += v / static_cast<double>(s.n);
+  for (const auto v : values) s.std += (v - s.mean) * (v - s.mean);
+  s.std = s.n > 1 ? std::sqrt(s.std / static_cast<double>(s.n - 1)) : 0;
+  return s;
+}
+
+}  // namespace
+
+std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device) {
+  return find(model::language_models(), config.model, "model")
+      .make(config.model, {.vocabulary = vocabulary,
+                           .random = Random(static_cast<uint64_t>(config.seed)).at("model"),
+                           .options = at::TensorOptions().dtype(at::kFloat).device(device)});
+}
+
+RunOutcome start_run(const RunConfig& config, const std::string& name, const std::string& recipe_path,
+                     const RunSetting& setting) {
+  auto& fs = io::real_file_system();
+  const auto table = resolved(config);
+  const auto data = prepare_data(config, setting);
+
+  io::Run run{.name = name, .recipe_path = recipe_path, .seed = config.seed, .git_commit = setting.git_commit,
+              .config_hash = seedless_hash(table), .created_at = setting.now()};
+  // 2026-01-31T12:00:00Z -> 20260131-120000; a number is added until the folder is new.
+  auto stamp = run.created_at;
+  std::erase_if(stamp, [](char c) { return c == '-' || c == ':' || c == 'Z'; });
+  std::replace(stamp.begin(), stamp.end(), 'T', '-');
+  const auto stem = text(name, "-s", config.seed, "-", stamp);
+  run.id = stem;
+  for (int i = 2; fs.exists(setting.runs_root / run.id); ++i) run.id = text(stem, "-", i);
+  const auto folder = std::filesystem::absolute(setting.runs_root / run.id).lexically_normal();
+  run.folder = folder.string();
+
+  fs.create_directories(folder);
+  io::write_atomically(fs, folder / "config.toml", io::as_bytes(to_toml(table)));
+  write_json(folder / "env.json", io::environment());
+  write_json(folder / "data.json", data_record(data));
+  data.tokenizer.save(folder / "tokenizer.json");
+  if (setting.progress) setting.progress->note(text("run ", run.id));
+  return carry_out(std::move(run), folder, config, data, false, setting);
+}
+
+RunOutcome resume_run(const io::Run& run, const RunConfig& config, bool allow_drift, const RunSetting& setting) {
+  const io::Path folder = run.folder;
+  const auto drift = differences(read_config_table(folder), resolved(config));
+  if (!drift.empty() && !allow_drift)
+    throw Error(ErrorKind::refused,
+                text("resume ", run.id, ": the configuration changed:\n    ", join(drift, "\n    ")),
+                "undo the change, start a new run, or accept it with --allow-drift");
+  const auto data = prepare_data(config, setting);
+  if (!drift.empty())
+    io::write_atomically(io::real_file_system(), folder / "config.toml", io::as_bytes(to_toml(resolved(config))));
+  return carry_out(run, folder, config, data, true, setting);
+}
+
+io::Run find_unfinished(io::RunStore& store, const std::string& recipe_path) {
+  for (const auto& run : store.list())
+    if (run.recipe_path == recipe_path && run.status != io::RunStatus::finished) return run;
+  throw Error(ErrorKind::usage, text("resume: no unfinished run of ", recipe_path),
+              "`collegium runs` lists all runs; --run ID picks one");
+}
+
+OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int64_t> step) {
+  auto& fs = io::real_file_system();
+  OpenedRun out{.folder = folder, .config = {}, .config_table = read_config_table(folder),
+                .tokenizer = data::Tokenizer::load(folder / "tokenizer.json"), .model = {}};
+  out.config = read_run_config(out.config_table);
+  auto loaded = step ? io::load_checkpoint_step(fs, folder / "checkpoints", *step)
+                     : io::load_checkpoint(fs, folder / "checkpoints");
+  out.model = build_model(out.config, out.tokenizer.vocab_size(), device);
+  train::load_tensors(parameters_of(*out.model), loaded.data.weights, loaded.folder.string());
+  out.step = loaded.data.step, out.warnings = std::move(loaded.warnings);
+  return out;
+}
+
+void write_sample(OpenedRun& run, at::Device device) {
+  const auto& sample = run.config.sample;
+  if (sample.prompt.empty()) return;
+  const auto ids = run.tokenizer.encode(sample.prompt);
+  std::vector<int64_t> tokens(ids.begin(), ids.end());
+  const auto made = infer::generate(*run.model, tokens, sample, run.tokenizer.end_id(), run.config.train.context, device);
+  const auto n_prompt = tokens.size();
+  tokens.insert(tokens.end(), made.begin(), made.end());
+  if (tokens.size() > static_cast<size_t>(run.config.train.context))
+    tokens.resize(static_cast<size_t>(run.config.train.context));
+  const auto trace = infer::trace_tokens(*run.model, tokens, device);
+
+  nlohmann::json out = {{"prompt", sample.prompt}, {"n_prompt", n_prompt}, {"step", run.step},
+                        {"tokens", nlohmann::json::array()}, {"routing", nlohmann::json::array()}};
+  for (const auto token : tokens) {
+    const auto id = static_cast<int32_t>(token);
+    out["tokens"].push_back(run.tokenizer.decode(std::span(&id, 1)));
+  }
+  for (const auto& record : trace.records) {
+    std::vector<nlohmann::json> layer(tokens.size(), nlohmann::json::array());
+    const auto& d = record.decision;
+    const auto gate = d.gate_R().to(at::kCPU, at::kDouble), score = d.score_R().to(at::kCPU, at::kDouble);
+    const auto margin = d.margin_R().to(at::kCPU, at::kDouble), rank = d.rank_R().cpu();
+    for (int64_t r = 0; r < d.n_kept(); ++r) {
+      nlohmann::json choice = {{"expert", d.expert_R()[r].item<int64_t>()}, {"gate", gate[r].item<double>()},
+                               {"score", score[r].item<double>()}, {"rank", rank[r].item<int64_t>()}};
+      const auto m = margin[r].item<double>();
+      if (std::isfinite(m)) choice["margin"] = m;
+      layer[static_cast<size_t>(d.token_R()[r].item<int64_t>())].push_back(std::move(choice));
+    }
+    for (auto& choices : layer)
+      std::sort(choices.begin(), choices.end(), [](const auto& a, const auto& b) { return a["gate"] > b["gate"]; });
+    out["routing"].push_back(layer);
+  }
+  write_json(run.folder / "sample.json", out);
+}
+
+nlohmann::json report_data(const io::Path& folder) {
+  const auto config_table = read_config_table(folder);
+  const auto config = read_run_config(config_table);
+  auto out = run_facts(folder, config);
+  out["metrics"] = rows_of(folder / "metrics.jsonl");
+  // Only rows with a speed are points of the timing chart.
+  out["timing"] = nlohmann::json::array();
+  for (auto& row : rows_of(folder / "timing.jsonl"))
+    if (row.contains("tokens_per_second")) out["timing"].push_back(std::move(row));
+  out["config_toml"] = to_toml(config_table);
+  out["environment"] = read_json(folder / "env.json");
+  out["data"] = read_json(folder / "data.json");
+  out["notes"] = out["data"].value("notes", nlohmann::json::array());
+  if (io::real_file_system().exists(folder / "sample.json")) out["sample"] = read_json(folder / "sample.json");
+  return out;
+}
+
+io::Path write_report(const io::Path& folder) {
+  const auto path = folder / "report.html";
+  io::write_atomically(io::real_file_system(), path, io::as_bytes(report_page(report_data(folder))));
+  return path;
+}
+
+double measure_of(const io::Path& folder, std::string_view measure) {
+  const auto run = stored_run(folder);
+  const auto need = [&](const std::optional<double>& value) {
+    if (!value) fail(ErrorKind::data, run.id, ": there is no ", measure, " yet");
+    return *value;
+  };
+  if (measure == "valid_bpb") return need(run.valid_bpb);
+  if (measure == "train_bpb") return need(run.train_bpb);
+  if (measure == "tokens_per_second") return need(run.tokens_per_second);
+  if (measure == "parameters_active" || measure == "parameters_total")
+    return run_facts(folder, read_run_config(read_config_table(folder))).at("run").at(std::string(measure));
+  const std::vector<std::string> layered = {"max_violation", "dropped", "entropy", "per_token"};
+  if (std::find(layered.begin(), layered.end(), measure) == layered.end()) {
+    auto known = layered;
+    known.insert(known.begin(), {"valid_bpb", "train_bpb", "tokens_per_second", "parameters_active", "parameters_total"});
+    const auto near = nearest(measure, known);
+    fail(ErrorKind::usage, "unknown measure '", measure, "'", near.empty() ? "" : text("; did you mean '", near, "'?"),
+         " (known: ", join(known), ")");
+  }
+  // Mean over layers of the last held-out row.
+  const auto rows = rows_of(folder / "metrics.jsonl");
+  const auto last = std::find_if(rows.rbegin(), rows.rend(), [](const auto& row) { return row["kind"] == "valid"; });
+  if (last == rows.rend() || (*last)["layers"].empty()) fail(ErrorKind::data, run.id, ": no layer with experts was measured");
+  double sum = 0;
+  for (const auto& layer : (*last)["layers"]) sum += layer.at(std::string(measure)).get<double>();
+  return sum / static_cast<double>((*last)["layers"].size());
+}
+
+nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vector<std::string>& names) {
+  struct Group {
+    std::string hash;
+    Table config;
+    std::vector<io::Path> folders;
+  };
+  std::vector<Group> groups;
+  for (const auto& folder : folders) {
+    const auto config = read_config_table(folder);
+    const auto hash = seedless_hash(config);
+    auto found = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.hash == hash; });
+    if (found == groups.end()) found = groups.insert(groups.end(), {hash, config, {}});
+    found->folders.push_back(folder);
+  }
+  require(names.empty() || names.size() == groups.size(), "compare: ", names.size(), " names for ", groups.size(),
+          " groups of runs with equal configuration");
+
+  nlohmann::json out = {{"title", "Comparison"}, {"groups", nlohmann::json::array()},
+                        {"differences", nlohmann::json::array()}, {"table", nlohmann::json::array()}};
+  std::vector<std::string> paths;
+  for (size_t g = 1; g < groups.size(); ++g)
+    for (const auto& line : differences(groups[0].config, groups[g].config)) {
+      const auto path = line.substr(0, line.find(": "));
+      if (path != "seed" && std::find(paths.begin(), paths.end(), path) == paths.end()) paths.push_back(path);
+    }
+  for (const auto& path : paths) {
+    nlohmann::json values = nlohmann::json::array();
+    for (const auto& g : groups) {
+      const auto* value = find_path(g.config, path);
+      values.push_back(value ? to_toml(*value) : "");
+    }
+    out["differences"].push_back({{"path", path}, {"values", values}});
+  }
+  for (size_t g = 0; g < groups.size(); ++g) {
+    nlohmann::json runs = nlohmann::json::array();
+    std::string label = names.empty() ? "" : names[g];
+    for (const auto& folder : groups[g].folders) {
+      auto data = report_data(folder);
+      if (label.empty()) label = data["run"]["name"];
+      runs.push_back({{"id", data["run"]["id"]}, {"seed", data["run"]["seed"]}, {"name", data["run"]["name"]},
+                      {"run", data["run"]}, {"metrics", data["metrics"]}, {"timing", data["timing"]}});
+    }
+    for (const auto& other : out["groups"])
+      if (other["name"] == label) label += text(" (", g + 1, ")");
+    out["groups"].push_back({{"name", label}, {"runs", runs}});
+  }
+  struct Line {
+    const char *measure, *title, *unit, *better;
+  };
+  constexpr Line lines[] = {{"valid_bpb", "held-out loss", "bits per byte", "lower"},
+                            {"train_bpb", "training loss", "bits per byte", "lower"},
+                            {"tokens_per_second", "training speed", "tokens/s", "higher"},
+                            {"parameters_active", "active parameters", "", "lower"},
+                            {"parameters_total", "parameters", "", "lower"},
+                            {"max_violation", "largest overload (MaxVio)", "share of even load", "lower"},
+                            {"dropped", "dropped assignments", "share", "lower"},
+                            {"per_token", "experts per token", "experts", "lower"}};
+  for (const auto& line : lines) {
+    nlohmann::json values = nlohmann::json::array();
+    bool any = false;
+    for (const auto& g : groups) {
+      std::vector<double> found;
+      for (const auto& folder : g.folders) try {
+          found.push_back(measure_of(folder, line.measure));
+        } catch (const Error& e) {
+          if (e.kind() != ErrorKind::data) throw;  // a dense run has no experts to measure: an empty cell
+        }
+      const auto s = spread_of(found);
+      any = any || s.n > 0;
+      if (s.n == 0) values.push_back(nullptr);
+      else values.push_back({{"mean", s.mean}, {"min", s.min}, {"max", s.max}, {"std", s.std}, {"n", s.n}});
+    }
+    if (any) out["table"].push_back({{"measure", line.title}, {"unit", line.unit}, {"better", line.better}, {"values", values}});
+  }
+  return out;
+}
+
+}  // namespace collegium

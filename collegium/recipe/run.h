@@ -1,0 +1,86 @@
+// A run: a recipe carried out in a folder of its own.
+//
+//   <runs root>/runs.sqlite            the list of all runs
+//   <runs root>/<id>/config.toml       the configuration, every value written out
+//                    env.json          versions, processor, memory
+//                    data.json         sources with hashes, statistics, notes
+//                    tokenizer.json    reads with Hugging Face's `tokenizers`
+//                    metrics.jsonl     what a resumed run repeats bitwise
+//                    timing.jsonl      what it cannot: seconds, tokens per second
+//                    checkpoints/      see io/checkpoint.h
+//                    sample.json       text from the trained model, with its routing
+//                    report.html       one page, opens offline
+#pragma once
+#include <functional>
+#include <memory>
+
+#include "collegium/io/fs.h"
+#include "collegium/io/run_store.h"
+#include "collegium/recipe/recipe.h"
+
+namespace collegium {
+
+/// What a run needs from outside. Nothing here is read from the environment below this point.
+struct RunSetting {
+  io::Path runs_root;
+  data::SourcePaths data_paths;
+  at::Device device = at::kCPU;
+  Progress* progress = nullptr;
+  std::function<bool()> is_interrupted;
+  Clock clock;
+  std::function<std::string()> now;  ///< UTC, "2026-01-31T12:00:00Z"
+  std::string git_commit;            ///< of the working folder; empty = none
+};
+
+struct RunOutcome {
+  io::Run run;
+  io::Path folder;
+  train::TrainResult result;
+  std::vector<std::string> warnings;  ///< damaged checkpoints that were passed over, notes on the data
+};
+
+/// Trains in a new folder; `name` stands first in the run's id.
+RunOutcome start_run(const RunConfig& config, const std::string& name, const std::string& recipe_path,
+                     const RunSetting& setting);
+
+/// Goes on with the run in `folder` from its newest good checkpoint. Refused (with the differences) when `config` is
+/// not the run's own, unless `allow_drift`.
+RunOutcome resume_run(const io::Run& run, const RunConfig& config, bool allow_drift, const RunSetting& setting);
+
+/// The newest run of this recipe that is not finished; a usage Error when there is none.
+io::Run find_unfinished(io::RunStore& store, const std::string& recipe_path);
+
+/// A trained model, ready to use.
+struct OpenedRun {
+  io::Path folder;
+  RunConfig config;
+  Table config_table;
+  data::Tokenizer tokenizer;
+  std::unique_ptr<model::LanguageModel> model;
+  int64_t step = 0;
+  std::vector<std::string> warnings;
+};
+
+/// Opens a run folder and loads its newest good checkpoint, or that of `step`.
+OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int64_t> step = {});
+
+/// The model of a configuration. device may be at::kMeta: then it has shapes and no numbers.
+std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device);
+
+/// Data for `report_page`, from the run folder alone.
+nlohmann::json report_data(const io::Path& folder);
+
+/// Data for `compare_page`. Runs are grouped by equal configuration (seeds aside); `names` label the groups in the
+/// order in which they first appear (empty: the differing values).
+nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vector<std::string>& names = {});
+
+/// Writes <folder>/report.html and returns its path.
+io::Path write_report(const io::Path& folder);
+
+/// Samples text as config.sample says and writes sample.json. Nothing when the prompt is empty.
+void write_sample(OpenedRun& run, at::Device device);
+
+/// Measures of a run by name, from its last held-out row: see Expectation::measure.
+double measure_of(const io::Path& folder, std::string_view measure);
+
+}  // namespace collegium

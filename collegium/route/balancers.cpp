@@ -1,0 +1,20 @@
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+
+extern const Entry<Balancer> balancer_adaptive_l1;
+extern const Entry<Balancer> balancer_balance_loss;
+extern const Entry<Balancer> balancer_loss_free_bias;
+extern const Entry<Balancer> balancer_z_loss;
+
+Entries<Balancer> balancers() {
+  static constexpr const Entry<Balancer>* kAll[] = {
+      &balancer_adaptive_l1,
+      &balancer_balance_loss,
+      &balancer_loss_free_bias,
+      &balancer_z_loss,
+  };
+  return kAll;
+}
+
+}  // namespace collegium::route

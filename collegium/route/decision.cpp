@@ -1,0 +1,97 @@
+#include "collegium/route/decision.h"
+
+#include <ATen/ATen.h>
+
+#include "collegium/base/error.h"
+#include "collegium/kernels/group.h"
+
+namespace collegium::route {
+namespace {
+
+Tensor offsets_of(const Tensor& expert_R, int64_t n_experts) {
+  auto offset_E1 = at::zeros({n_experts + 1}, at::kLong);
+  if (expert_R.size(0) > 0) offset_E1.slice(0, 1).copy_(at::bincount(expert_R, {}, n_experts).cumsum(0));
+  return offset_E1;
+}
+
+Tensor slots_of(const Tensor& expert_R, const Tensor& offset_E1) {
+  const auto start_R = offset_E1.to(expert_R.device()).index_select(0, expert_R);
+  return at::arange(expert_R.size(0), expert_R.options()) - start_R;
+}
+
+Dropped no_drops(const Tensor& like_int, const Tensor& like_score) {
+  const auto none = at::empty({0}, like_int.options());
+  const auto none_score = at::empty({0}, like_score.options());
+  return {none, none, none, none_score, none_score, none};
+}
+
+}  // namespace
+
+Decision Decision::make(const Assignments& asked, int64_t n_tokens, int64_t n_experts) {
+  // Selectors list their choices token by token or expert by expert; a stable grouping by expert of a list that is
+  // ascending in the token inside each expert gives the stated order.
+  const auto grouped = kernels::group_by_expert(asked.expert_A, n_experts);
+  Decision d;
+  const auto& order_R = grouped.order_R;
+  d.parts_ = {.n_tokens = n_tokens,
+              .n_experts = n_experts,
+              .token_R = asked.token_A.index_select(0, order_R),
+              .expert_R = asked.expert_A.index_select(0, order_R),
+              .gate_R = {},
+              .rank_R = asked.rank_A.index_select(0, order_R),
+              .slot_R = {},
+              .score_R = asked.score_A.index_select(0, order_R),
+              .margin_R = asked.margin_A.index_select(0, order_R),
+              .dropped = no_drops(asked.token_A, asked.score_A)};
+  d.offset_E1_ = grouped.offset_E1;
+  d.parts_.slot_R = slots_of(d.parts_.expert_R, d.offset_E1_);
+  return d;
+}
+
+Decision Decision::from_parts(Parts parts) {
+  Decision d;
+  if (!parts.dropped.token_Q.defined()) parts.dropped = no_drops(parts.token_R, parts.score_R);
+  d.offset_E1_ = offsets_of(parts.expert_R, parts.n_experts);
+  if (!parts.slot_R.defined()) parts.slot_R = slots_of(parts.expert_R, d.offset_E1_);
+  d.parts_ = std::move(parts);
+  return d;
+}
+
+Tensor Decision::kept_E() const { return offset_E1_.diff(); }
+
+Tensor Decision::asked_E() const {
+  if (n_dropped() == 0) return kept_E();
+  return kept_E() + at::bincount(parts_.dropped.expert_Q, {}, n_experts()).cpu();
+}
+
+Decision Decision::with_gates(Tensor gate_R) const {
+  ensure(gate_R.dim() == 1 && gate_R.size(0) == n_kept(), "a gate weight for each kept assignment is needed");
+  Decision d = *this;
+  d.parts_.gate_R = std::move(gate_R);
+  return d;
+}
+
+Decision Decision::keep_only(const Tensor& keep_R, DropReason reason) const {
+  const auto kept = keep_R.nonzero().flatten();
+  if (kept.size(0) == n_kept()) return *this;
+  const auto gone = keep_R.logical_not().nonzero().flatten();
+  const auto pick = [](const Tensor& t, const Tensor& index) { return t.defined() ? t.index_select(0, index) : t; };
+  const auto join = [&](const Tensor& before, const Tensor& now) { return at::cat({before, pick(now, gone)}); };
+  const auto& old = parts_.dropped;
+  Parts p{.n_tokens = n_tokens(),
+          .n_experts = n_experts(),
+          .token_R = pick(parts_.token_R, kept),
+          .expert_R = pick(parts_.expert_R, kept),
+          .gate_R = pick(parts_.gate_R, kept),
+          .rank_R = pick(parts_.rank_R, kept),
+          .slot_R = {},
+          .score_R = pick(parts_.score_R, kept),
+          .margin_R = pick(parts_.margin_R, kept),
+          .dropped = {join(old.token_Q, parts_.token_R), join(old.expert_Q, parts_.expert_R),
+                      join(old.rank_Q, parts_.rank_R), join(old.score_Q, parts_.score_R),
+                      join(old.margin_Q, parts_.margin_R),
+                      at::cat({old.reason_Q, at::full_like(gone, static_cast<int64_t>(reason))})}};
+  return from_parts(std::move(p));
+}
+
+}  // namespace collegium::route

@@ -1,0 +1,18 @@
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+
+extern const Entry<Gate> gate_normalised;
+extern const Entry<Gate> gate_one;
+extern const Entry<Gate> gate_score;
+
+Entries<Gate> gates() {
+  static constexpr const Entry<Gate>* kAll[] = {
+      &gate_normalised,
+      &gate_one,
+      &gate_score,
+  };
+  return kAll;
+}
+
+}  // namespace collegium::route

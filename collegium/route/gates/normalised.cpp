@@ -1,0 +1,63 @@
+// The weight is the score's share of the token's chosen scores, so a token's weights sum to `scale`. For softmax
+// scores this equals a softmax over the chosen logits. Shares are taken over what the token asked for: an
+// assignment dropped for lack of room leaves its share empty (GShard), unless `over` says kept.
+//
+// N tokens, R kept assignments.
+#include <ATen/ATen.h>
+
+#include <array>
+
+#include "collegium/route/gather.h"
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+namespace {
+
+enum class ShareOver { asked, kept };
+std::span<const std::string_view> enum_names(ShareOver) {
+  static constexpr std::array<std::string_view, 2> names = {"asked", "kept"};
+  return names;
+}
+
+class NormalisedGate final : public Gate, public Makes<NormalisedGate, Gate> {
+ public:
+  using Interface = Gate;
+  struct Config {
+    double scale = 1;
+    double epsilon = 1e-20;
+    ShareOver over = ShareOver::asked;
+    void visit(Fields& field) {
+      field("scale", scale, {.help = "sum of a token's weights"});
+      field("epsilon", epsilon, {.help = "added to the divisor; matters only when all chosen scores vanish", .min = 0});
+      field("over", over, {.help = "shares of all that was asked for, or of what was kept"});
+    }
+  };
+  NormalisedGate(const Config& config, const StageInputs&) : config_(config) {}
+
+  Tensor weigh(const Scores& scores, const Decision& decision, const Context&) override {
+    const auto score_R = gather_scores(scores.score_NE, decision.token_R(), decision.expert_R());
+    auto sum_N = at::zeros({decision.n_tokens()}, score_R.options().requires_grad(false))
+                     .index_add(0, decision.token_R(), score_R);
+    if (config_.over == ShareOver::asked && decision.n_dropped() > 0) {
+      const auto& gone = decision.dropped();
+      sum_N = sum_N.index_add(0, gone.token_Q, gather_scores(scores.score_NE, gone.token_Q, gone.expert_Q));
+    }
+    const auto share_R = score_R / (sum_N.index_select(0, decision.token_R()) + config_.epsilon);
+    return config_.scale == 1 ? share_R : share_R * config_.scale;
+  }
+  Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
+
+ private:
+  Config config_;
+};
+
+}  // namespace
+
+extern constinit const Entry<Gate> gate_normalised =
+    entry<NormalisedGate>({.name = "normalised",
+                           .paper = 106,
+                           .source = "Lepikhin 2020 (GShard), algorithm 1; Jiang 2024 (Mixtral), section 2.1",
+                           .taxonomy = "gating/weights/normalised",
+                           .summary = "the score's share of the token's chosen scores"});
+
+}  // namespace collegium::route

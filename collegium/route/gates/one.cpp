@@ -1,0 +1,36 @@
+// Every chosen expert counts the same: 1 / k of what the token asked for, so the weights of a token sum to one.
+#include <ATen/ATen.h>
+
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+namespace {
+
+class OneGate final : public Gate, public Makes<OneGate, Gate> {
+ public:
+  using Interface = Gate;
+  struct Config {
+    void visit(Fields&) {}
+  };
+  OneGate(const Config&, const StageInputs&) {}
+  Tensor weigh(const Scores&, const Decision& decision, const Context&) override {
+    auto asked_N = at::zeros({decision.n_tokens()}, decision.score_R().options());
+    const auto count = [&](const Tensor& token) {
+      if (token.size(0)) asked_N.index_add_(0, token, at::ones(token.sizes(), asked_N.options()));
+    };
+    count(decision.token_R());
+    count(decision.dropped().token_Q);
+    return asked_N.index_select(0, decision.token_R()).reciprocal();
+  }
+  Needs needs() const override { return {}; }
+};
+
+}  // namespace
+
+extern constinit const Entry<Gate> gate_one = entry<OneGate>({.name = "one",
+                                                              .paper = 25,
+                                                              .source = "Roller 2021 (Hash Layers), section 3",
+                                                              .taxonomy = "gating/weights/equal",
+                                                              .summary = "all of a token's experts count the same"});
+
+}  // namespace collegium::route

@@ -1,0 +1,109 @@
+#include "collegium/route/losses.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+
+namespace collegium::route {
+namespace {
+
+
+Tensor group_of_tokens(const Context& context, const Tensor& like, int64_t n_tokens, bool by_sequence) {
+  if (by_sequence && context.sequence_N.defined()) return context.sequence_N;
+  return at::zeros({n_tokens}, like.options().dtype(at::kLong));
+}
+
+// Assignments asked of each expert by each group, [G, E].
+Tensor asked_counts(const Decision& d, const Tensor& group_N, int64_t n_groups, bool first_choice_only,
+                    const at::TensorOptions& options) {
+  const auto E = d.n_experts();
+  auto counts_X = at::zeros({n_groups * E}, options);
+  const auto add = [&](const Tensor& token, const Tensor& expert, const Tensor& rank) {
+    if (token.size(0) == 0) return;
+    const auto ones = first_choice_only ? rank.eq(0).to(options) : at::ones(token.sizes(), options);
+    counts_X.index_add_(0, group_N.index_select(0, token) * E + expert, ones);
+  };
+  add(d.token_R(), d.expert_R(), d.rank_R());
+  add(d.dropped().token_Q, d.dropped().expert_Q, d.dropped().rank_Q);
+  return counts_X.view({n_groups, E});
+}
+
+}  // namespace
+
+std::span<const std::string_view> enum_names(LossConvention) {
+  static constexpr std::array<std::string_view, 3> names = {"switch", "hf_pooled", "gshard"};
+  return names;
+}
+
+std::span<const std::string_view> enum_names(LossScope) {
+  static constexpr std::array<std::string_view, 2> names = {"batch", "sequence"};
+  return names;
+}
+
+Tensor balance_loss(const Scores& scores, const Decision& decision, const Context& context, LossConvention convention,
+                    LossScope scope) {
+  const auto& score_NE = scores.score_NE;
+  const auto options = score_NE.options().requires_grad(false);
+  const auto N = score_NE.size(0), E = score_NE.size(1);
+  const bool by_sequence = scope == LossScope::sequence;
+  const auto group_N = group_of_tokens(context, score_NE, N, by_sequence);
+  const auto G = by_sequence ? context.n_sequences : 1;
+
+  const auto real_N = context.mask_N.defined() ? context.mask_N.to(score_NE.scalar_type()) : at::ones({N}, options);
+  const auto real_G = at::zeros({G}, options).index_add_(0, group_N, real_N);
+  const auto safe_G1 = real_G.clamp_min(1).unsqueeze(1);
+  const auto sum_GE = at::zeros({G, E}, options).index_add(0, group_N, score_NE * real_N.unsqueeze(1));
+  const auto mean_GE = sum_GE / safe_G1;
+
+  const auto counts_GE = asked_counts(decision, group_N, G, convention == LossConvention::gshard, options);
+  const auto dE = static_cast<double>(E);
+  Tensor loss_G;
+  if (convention == LossConvention::switch_)
+    loss_G = dE * (counts_GE / counts_GE.sum(1, true).clamp_min(1) * mean_GE).sum(1);
+  else if (convention == LossConvention::hf_pooled)
+    loss_G = dE * (counts_GE / safe_G1 * mean_GE).sum(1);
+  else
+    loss_G = (counts_GE / safe_G1 * mean_GE).sum(1) / dE;
+  // Groups without a real token say nothing.
+  const auto has_tokens_G = real_G.gt(0).to(score_NE.scalar_type());
+  return (loss_G * has_tokens_G).sum() / has_tokens_G.sum().clamp_min(1);
+}
+
+Tensor hf_pooled_loss(const std::vector<std::pair<const Scores*, const Decision*>>& layers, const Context& context) {
+  require(!layers.empty(), "hf_pooled_loss: needs at least one layer");
+  Tensor counts_E, sum_E;
+  double rows = 0;
+  for (const auto& [scores, decision] : layers) {
+    const auto& score_NE = scores->score_NE;
+    const auto N = score_NE.size(0);
+    const auto options = score_NE.options().requires_grad(false);
+    const auto group_N = group_of_tokens(context, score_NE, N, false);
+    const auto layer_counts_E = asked_counts(*decision, group_N, 1, false, options).squeeze(0);
+    const auto masked_NE = context.mask_N.defined() ? score_NE * context.mask_N.unsqueeze(1).to(score_NE) : score_NE;
+    counts_E = counts_E.defined() ? counts_E + layer_counts_E : layer_counts_E;
+    sum_E = sum_E.defined() ? sum_E + masked_NE.sum(0) : masked_NE.sum(0);
+    rows += static_cast<double>(n_real(context, N));
+  }
+  if (rows == 0) return sum_E.sum() * 0;
+  return static_cast<double>(sum_E.size(0)) * (counts_E / rows * (sum_E / rows)).sum();
+}
+
+double conversion_factor(LossConvention from, LossConvention to, int64_t n_experts, int64_t k) {
+  if (from == to) return 1;
+  require(k == 1 || (from != LossConvention::gshard && to != LossConvention::gshard),
+          "conversion_factor: gshard counts first choices only, so it converts exactly for k = 1, got k = ", k);
+  const auto E = static_cast<double>(n_experts);
+  const auto minimum = [&](LossConvention c) {
+    return c == LossConvention::switch_ ? 1.0 : c == LossConvention::hf_pooled ? static_cast<double>(k) : 1 / (E * E);
+  };
+  return minimum(to) / minimum(from);
+}
+
+Tensor z_loss(const Scores& scores, const Context& context) {
+  const auto squared_N = scores.logit_NE.logsumexp({1}).square();
+  if (!context.mask_N.defined()) return squared_N.size(0) ? squared_N.mean() : squared_N.sum();
+  const auto real_N = context.mask_N.to(squared_N.scalar_type());
+  return (squared_N * real_N).sum() / real_N.sum().clamp_min(1);
+}
+
+}  // namespace collegium::route

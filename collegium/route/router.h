@@ -1,0 +1,91 @@
+// A router: scorer, selector, capacity, gate and balancers composed, and checked when built.
+#pragma once
+#include <optional>
+
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+
+/// A composition as data: what a preset gives and a recipe may write out.
+struct Composition {
+  Named scorer{.name = "linear"};
+  Named selector{.name = "top_k"};
+  Named capacity{.name = "unlimited"};
+  Named gate{.name = "normalised"};
+  std::vector<Named> balancers;
+  void visit(Fields& field);
+};
+
+/// Everything one routing gives.
+struct Routing {
+  Scores scores;
+  Decision decision;
+  std::vector<LossTerm> losses;
+};
+
+/// The stages as objects. C++ users may bring stages that no list knows.
+struct Stages {
+  std::unique_ptr<Scorer> scorer;
+  std::unique_ptr<Selector> selector;
+  std::unique_ptr<Capacity> capacity;
+  std::unique_ptr<Gate> gate;
+  std::vector<std::unique_ptr<Balancer>> balancers;
+  std::vector<std::string> names;  ///< scorer, selector, capacity, gate, balancers…: for errors
+};
+
+/// Facts of the whole router, composed from those of its stages.
+struct RouterFacts {
+  Chooser chooser = Chooser::token;
+  bool is_exactly_balanced = false, may_drop = false, is_causal = true, needs_token_ids = false;
+  double choices_per_token = 0, flops_per_token = 0;
+};
+
+class Router {
+ public:
+  using Interface = Router;
+  using Inputs = StageInputs;
+  /// What a preset promises; the contract tests hold the built router to it.
+  struct Claims {
+    Chooser chooser = Chooser::token;
+    bool is_exactly_balanced = false;
+    bool is_causal = true;
+    bool needs_token_ids = false;
+    std::vector<std::pair<std::string, std::string>> describe() const;
+  };
+
+  /// Refuses a composition that makes no sense, with the reason.
+  Router(Stages stages, int64_t n_experts);
+  static std::unique_ptr<Router> compose(const Composition& composition, const Inputs& inputs, std::string_view path);
+
+  /// Routes x_ND. Observations for the balancers are taken in Phase::train only.
+  Routing route(const Tensor& x_ND, const Context& context);
+
+  /// After each optimiser step: balancers move their state.
+  void step();
+
+  RouterFacts facts() const;
+  int64_t n_experts() const { return n_experts_; }
+  /// The composition with every field written out; empty for stages built by hand.
+  const std::optional<Composition>& composition() const { return composition_; }
+  void collect(ParameterList& list);
+
+ private:
+  Stages stages_;
+  int64_t n_experts_;
+  std::optional<Composition> composition_;
+};
+
+/// Every preset router.
+Entries<Router> routers();
+
+/// A preset: T has a Config and `static Composition compose(const Config&, const StageInputs&)`.
+template <class T>
+struct Preset {
+  using Interface = Router;
+  template <class Config>
+  static std::unique_ptr<Router> make(const Config& config, const StageInputs& inputs) {
+    return Router::compose(T::compose(config, inputs), inputs, "");
+  }
+};
+
+}  // namespace collegium::route

@@ -1,0 +1,22 @@
+// The free composition: every stage written out in the recipe. `collegium show` prints any preset in this form.
+#include "collegium/route/router.h"
+
+namespace collegium::route {
+namespace {
+
+class StagesRouter final : public Preset<StagesRouter> {
+ public:
+  using Config = Composition;
+  static Composition compose(const Composition& composition, const StageInputs&) { return composition; }
+};
+
+}  // namespace
+
+extern constinit const Entry<Router> router_stages =
+    entry<StagesRouter>({.name = "stages",
+                         .paper = 25,
+                         .source = "the stage contract: any scorer, selector, capacity, gate and balancers",
+                         .taxonomy = "gating/sparse/composed",
+                         .summary = "a router written out stage by stage"});
+
+}  // namespace collegium::route

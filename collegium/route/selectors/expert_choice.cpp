@@ -1,0 +1,75 @@
+// Each expert takes its own best tokens, so loads are equal by construction. P065.
+// A token may be taken by any number of experts, none included. Ties go to the earlier token.
+//
+// N tokens, E experts, C tokens per expert = ceil(capacity_factor * real tokens / E).
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "collegium/kernels/top_k.h"
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+namespace {
+
+constexpr Selector::Claims kExpertChoiceClaims = {
+    .chooser = Chooser::expert, .reads_bias = true, .is_exactly_balanced = true, .is_causal = false};
+
+class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSelector, Selector> {
+ public:
+  using Interface = Selector;
+  struct Config {
+    double capacity_factor = 2.0;
+    void visit(Fields& field) {
+      field("capacity_factor", capacity_factor,
+            {.help = "mean experts per token: each expert takes capacity_factor * tokens / experts tokens",
+             .unit = "experts", .min = 1e-6});
+    }
+  };
+
+  ExpertChoiceSelector(const Config& config, const StageInputs& in) : factor_(config.capacity_factor) {
+    require(factor_ <= static_cast<double>(in.n_experts), "expert_choice: capacity_factor = ", factor_,
+            " is more than the ", in.n_experts, " experts there are: a token can be taken once by each");
+  }
+
+  Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) override {
+    auto compared_NE = scores.score_NE.detach();
+    if (bias_E.defined()) compared_NE = compared_NE + bias_E.detach().to(compared_NE);
+    const auto E = compared_NE.size(1);
+    const auto ints = compared_NE.options().dtype(at::kLong);
+    const auto real_M =
+        context.mask_N.defined() ? context.mask_N.nonzero().flatten() : at::arange(compared_NE.size(0), ints);
+    const auto M = real_M.size(0);
+    const auto wanted = std::ceil(factor_ * static_cast<double>(M) / static_cast<double>(E) - 1e-9);
+    const auto C = std::min(M, static_cast<int64_t>(wanted));
+    // Rows are experts here, so the lower "expert id" of the tie rule is the earlier token.
+    const auto chosen = kernels::top_k(compared_NE.index_select(0, real_M).t().contiguous(), C);
+    const auto token_EC = real_M.index_select(0, chosen.expert_NK.reshape({-1}));
+    const auto expert_EC = at::arange(E, ints).unsqueeze(1).expand({E, C}).reshape({-1});
+    const auto rank_EC = at::arange(C, ints).unsqueeze(0).expand({E, C}).reshape({-1});
+    const auto score_EC = chosen.score_NK.reshape({-1});
+    const auto margin_EC = (chosen.score_NK - chosen.runner_up_N.unsqueeze(1)).reshape({-1});
+    // Inside an expert the decision is ascending in the token.
+    const auto order = (expert_EC * std::max<int64_t>(1, compared_NE.size(0)) + token_EC).argsort();
+    const auto sorted = [&](const Tensor& t) { return t.index_select(0, order); };
+    return {sorted(token_EC), sorted(expert_EC), sorted(rank_EC), sorted(score_EC), sorted(margin_EC)};
+  }
+  Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
+  Claims claims() const override { return kExpertChoiceClaims; }
+  double choices_per_token() const override { return factor_; }
+
+ private:
+  double factor_;
+};
+
+}  // namespace
+
+extern constinit const Entry<Selector> selector_expert_choice =
+    entry<ExpertChoiceSelector>({.name = "expert_choice",
+                                 .paper = 65,
+                                 .source = "Zhou 2022 (Expert Choice), section 3.2",
+                                 .taxonomy = "gating/sparse/expert choice",
+                                 .summary = "each expert takes its own best tokens, a fixed number of them",
+                                 .claims = kExpertChoiceClaims});
+
+}  // namespace collegium::route

@@ -1,0 +1,61 @@
+// Each token takes the k experts with the highest score plus selection bias. Ties go to the lower expert id.
+// The bias selects and never weighs: gates read the scores, not what was compared here (P084, eq. 3).
+//
+// N tokens, E experts, K choices, A = real tokens * K.
+#include <ATen/ATen.h>
+
+#include "collegium/kernels/top_k.h"
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+namespace {
+
+constexpr Selector::Claims kTopKClaims = {.chooser = Chooser::token, .reads_bias = true};
+
+class TopKSelector final : public Selector, public Makes<TopKSelector, Selector> {
+ public:
+  using Interface = Selector;
+  struct Config {
+    int64_t k = 2;
+    void visit(Fields& field) { field("k", k, {.help = "experts per token", .unit = "experts", .min = 1}); }
+  };
+
+  TopKSelector(const Config& config, const StageInputs& in) : k_(config.k) {
+    require(k_ <= in.n_experts, "top_k: k = ", k_, " is more than the ", in.n_experts, " experts there are");
+  }
+
+  Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) override {
+    auto compared_NE = scores.score_NE.detach();
+    if (bias_E.defined()) compared_NE = compared_NE + bias_E.detach().to(compared_NE);
+    const auto N = compared_NE.size(0);
+    const auto chosen = kernels::top_k(compared_NE, k_);
+    const auto ints = chosen.expert_NK.options();
+    auto token_NK = at::arange(N, ints).unsqueeze(1).expand({N, k_});
+    auto rank_NK = at::arange(k_, ints).unsqueeze(0).expand({N, k_});
+    auto margin_NK = chosen.score_NK - chosen.runner_up_N.unsqueeze(1);
+    if (!context.mask_N.defined())
+      return {token_NK.reshape({-1}), chosen.expert_NK.reshape({-1}), rank_NK.reshape({-1}),
+              chosen.score_NK.reshape({-1}), margin_NK.reshape({-1})};
+    const auto real = context.mask_N.nonzero().flatten();
+    const auto rows = [&](const Tensor& t_NK) { return t_NK.index_select(0, real).reshape({-1}); };
+    return {rows(token_NK), rows(chosen.expert_NK), rows(rank_NK), rows(chosen.score_NK), rows(margin_NK)};
+  }
+  Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
+  Claims claims() const override { return kTopKClaims; }
+  double choices_per_token() const override { return static_cast<double>(k_); }
+
+ private:
+  int64_t k_;
+};
+
+}  // namespace
+
+extern constinit const Entry<Selector> selector_top_k =
+    entry<TopKSelector>({.name = "top_k",
+                         .paper = 106,
+                         .source = "Shazeer 2017, eq. 5; Fedus 2021 (k = 1), eq. 2",
+                         .taxonomy = "gating/sparse/token choice",
+                         .summary = "each token takes its k best experts",
+                         .claims = kTopKClaims});
+
+}  // namespace collegium::route

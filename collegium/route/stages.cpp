@@ -1,0 +1,51 @@
+#include "collegium/route/stages.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+
+#include "collegium/route/router.h"
+
+namespace collegium::route {
+namespace {
+
+using Words = std::vector<std::pair<std::string, std::string>>;
+std::string yes_no(bool value) { return value ? "yes" : "no"; }
+
+}  // namespace
+
+int64_t n_real(const Context& context, int64_t n_tokens) {
+  return context.mask_N.defined() ? context.mask_N.sum().item<int64_t>() : n_tokens;
+}
+
+at::ScalarType router_dtype(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+std::span<const std::string_view> enum_names(ScoreKind) {
+  static constexpr std::array<std::string_view, 4> names = {"none", "softmax", "sigmoid", "relu"};
+  return names;
+}
+
+std::span<const std::string_view> enum_names(Chooser) {
+  static constexpr std::array<std::string_view, 3> names = {"token", "expert", "nobody"};
+  return names;
+}
+
+Words Selector::Claims::describe() const {
+  return {{"chosen by", std::string(enum_names(chooser)[static_cast<size_t>(chooser)])},
+          {"reads the selection bias", yes_no(reads_bias)},
+          {"balance is exact", yes_no(is_exactly_balanced)},
+          {"causal", yes_no(is_causal)}};
+}
+
+Words Capacity::Claims::describe() const {
+  return {{"may drop", yes_no(may_drop)}, {"causal", yes_no(is_causal)}};
+}
+
+Words Router::Claims::describe() const {
+  return {{"chosen by", std::string(enum_names(chooser)[static_cast<size_t>(chooser)])},
+          {"balance is exact", yes_no(is_exactly_balanced)},
+          {"causal", yes_no(is_causal)},
+          {"needs token ids", yes_no(needs_token_ids)}};
+}
+
+}  // namespace collegium::route

@@ -1,0 +1,167 @@
+// The five stages of a router. A paper's router is a composition of them; a stage never asks which other stage
+// it stands beside. What a stage needs and gives is stated as facts, and `Router` checks them when it is built.
+//
+// N tokens, D model width, E experts, R kept assignments, G groups (sequences).
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/core/TensorBody.h>
+
+#include <memory>
+#include <string>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "collegium/base/catalogue.h"
+#include "collegium/base/parameters.h"
+#include "collegium/base/random.h"
+#include "collegium/route/context.h"
+#include "collegium/route/decision.h"
+
+namespace collegium::route {
+
+/// What every stage is built from.
+struct StageInputs {
+  int64_t d_model = 0, n_experts = 0;
+  Random random{0};
+  at::TensorOptions options;  ///< dtype and device of the parameters
+};
+
+/// The dtype a router computes in: double stays double, everything else is float32, however the model computes
+/// (selective precision, P106 section 2.4).
+at::ScalarType router_dtype(const Tensor& x);
+
+/// What scores mean; losses and selectors may insist on one.
+enum class ScoreKind { none, softmax, sigmoid, relu };
+std::span<const std::string_view> enum_names(ScoreKind);
+
+/// How well each expert suits each token.
+struct Scores {
+  Tensor logit_NE;  ///< before the score function; undefined when the scorer has none
+  Tensor score_NE;  ///< after it, >= 0, in router_dtype; undefined when the scorer has none
+  ScoreKind kind = ScoreKind::none;
+  int64_t n_tokens = 0, n_experts = 0;
+};
+
+/// Facts of a built stage that composition is checked by.
+struct Needs {
+  std::vector<ScoreKind> scores;  ///< kinds of score the stage can work with; empty = it reads none
+  bool token_ids = false;
+  bool selection_bias = false;    ///< a balancer that moves a bias which the selector must read
+};
+
+// --- Scorer -------------------------------------------------------------------------------------------------------
+
+class Scorer {
+ public:
+  using Interface = Scorer;
+  using Inputs = StageInputs;
+  struct Claims {
+    std::vector<std::pair<std::string, std::string>> describe() const { return {}; }
+  };
+  virtual ~Scorer() = default;
+  /// x_ND of any floating dtype.
+  virtual Scores score(const Tensor& x_ND, const Context& context) = 0;
+  virtual ScoreKind kind() const = 0;
+  virtual Needs needs() const { return {}; }
+  /// Multiply-adds per token, for the plan.
+  virtual double flops_per_token() const { return 0; }
+  virtual void collect(ParameterList&) {}
+};
+
+// --- Selector -----------------------------------------------------------------------------------------------------
+
+enum class Chooser { token, expert, nobody };
+std::span<const std::string_view> enum_names(Chooser);
+
+class Selector {
+ public:
+  using Interface = Selector;
+  using Inputs = StageInputs;
+  struct Claims {
+    Chooser chooser = Chooser::token;
+    bool reads_bias = false;     ///< adds the balancers' bias before it compares
+    bool is_exactly_balanced = false;  ///< loads differ by at most one by construction
+    bool is_causal = true;       ///< a token's choice does not depend on later tokens
+    std::vector<std::pair<std::string, std::string>> describe() const;
+  };
+  virtual ~Selector() = default;
+  /// bias_E is undefined or [E]; it changes who is chosen, never how much the choice counts.
+  virtual Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) = 0;
+  virtual Needs needs() const = 0;
+  virtual Claims claims() const = 0;
+  /// Mean number of experts asked for per token, for the plan.
+  virtual double choices_per_token() const = 0;
+  virtual void collect(ParameterList&) {}
+};
+
+// --- Gate ---------------------------------------------------------------------------------------------------------
+
+class Gate {
+ public:
+  using Interface = Gate;
+  using Inputs = StageInputs;
+  struct Claims {
+    std::vector<std::pair<std::string, std::string>> describe() const { return {}; }
+  };
+  virtual ~Gate() = default;
+  /// Weight of each kept assignment, [R], with the gradient of the scores.
+  virtual Tensor weigh(const Scores& scores, const Decision& decision, const Context& context) = 0;
+  virtual Needs needs() const = 0;
+  virtual void collect(ParameterList&) {}
+};
+
+// --- Capacity -----------------------------------------------------------------------------------------------------
+
+class Capacity {
+ public:
+  using Interface = Capacity;
+  using Inputs = StageInputs;
+  struct Claims {
+    bool may_drop = false;
+    bool is_causal = true;  ///< a token's place does not depend on later tokens
+    std::vector<std::pair<std::string, std::string>> describe() const;
+  };
+  virtual ~Capacity() = default;
+  /// May drop (with a reason) or reroute; never asks for more than `decision` did.
+  virtual Decision apply(const Decision& decision, const Scores& scores, const Context& context) = 0;
+  virtual Needs needs() const { return {}; }
+  virtual Claims claims() const = 0;
+};
+
+// --- Balancer -----------------------------------------------------------------------------------------------------
+
+/// One auxiliary loss of a layer: `value` is weighted and carries a gradient, `raw` is for people.
+struct LossTerm {
+  std::string name;
+  Tensor value;  ///< scalar, coefficient applied
+  double raw = 0;
+};
+
+/// A life cycle: loss and observe in each forward pass (observe only in Phase::train), step once per optimiser step.
+/// All state is in buffers, so it is in the checkpoint.
+class Balancer {
+ public:
+  using Interface = Balancer;
+  using Inputs = StageInputs;
+  struct Claims {
+    std::vector<std::pair<std::string, std::string>> describe() const { return {}; }
+  };
+  virtual ~Balancer() = default;
+  virtual std::vector<LossTerm> loss(const Scores&, const Decision&, const Context&) { return {}; }
+  virtual void observe(const Decision&, const Context&) {}
+  virtual void step() {}
+  /// Added to the scores for selection only; undefined = none.
+  virtual Tensor bias_E() const { return {}; }
+  virtual Needs needs() const = 0;
+  virtual void collect(ParameterList&) {}
+};
+
+// The lists: a new stage adds its address to one of them (scorers.cpp, selectors.cpp, …).
+Entries<Scorer> scorers();
+Entries<Selector> selectors();
+Entries<Gate> gates();
+Entries<Capacity> capacities();
+Entries<Balancer> balancers();
+
+}  // namespace collegium::route

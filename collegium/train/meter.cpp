@@ -1,0 +1,121 @@
+#include "collegium/train/meter.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <numeric>
+
+namespace collegium::train {
+namespace {
+
+std::vector<double> shares(const std::vector<int64_t>& count_E) {
+  const auto total = static_cast<double>(std::accumulate(count_E.begin(), count_E.end(), int64_t{0}));
+  std::vector<double> out(count_E.size());
+  for (size_t e = 0; e < out.size(); ++e) out[e] = total > 0 ? static_cast<double>(count_E[e]) / total : 0;
+  return out;
+}
+
+void add_counts(std::vector<int64_t>& sum_E, const Tensor& count_E) {
+  sum_E.resize(static_cast<size_t>(count_E.size(0)));
+  const auto* data = count_E.const_data_ptr<int64_t>();
+  for (size_t e = 0; e < sum_E.size(); ++e) sum_E[e] += data[e];
+}
+
+}  // namespace
+
+double normalised_entropy(const std::vector<double>& share_E) {
+  if (share_E.size() < 2) return 1;
+  double entropy = 0, total = 0;
+  for (const auto share : share_E) {
+    total += share;
+    if (share > 0) entropy -= share * std::log(share);
+  }
+  return total > 0 ? entropy / std::log(static_cast<double>(share_E.size())) : 1;
+}
+
+double max_violation(const std::vector<double>& share_E) {
+  const auto total = std::accumulate(share_E.begin(), share_E.end(), 0.0);
+  if (share_E.empty() || total == 0) return 0;
+  return *std::max_element(share_E.begin(), share_E.end()) * static_cast<double>(share_E.size()) / total - 1;
+}
+
+void Meter::add(double nats, int64_t n_targets, int64_t bytes, int64_t n_real, const model::ModelOutput& output) {
+  nats_ += nats, n_targets_ += n_targets, bytes_ += bytes, n_real_ += n_real, ++passes_;
+  for (const auto& term : output.losses) {
+    auto& [sum, count] = aux_[term.name.substr(term.name.find(": ") + 2)];
+    sum += term.raw, ++count;
+  }
+  layers_.resize(std::max(layers_.size(), output.decisions.size()));
+  for (size_t l = 0; l < output.decisions.size(); ++l) {
+    add_counts(layers_[l].kept, output.decisions[l].kept_E());
+    add_counts(layers_[l].asked, output.decisions[l].asked_E());
+  }
+}
+
+void Meter::merge(const Meter& other) {
+  nats_ += other.nats_, n_targets_ += other.n_targets_, bytes_ += other.bytes_, n_real_ += other.n_real_;
+  passes_ += other.passes_;
+  for (const auto& [name, sum] : other.aux_) aux_[name].first += sum.first, aux_[name].second += sum.second;
+  layers_.resize(std::max(layers_.size(), other.layers_.size()));
+  for (size_t l = 0; l < other.layers_.size(); ++l) {
+    const auto add = [](std::vector<int64_t>& to, const std::vector<int64_t>& from) {
+      to.resize(std::max(to.size(), from.size()));
+      for (size_t e = 0; e < from.size(); ++e) to[e] += from[e];
+    };
+    add(layers_[l].kept, other.layers_[l].kept);
+    add(layers_[l].asked, other.layers_[l].asked);
+  }
+}
+
+double Meter::bits_per_byte() const { return bytes_ ? nats_ / M_LN2 / static_cast<double>(bytes_) : 0; }
+
+nlohmann::json Meter::row() const {
+  nlohmann::json out = {{"loss", loss()}, {"bpb", bits_per_byte()}};
+  for (const auto& [name, sum] : aux_) out["aux"][name] = sum.first / static_cast<double>(sum.second);
+  out["layers"] = nlohmann::json::array();
+  for (const auto& layer : layers_) {
+    const auto load = shares(layer.kept);
+    const auto kept = static_cast<double>(std::accumulate(layer.kept.begin(), layer.kept.end(), int64_t{0}));
+    const auto asked = static_cast<double>(std::accumulate(layer.asked.begin(), layer.asked.end(), int64_t{0}));
+    out["layers"].push_back({{"load", load},
+                             {"dropped", asked > 0 ? 1 - kept / asked : 0.0},
+                             {"entropy", normalised_entropy(load)},
+                             {"max_violation", max_violation(load)},
+                             {"per_token", n_real_ ? kept / static_cast<double>(n_real_) : 0.0}});
+  }
+  return out;
+}
+
+std::vector<double> Meter::mean_load() const {
+  std::vector<double> out;
+  for (const auto& layer : layers_) {
+    const auto load = shares(layer.kept);
+    if (out.empty()) out.resize(load.size());
+    if (load.size() != out.size()) continue;
+    for (size_t e = 0; e < out.size(); ++e) out[e] += load[e];
+  }
+  const auto total = std::accumulate(out.begin(), out.end(), 0.0);
+  if (total > 0)
+    for (auto& share : out) share /= total;
+  return out;
+}
+
+nlohmann::json Meter::state() const {
+  nlohmann::json layers = nlohmann::json::array(), aux = nlohmann::json::object();
+  for (const auto& l : layers_) layers.push_back({{"kept", l.kept}, {"asked", l.asked}});
+  for (const auto& [name, sum] : aux_) aux[name] = {sum.first, sum.second};
+  return {{"nats", nats_}, {"n_targets", n_targets_}, {"bytes", bytes_}, {"n_real", n_real_},
+          {"passes", passes_}, {"aux", aux}, {"layers", layers}};
+}
+
+Meter Meter::from_state(const nlohmann::json& state) {
+  Meter m;
+  m.nats_ = state.at("nats"), m.n_targets_ = state.at("n_targets"), m.bytes_ = state.at("bytes");
+  m.n_real_ = state.at("n_real"), m.passes_ = state.at("passes");
+  for (const auto& [name, sum] : state.at("aux").items()) m.aux_[name] = {sum[0].get<double>(), sum[1].get<int64_t>()};
+  for (const auto& l : state.at("layers"))
+    m.layers_.push_back({l.at("kept").get<std::vector<int64_t>>(), l.at("asked").get<std::vector<int64_t>>()});
+  return m;
+}
+
+}  // namespace collegium::train

@@ -1,0 +1,251 @@
+#include "collegium/train/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <cmath>
+#include <iomanip>
+#include <set>
+#include <sstream>
+
+namespace collegium::train {
+namespace {
+
+struct MovedBatch {
+  Tensor input_BT, target_N, mask_BT;
+};
+
+MovedBatch moved(const data::Batch& batch, at::Device device) {
+  return {batch.input_BT.to(device), batch.target_BT.reshape({-1}).to(device), batch.mask_BT.to(device)};
+}
+
+std::string short_number(double value) {
+  std::ostringstream out;
+  if (value >= 1e6) out << std::fixed << std::setprecision(2) << value / 1e6 << "M";
+  else if (value >= 1e4) out << std::fixed << std::setprecision(1) << value / 1e3 << "k";
+  else out << std::fixed << std::setprecision(value < 100 ? 3 : 0) << value;
+  return out.str();
+}
+
+}  // namespace
+
+std::span<const std::string_view> enum_names(Precision) {
+  static constexpr std::array<std::string_view, 2> names = {"fp32", "bf16"};
+  return names;
+}
+
+at::ScalarType compute_type(Precision precision) { return precision == Precision::bf16 ? at::kBFloat16 : at::kFloat; }
+
+void TrainConfig::visit(Fields& field) {
+  field("steps", steps, {.help = "optimiser steps", .unit = "steps", .min = 1});
+  field("batch_size", batch_size, {.help = "sequences per forward pass", .unit = "sequences", .min = 1});
+  field("context", context, {.help = "tokens per sequence", .unit = "tokens", .min = 1});
+  field("accumulation", accumulation, {.help = "forward passes per optimiser step", .min = 1});
+  field("optimizer", optimizer, {.help = "how gradients become steps", .catalogue = "optimizers"});
+  field("schedule", schedule, {.help = "learning rate over the run", .catalogue = "schedules"});
+  field("clip", clip, {.help = "gradients are scaled down to this norm; 0 = never", .min = 0});
+  field("precision", precision, {.help = "arithmetic of the model; routers, norms and losses stay in float32"});
+  field("eval_every", eval_every, {.help = "steps between evaluations; 0 = only at the end", .unit = "steps", .min = 0});
+  field("eval_windows", eval_windows, {.help = "held-out sequences per evaluation; 0 = all", .min = 0});
+  field("log_every", log_every, {.help = "steps between rows of metrics", .unit = "steps", .min = 1});
+  field("save_every", save_every, {.help = "steps between checkpoints; 0 = only at the end", .unit = "steps", .min = 0});
+  field("keep", keep, {.help = "checkpoints kept", .min = 2});
+}
+
+Trainer::Trainer(TrainConfig config, model::LanguageModel& model, const data::BatchStream& train,
+                 const data::EvalStream& held_out, uint64_t seed, at::Device device)
+    : config_(std::move(config)), model_(model), train_(train), held_out_(held_out), random_(Random(seed).at("noise")),
+      device_(device), parameters_(parameters_of(model)) {
+  std::vector<ParameterRef> trained;
+  for (const auto& p : parameters_)
+    if (p.trained()) trained.push_back(p);
+  optimizer_ = find(optimizers(), config_.optimizer, "optimizer").make(config_.optimizer, {trained});
+  schedule_ = find(schedules(), config_.schedule, "schedule").make(config_.schedule, {config_.steps});
+}
+
+bool Trainer::train_step(Meter& meter) {
+  for (const auto& p : parameters_) p.tensor->mutable_grad().reset();
+  Meter fresh;
+  const auto share = 1.0 / static_cast<double>(config_.accumulation);
+  for (int64_t micro = 0; micro < config_.accumulation; ++micro) {
+    const auto batch = train_.batch(step_, micro);
+    const auto at_device = moved(batch, device_);
+    const model::ModelContext context{.phase = route::Phase::train,
+                                      .random = random_.at(static_cast<uint64_t>(step_)).at(static_cast<uint64_t>(micro)),
+                                      .compute = compute_type(config_.precision)};
+    const auto out = model_.forward(at_device.input_BT, context);
+    auto loss = model::token_losses(model_, out.hidden_ND, at_device.target_N).mean();
+    const auto nats = loss.item<double>();
+    if (!std::isfinite(nats)) return false;
+    fresh.add(nats * static_cast<double>(batch.n_targets), batch.n_targets, batch.bytes, batch.n_targets, out);
+    for (const auto& term : out.losses) loss = loss + term.value.to(loss);
+    (loss * share).backward();
+  }
+  std::vector<Tensor> gradients;
+  for (const auto& p : parameters_)
+    if (p.trained() && p.tensor->grad().defined()) gradients.push_back(p.tensor->grad());
+  const at::NoGradGuard no_grad;
+  gradient_norm_ = at::stack(at::_foreach_norm(gradients)).norm().item<double>();
+  if (!std::isfinite(gradient_norm_)) return false;
+  if (config_.clip > 0 && gradient_norm_ > config_.clip) at::_foreach_mul_(gradients, config_.clip / gradient_norm_);
+  optimizer_->step(schedule_->factor(step_));
+  model_.step();
+  ++step_;
+  tokens_ += fresh.n_targets();
+  meter.merge(fresh);
+  return true;
+}
+
+Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted) {
+  const at::NoGradGuard no_grad;
+  Evaluation out;
+  for (int64_t i = 0; i < held_out_.n_batches(); ++i) {
+    if (is_interrupted && is_interrupted()) break;
+    const auto batch = held_out_.batch(i);
+    const auto at_device = moved(batch, device_);
+    const auto result = model_.forward(at_device.input_BT, {.phase = route::Phase::evaluate,
+                                                            .mask_BT = at_device.mask_BT,
+                                                            .compute = compute_type(config_.precision)});
+    const auto loss_N = model::token_losses(model_, result.hidden_ND, at_device.target_N);
+    const auto nats = (loss_N.to(at::kDouble) * at_device.mask_BT.reshape({-1})).sum().item<double>();
+    out.meter.add(nats, batch.n_targets, batch.bytes, batch.n_targets, result);
+  }
+  return out;
+}
+
+nlohmann::json Trainer::row(std::string_view kind, const Meter& meter) const {
+  nlohmann::json out = {{"kind", kind}, {"step", step_}, {"tokens", tokens_}};
+  if (kind == "train")
+    out["lr"] = optimizer_->learning_rate() * schedule_->factor(step_ - 1), out["grad_norm"] = gradient_norm_;
+  out.update(meter.row());
+  return out;
+}
+
+io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
+  io::CheckpointData out;
+  out.step = step_;
+  out.weights = save_tensors(parameters_);
+  out.state = save_tensors(parameters_of(*optimizer_));
+  out.meta = sinks.meta.is_null() ? nlohmann::json::object() : sinks.meta;
+  const auto cursor = train_.cursor(step_);
+  out.meta["loop"] = {{"step", step_}, {"tokens", tokens_}, {"gradient_norm", gradient_norm_},
+                      {"cursor", {{"epoch", cursor.epoch}, {"index", cursor.index}}}, {"meter", meter_.state()},
+                      {"evaluation_due", evaluation_due_},
+                      {"metrics_bytes", sinks.metrics ? sinks.metrics->size() : 0}};
+  if (train_bpb_) out.meta["loop"]["train_bpb"] = *train_bpb_;
+  if (valid_bpb_) out.meta["loop"]["valid_bpb"] = *valid_bpb_;
+  return out;
+}
+
+void Trainer::restore(const io::CheckpointData& data, io::JsonLines* metrics) {
+  load_tensors(parameters_, data.weights, "checkpoint weights");
+  load_tensors(parameters_of(*optimizer_), data.state, "checkpoint optimiser state");
+  const auto& loop = data.meta.at("loop");
+  step_ = loop.at("step"), tokens_ = loop.at("tokens"), gradient_norm_ = loop.at("gradient_norm");
+  meter_ = Meter::from_state(loop.at("meter"));
+  evaluation_due_ = loop.at("evaluation_due");
+  if (loop.contains("train_bpb")) train_bpb_ = loop.at("train_bpb").get<double>();
+  if (loop.contains("valid_bpb")) valid_bpb_ = loop.at("valid_bpb").get<double>();
+  if (metrics) metrics->truncate_to(loop.at("metrics_bytes").get<uint64_t>());
+}
+
+TrainResult Trainer::run(const TrainSinks& sinks) {
+  TrainResult result;
+  const auto started = sinks.clock();
+  double busy = 0, since_row = 0;
+  int64_t tokens_here = 0, tokens_since_row = 0;
+  const auto say = [&](const std::string& line) { if (sinks.progress) sinks.progress->note(line); };
+  const auto save = [&] {
+    if (sinks.checkpoints.empty()) return;
+    if (sinks.metrics) sinks.metrics->flush();
+    const auto before = sinks.clock();
+    io::save_checkpoint(*sinks.fs, sinks.checkpoints, snapshot(sinks), config_.keep);
+    if (sinks.timing) sinks.timing->append({{"step", step_}, {"save_seconds", sinks.clock() - before}});
+  };
+  const auto evaluate_now = [&] {
+    const auto before = sinks.clock();
+    const auto evaluation = evaluate(sinks.is_interrupted);
+    evaluation_due_ = sinks.is_interrupted && sinks.is_interrupted();
+    if (evaluation_due_) return;  // a half evaluation is none
+    valid_bpb_ = evaluation.meter.bits_per_byte();
+    if (sinks.metrics) sinks.metrics->append(row("valid", evaluation.meter));
+    if (sinks.timing) sinks.timing->append({{"step", step_}, {"eval_seconds", sinks.clock() - before}});
+    std::ostringstream line;
+    line << "step " << step_ << ": held-out " << std::fixed << std::setprecision(4) << *valid_bpb_ << " bits per byte";
+    say(line.str());
+  };
+  const auto every = [&](int64_t period) { return period > 0 && step_ % period == 0; };
+
+  if (sinks.progress) sinks.progress->start(config_.steps, "steps", "training", step_);
+  if (evaluation_due_) evaluate_now();
+  while (step_ < config_.steps) {
+    const auto before = sinks.clock();
+    const auto tokens_before = tokens_;
+    if (!train_step(meter_)) {
+      result.reason = StopReason::not_finite;
+      result.problem = text("the ", std::isfinite(gradient_norm_) ? "loss" : "gradient", " of step ", step_ + 1,
+                            " is not a finite number");
+      break;
+    }
+    const auto seconds = sinks.clock() - before;
+    busy += seconds, since_row += seconds;
+    tokens_here += tokens_ - tokens_before, tokens_since_row += tokens_ - tokens_before;
+
+    if (sinks.progress)
+      sinks.progress->update(step_, {{"loss", short_number(meter_.loss())},
+                                     {"bpb", short_number(meter_.bits_per_byte())},
+                                     {"held-out", valid_bpb_ ? short_number(*valid_bpb_) : "-"},
+                                     {"", short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)) + " tok/s"}},
+                             meter_.mean_load());
+    const bool is_last = step_ == config_.steps;
+    if (every(config_.log_every) || is_last) {
+      train_bpb_ = meter_.bits_per_byte();
+      if (sinks.metrics) sinks.metrics->append(row("train", meter_));
+      if (sinks.timing)
+        sinks.timing->append({{"step", step_}, {"seconds", sinks.clock() - started},
+                              {"tokens_per_second", static_cast<double>(tokens_since_row) / std::max(since_row, 1e-9)}});
+      meter_ = {}, since_row = 0, tokens_since_row = 0;
+    }
+    // An evaluation comes before the save of the same step, so that a resumed run does not repeat its row.
+    if (every(config_.eval_every) || is_last) evaluate_now();
+    if (sinks.is_interrupted && sinks.is_interrupted()) {
+      save();
+      if (!is_last) {
+        result.reason = StopReason::interrupted;
+        break;
+      }
+    } else if (every(config_.save_every) || is_last) {
+      save();
+    }
+  }
+  if (sinks.progress) sinks.progress->finish();
+  result.step = step_, result.tokens = tokens_;
+  result.tokens_per_second = busy > 0 ? static_cast<double>(tokens_here) / busy : 0;
+  result.train_bpb = train_bpb_, result.valid_bpb = valid_bpb_;
+  return result;
+}
+
+void load_tensors(const std::vector<ParameterRef>& items, const std::vector<io::NamedTensor>& from,
+                  std::string_view what) {
+  const at::NoGradGuard no_grad;
+  std::set<std::string> used;
+  for (const auto& item : items) {
+    const auto found = std::find_if(from.begin(), from.end(), [&](const auto& t) { return t.name == item.name; });
+    if (found == from.end()) fail(ErrorKind::data, what, ": tensor '", item.name, "' is missing");
+    if (found->tensor.sizes() != item.tensor->sizes())
+      fail(ErrorKind::data, what, ": tensor '", item.name, "' is ", found->tensor.sizes(), ", the model needs ",
+           item.tensor->sizes());
+    item.tensor->copy_(found->tensor);
+    used.insert(item.name);
+  }
+  for (const auto& t : from)
+    if (!used.count(t.name)) fail(ErrorKind::data, what, ": tensor '", t.name, "' has no place in this model");
+}
+
+std::vector<io::NamedTensor> save_tensors(const std::vector<ParameterRef>& items) {
+  std::vector<io::NamedTensor> out;
+  for (const auto& item : items) out.push_back({item.name, item.tensor->detach().cpu().contiguous()});
+  return out;
+}
+
+}  // namespace collegium::train

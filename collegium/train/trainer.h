@@ -1,0 +1,109 @@
+// The training loop: batches in, steps out; metrics, evaluations and checkpoints on the way. Everything random is a
+// function of (seed, step), so a run that was killed and resumed ends bitwise where it would have ended.
+#pragma once
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "collegium/base/config.h"
+#include "collegium/base/progress.h"
+#include "collegium/data/batch.h"
+#include "collegium/io/checkpoint.h"
+#include "collegium/io/jsonl.h"
+#include "collegium/model/language_model.h"
+#include "collegium/train/meter.h"
+#include "collegium/train/optimizer.h"
+
+namespace collegium::train {
+
+enum class Precision { fp32, bf16 };
+std::span<const std::string_view> enum_names(Precision);
+at::ScalarType compute_type(Precision precision);
+
+struct TrainConfig {
+  int64_t steps = 500, batch_size = 16, context = 256, accumulation = 1;
+  Named optimizer{.name = "adamw"}, schedule{.name = "cosine"};
+  double clip = 1.0;
+  Precision precision = Precision::fp32;
+  int64_t eval_every = 100, eval_windows = 0, log_every = 10, save_every = 100, keep = 2;
+  void visit(Fields& field);
+};
+
+/// One pass over held-out windows.
+struct Evaluation {
+  Meter meter;
+  double seconds = 0;
+};
+
+/// Where a run goes and who listens. Everything but `clock` may be absent.
+struct TrainSinks {
+  io::FileSystem* fs = nullptr;
+  io::Path checkpoints;                     ///< empty = none are written
+  io::JsonLines* metrics = nullptr;         ///< rows that a resumed run repeats bitwise
+  io::JsonLines* timing = nullptr;          ///< seconds and speed, which it cannot
+  Progress* progress = nullptr;
+  std::function<bool()> is_interrupted;     ///< asked after each step
+  Clock clock;
+  nlohmann::json meta;                      ///< stored in each checkpoint beside the loop's own state
+};
+
+enum class StopReason { finished, interrupted, not_finite };
+
+struct TrainResult {
+  StopReason reason = StopReason::finished;
+  int64_t step = 0, tokens = 0;
+  double tokens_per_second = 0;             ///< of this process, evaluations and saves not counted
+  std::optional<double> train_bpb, valid_bpb;
+  std::string problem;                      ///< for not_finite: what was not a number, and when
+};
+
+class Trainer {
+ public:
+  /// model and streams must outlive the trainer. `seed` is for noise in routing; the streams have their own.
+  Trainer(TrainConfig config, model::LanguageModel& model, const data::BatchStream& train,
+          const data::EvalStream& held_out, uint64_t seed, at::Device device);
+
+  /// Puts a checkpoint's weights, optimiser, balancers and loop state in place. An Error of kind data names tensors
+  /// that are missing, extra or of another shape.
+  void restore(const io::CheckpointData& data, io::JsonLines* metrics);
+
+  /// Trains from where it stands to the end, an interrupt, or a loss that is not finite (then the last checkpoint
+  /// holds the last good state).
+  TrainResult run(const TrainSinks& sinks);
+
+  /// Mean loss over the held-out windows; changes no state.
+  Evaluation evaluate(const std::function<bool()>& is_interrupted = {});
+
+  int64_t step() const { return step_; }
+  /// One optimiser step: the loop's body, for benchmarks and tests. False when the loss or gradient is not finite
+  /// (nothing is changed then).
+  bool train_step(Meter& meter);
+
+ private:
+  io::CheckpointData snapshot(const TrainSinks& sinks) const;
+  nlohmann::json row(std::string_view kind, const Meter& meter) const;
+
+  TrainConfig config_;
+  model::LanguageModel& model_;
+  const data::BatchStream& train_;
+  const data::EvalStream& held_out_;
+  Random random_;
+  at::Device device_;
+  std::vector<ParameterRef> parameters_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Schedule> schedule_;
+  int64_t step_ = 0, tokens_ = 0;
+  double gradient_norm_ = 0;
+  bool evaluation_due_ = false;  ///< an interrupt cut the evaluation of this step short: a resumed run repeats it
+  Meter meter_;
+  std::optional<double> train_bpb_, valid_bpb_;
+};
+
+/// Copies named tensors into `items`; an Error of kind data (starting with `what`) lists what does not fit.
+void load_tensors(const std::vector<ParameterRef>& items, const std::vector<io::NamedTensor>& from,
+                  std::string_view what);
+/// The tensors of `items`, detached and on the CPU.
+std::vector<io::NamedTensor> save_tensors(const std::vector<ParameterRef>& items);
+
+}  // namespace collegium::train

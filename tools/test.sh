@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Builds the ci preset and runs every test: fast C++ tests first, then Python.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+tools/build.sh ci
+export COLLEGIUM_CLI=$PWD/build/ci/cli/collegium COLLEGIUM_TEST_INSPECT=$PWD/build/ci/tests/test_inspect
+ctest --test-dir build/ci --output-on-failure
+PYTHONPATH=$PWD/build/ci/python:$PWD/python "$python" -m pytest -q tests/python
