@@ -101,7 +101,7 @@ int dispatch(Commands commands, const std::vector<std::string>& args, const Stre
   const auto split = split_command_line(args);
   const bool json = has_common_flag(split.words, "json");
   const bool color = !has_common_flag(split.words, "no-color");
-  Output out(streams, json, has_common_flag(split.words, "quiet"), color);
+  Output out(streams, json, color);
   if (split.version) {
     out.line(version_text());
     out.json({{"version", version_text()}});
@@ -117,11 +117,12 @@ int dispatch(Commands commands, const std::vector<std::string>& args, const Stre
   const auto& command = find_command(commands, split.command);
   if (split.help || has_common_flag(split.words, "help")) {
     // Help is for people even with --json, which says how to print a result.
-    Output(streams, false, false, color).block(command_help(command, out.terminal()));
+    Output(streams, false, color).block(command_help(command, out.terminal()));
     return 0;
   }
   Arguments arguments(command, commands, streams, out);
   parse_words(split.words, arguments);
+  if (arguments.flag("quiet")) out.be_quiet();
   return command.run(arguments);
 }
 
@@ -129,16 +130,16 @@ int dispatch(Commands commands, const std::vector<std::string>& args, const Stre
 
 std::span<const Option> common_options() { return kCommonOptions; }
 
-Output::Output(const Streams& streams, bool json, bool quiet, bool color)
+Output::Output(const Streams& streams, bool json, bool color)
     : out_(streams.out), err_(streams.err), terminal_(streams.out_terminal), err_terminal_(streams.err_terminal),
-      json_(json), quiet_(quiet) {
+      json_(json) {
   terminal_.color = terminal_.color && color;
   err_terminal_.color = err_terminal_.color && color;
 }
 
-void Output::flushed() {
+void Output::print(std::string_view what) {
   errno = 0;
-  if (out_.flush()) return;
+  if (out_ << what << std::flush) return;
   const auto problem = errno;
   out_.clear();  // the error itself may still have to be printed, as JSON
   if (problem == EPIPE) throw ClosedPipe();
@@ -149,9 +150,7 @@ void Output::flushed() {
 void Output::line(std::string_view text) { block(std::string(text) + "\n"); }
 
 void Output::block(std::string_view text) {
-  if (json_) return;
-  out_ << text;
-  flushed();
+  if (!json_) print(text);
 }
 
 void Output::json(const Json& document) {
@@ -159,8 +158,7 @@ void Output::json(const Json& document) {
   ensure(!printed_json_, "a command printed two JSON documents");
   printed_json_ = true;
   // Text from files need not be UTF-8; a replaced letter is better than no result.
-  out_ << document.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
-  flushed();
+  print(document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void Output::note(std::string_view text) {

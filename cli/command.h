@@ -136,7 +136,7 @@ struct Streams {
 /// command needs no branch.
 class Output {
  public:
-  Output(const Streams& streams, bool json, bool quiet, bool color);
+  Output(const Streams& streams, bool json, bool color);
 
   /// A line of the result on stdout; nothing with --json. A failing stdout throws Error (io), a closed pipe
   /// ClosedPipe.
@@ -152,6 +152,8 @@ class Output {
 
   bool wants_json() const { return json_; }
   bool quiet() const { return quiet_; }
+  /// For the parser: no notes from here on.
+  void be_quiet() { quiet_ = true; }
   /// stdout as commands should draw on it: color and width already decided.
   const Terminal& terminal() const { return terminal_; }
   /// How a TextTable should be drawn on stdout: fitted to a terminal, one row a line in a pipe.
@@ -160,12 +162,12 @@ class Output {
   std::string colored(std::string_view code, std::string_view text) const;
 
  private:
-  void flushed();
+  void print(std::string_view what);
 
   std::ostream& out_;
   std::ostream& err_;
   Terminal terminal_, err_terminal_;
-  bool json_, quiet_, printed_json_ = false;
+  bool json_, quiet_ = false, printed_json_ = false;
 };
 
 /// Thrown by Output when the reader of stdout went away (`collegium list | head -1`): ends the program in silence.

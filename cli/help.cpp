@@ -36,6 +36,14 @@ std::string two_columns(const Terminal& terminal, const std::string& name, const
   return out;
 }
 
+std::string usage_text(const Terminal& terminal, const std::string& usage) {
+  constexpr std::string_view kLabel = "usage: ";
+  std::string out;
+  for (const auto& line : wrap_words(usage, help_width(terminal) - kLabel.size()))
+    out += (out.empty() ? bold(terminal, "usage:") + " " : std::string(kLabel.size(), ' ')) + line + "\n";
+  return out;
+}
+
 std::string paragraphs(const Terminal& terminal, std::string_view prose) {
   std::string out;
   for (size_t at = 0; at < prose.size();) {
@@ -106,7 +114,7 @@ constexpr std::string_view kOptionTable = "| Option | Meaning | Default | Enviro
 std::string version_text() { return text("collegium ", COLLEGIUM_VERSION, " (torch ", TORCH_VERSION, ")"); }
 
 std::string program_help(Commands commands, const Terminal& terminal) {
-  auto out = bold(terminal, "usage:") + " collegium COMMAND [options]\n\n" +
+  auto out = usage_text(terminal, "collegium COMMAND [options]") + "\n" +
              paragraphs(terminal, "Mixture-of-experts models: design, train, generate, explain.");
   for (const auto& group : groups_of(commands)) {
     out += "\n" + bold(terminal, text(group.empty() ? "commands" : group, ":")) + "\n";
@@ -117,12 +125,12 @@ std::string program_help(Commands commands, const Terminal& terminal) {
   out += "\n" + bold(terminal, "options:") + "\n";
   for (const auto& option : common_options()) out += two_columns(terminal, option_name(option), option_help(option));
   out += two_columns(terminal, "    --version", "show the versions of collegium and of torch");
-  out += "\n'collegium COMMAND --help' explains a command.\n";
+  out += "\n" + paragraphs(terminal, "'collegium COMMAND --help' explains a command.");
   return out;
 }
 
 std::string command_help(const Command& command, const Terminal& terminal) {
-  auto out = bold(terminal, "usage:") + " " + usage_line(command) + "\n\n" +
+  auto out = usage_text(terminal, usage_line(command)) + "\n" +
              paragraphs(terminal, command.help.empty() ? command.summary : command.help);
   if (!command.positionals.empty()) out += "\n" + bold(terminal, "arguments:") + "\n";
   for (const auto& positional : command.positionals)

@@ -1,6 +1,6 @@
 #include "cli/parse.h"
 
-#include <CLI/App.hpp>
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -158,7 +158,8 @@ Error rephrased(const Command& command, const CLI::ParseError& problem, const st
   const std::string what = problem.what();
   for (const auto* option : known) {
     const auto dashed = text("--", option->name);
-    if (!what.starts_with(dashed + ":") && !what.starts_with(dashed + " ")) continue;
+    // CLI11 names an option with its dashes in some messages and without them in others.
+    if (!what.starts_with(dashed + ":") && !what.starts_with(text(option->name, " "))) continue;
     return usage_error(option->is_flag() ? text(command.name, ": ", dashed, " takes no value")
                                          : text(command.name, ": ", dashed, " needs a value (", option->value, ")"),
                        help_hint(command));

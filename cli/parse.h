@@ -17,8 +17,8 @@ Split split_command_line(const std::vector<std::string>& args);
 /// The command called `name`; a usage Error names the nearest.
 const Command& find_command(Commands commands, std::string_view name);
 
-/// Whether `words` hold the common flag `name` before a "--". Used to decide about --json, --help and colours before
-/// (and even when) parsing fails.
+/// Whether `words` hold the common flag "--name" before a "--". Decides about --json, --help, --debug and colours
+/// before (and even when) parsing fails.
 bool has_common_flag(const std::vector<std::string>& words, std::string_view name);
 
 /// Fills `arguments` from `words`, then the environment, then the defaults. Throws a usage Error for an unknown

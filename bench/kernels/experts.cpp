@@ -5,7 +5,10 @@
 // median time of ours, and the median and quartiles of the ratios within a turn. Each contender starts from the
 // router's output (expert ids and weights [T, k]) and so pays for its own sorting.
 //
-//   bench_kernels_experts [turns] [threads]
+//   bench_kernels_experts [turns] [threads] [wall|cpu]
+//
+// On a busy machine, 1 thread and `cpu` (the processor's time, which other programs' turns do not count towards)
+// give steadier figures than the clock on the wall.
 //
 // Legend: T tokens, D model width, I expert hidden width, E experts, k choices, R = T k assignments.
 #include <ATen/ATen.h>
@@ -17,6 +20,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <string>
 #include <vector>
@@ -104,8 +108,16 @@ Tensor run_transformers(const Problem& p) {
 
 using Contender = Tensor (*)(const Problem&);
 
-double seconds_of(Contender contender, const Problem& p, bool backward) {
-  const auto begin = std::chrono::steady_clock::now();
+using Clock = double (*)();
+
+double wall_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
+double seconds_of(Contender contender, const Problem& p, bool backward, Clock clock) {
+  const double begin = clock();
   if (backward) {
     const auto out = contender(p);
     torch::autograd::grad({out}, {p.x_TD, p.weight_Tk, p.gate_up_EHD, p.down_EDI}, {p.grad_TD});
@@ -113,7 +125,7 @@ double seconds_of(Contender contender, const Problem& p, bool backward) {
     const at::NoGradGuard no_grad;
     contender(p);
   }
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return clock() - begin;
 }
 
 double quantile(std::vector<double> values, double q) {
@@ -125,11 +137,11 @@ void print_ratio(const std::vector<double>& ratios) {
   std::printf("  %6.2f [%5.2f, %6.2f]", quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75));
 }
 
-void measure(const Problem& p, const char* skew, bool backward, int turns) {
+void measure(const Problem& p, const char* skew, bool backward, int turns, Clock clock) {
   std::vector<double> ours, to_transformers, to_plain;
   for (int turn = -2; turn < turns; ++turn) {  // two turns to warm up
-    const double a = seconds_of(run_ours, p, backward), b = seconds_of(run_transformers, p, backward),
-                 c = seconds_of(run_plain, p, backward);
+    const double a = seconds_of(run_ours, p, backward, clock), b = seconds_of(run_transformers, p, backward, clock),
+                 c = seconds_of(run_plain, p, backward, clock);
     if (turn < 0) continue;
     ours.push_back(a);
     to_transformers.push_back(b / a);
@@ -165,7 +177,9 @@ double worst_difference(const Problem& p) {
 int main(int argc, char** argv) {
   const int turns = argc > 1 ? std::atoi(argv[1]) : 15;
   if (argc > 2) at::set_num_threads(std::atoi(argv[2]));
-  std::printf("%s; %d threads, %d turns, float\n", kernels::isa_report().c_str(), at::get_num_threads(), turns);
+  const bool is_cpu_time = argc > 3 && std::string(argv[3]) == "cpu";
+  std::printf("%s; %d threads, %d turns, float, %s time\n", kernels::isa_report().c_str(), at::get_num_threads(), turns,
+              is_cpu_time ? "processor" : "wall");
   std::printf("ratios: time of the other / time of ours, median [quartiles]; above 1, ours is faster\n\n");
   std::printf("%5s %5s %5s %4s %2s  %-8s %-8s %9s %7s  %-22s  %-22s\n", "T", "D", "I", "E", "k", "skew", "pass", "ours ms",
               "GFLOP/s", "grouped_mm / ours", "plain / ours");
@@ -178,7 +192,7 @@ int main(int argc, char** argv) {
     for (const auto& [name, skew] : skews) {
       const auto problem = make_problem(shape, skew);
       worst = std::max(worst, worst_difference(problem));
-      for (const bool backward : {false, true}) measure(problem, name, backward, turns);
+      for (const bool backward : {false, true}) measure(problem, name, backward, turns, is_cpu_time ? cpu_seconds : wall_seconds);
     }
   std::printf("\nlargest difference from grouped_mm, results and gradients, relative to the largest value: %.1e\n", worst);
 }

@@ -55,7 +55,7 @@ int run_list(const Arguments& arguments) {
 
 extern constinit const Command list_command = {
     .name = "list",
-    .summary = "list the mechanisms: routers, balancers, layers, models",
+    .summary = "list the mechanisms that recipes can name",
     .help = "Lists the mechanisms that recipes can name, with the paper each is from. 'collegium show NAME' explains "
             "one of them.",
     .group = "mechanisms",

@@ -10,18 +10,24 @@ namespace collegium::data {
 namespace {
 
 // \s is written out: PCRE2's own also has U+180E, which Unicode no longer counts as white space.
-constexpr std::string_view kGpt2Expression =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\p{L}\p{N}]+|[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+(?![^\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}])|[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+)";
+constexpr std::string_view kSpace =
+    R"(\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
+
+std::string gpt2_expression() {
+  return text(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^)", kSpace, R"(\p{L}\p{N}]+|[)", kSpace, "]+(?![^",
+              kSpace, "])|[", kSpace, "]+");
+}
 
 }  // namespace
 
 struct Pretokenizer::Code {
   pcre2_code* compiled = nullptr;
   Code() {
+    const auto expression = gpt2_expression();
     int error = 0;
     PCRE2_SIZE offset = 0;
-    compiled = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(kGpt2Expression.data()), kGpt2Expression.size(),
-                             PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+    compiled = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(), PCRE2_UTF | PCRE2_UCP,
+                             &error, &offset, nullptr);
     ensure(compiled != nullptr, "the pre-tokenising expression fails at ", offset);
     pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE);  // without it matching is slower and otherwise equal
   }

@@ -1,5 +1,6 @@
 #include "collegium/io/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -50,7 +51,8 @@ class Watch {
   }
 
   void see_key(const std::string& key) {
-    if (!levels_.back().keys.insert(key).second) fail(ErrorKind::data, what_, ": the key '", key, "' is there twice");
+    if (!levels_.back().keys.insert(key).second)
+      fail(ErrorKind::data, what_, ": the key '", printable(key), "' is there twice");
     if (levels_.size() == 1) keys_.push_back(key);
   }
 
@@ -64,7 +66,22 @@ class Watch {
 std::string plain_message(const Json::exception& e) {
   const std::string_view message = e.what();
   const auto end = message.find("] ");
-  return std::string(end == std::string_view::npos ? message : message.substr(end + 2));
+  return printable(end == std::string_view::npos ? message : message.substr(end + 2), 200);
+}
+
+/// Bytes of the UTF-8 character that `rest` starts with; 0 when it starts with none. C1 controls count as none.
+size_t utf8_length(std::string_view rest) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(rest[i]); };
+  if (byte(0) < 0x80) return 1;
+  const size_t length = byte(0) >= 0xf0 ? 4 : byte(0) >= 0xe0 ? 3 : 2;
+  if (byte(0) < 0xc2 || byte(0) > 0xf4 || rest.size() < length) return 0;
+  for (size_t i = 1; i < length; ++i)
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  // Longer than need be, surrogates, beyond Unicode, C1 controls.
+  const bool is_wrong = (byte(0) == 0xe0 && byte(1) < 0xa0) || (byte(0) == 0xed && byte(1) >= 0xa0) ||
+                        (byte(0) == 0xf0 && byte(1) < 0x90) || (byte(0) == 0xf4 && byte(1) >= 0x90) ||
+                        (byte(0) == 0xc2 && byte(1) < 0xa0);
+  return is_wrong ? 0 : length;
 }
 
 std::string non_finite_name(double v) {
@@ -161,7 +178,22 @@ double number_from(const Json& value) {
   double out = 0;
   if (value.is_number()) return value.get<double>();
   if (read_non_finite(value, out)) return out;
-  fail(ErrorKind::data, "wanted a number, got ", dump_json(value));
+  fail(ErrorKind::data, "wanted a number, got ", printable(dump_json(value)));
+}
+
+std::string printable(std::string_view from_file, size_t limit) {
+  std::string out;
+  for (size_t at = 0; at < from_file.size();) {
+    const auto length = utf8_length(from_file.substr(at));
+    if (out.size() + std::max<size_t>(length, 1) > limit) return out + "...";
+    const auto byte = static_cast<unsigned char>(from_file[at]);
+    if (length == 0 || byte < 0x20 || byte == 0x7f)
+      out += '?';
+    else
+      out += from_file.substr(at, length);
+    at += std::max<size_t>(length, 1);
+  }
+  return out;
 }
 
 Json to_json(const Value& value) {

@@ -39,6 +39,10 @@ std::string dump_json(const nlohmann::json& value, int indent = -1);
 /// A number, or one of the strings that dump_json writes in its place. Throws an Error of kind data.
 double number_from(const nlohmann::json& value);
 
+/// Text from a file as a message may show it: control characters and bytes beyond ASCII that are not UTF-8 become
+/// '?', and at most `limit` bytes are kept, with "..." behind them.
+std::string printable(std::string_view from_file, size_t limit = 120);
+
 /// A configuration value as JSON, and back: from_json(to_json(v)) == v, integers and floats kept apart. A float
 /// that is not finite becomes {"$float": "inf"}, since here a string would come back as a string.
 nlohmann::json to_json(const Value& value);

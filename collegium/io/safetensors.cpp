@@ -107,7 +107,7 @@ class HeaderReader {
     if (!value.is_object()) wrong("__metadata__ must map text to text");
     Metadata out;
     for (const auto& [key, element] : value.items()) {
-      if (!element.is_string()) wrong("__metadata__ '", key, "' must be text, got ", element.type_name());
+      if (!element.is_string()) wrong("__metadata__ '", printable(key), "' must be text, got ", element.type_name());
       out[key] = element.get<std::string>();
     }
     return out;
@@ -116,35 +116,37 @@ class HeaderReader {
   TensorEntry read_entry(const std::string& name, const nlohmann::json& value) const {
     if (!value.is_object() || value.size() != 3 || !value.contains("dtype") || !value.contains("shape") ||
         !value.contains("data_offsets"))
-      wrong("tensor '", name, "' must have dtype, shape and data_offsets, and nothing else");
-    if (!value["dtype"].is_string()) wrong("tensor '", name, "': dtype must be text");
+      wrong("tensor '", printable(name), "' must have dtype, shape and data_offsets, and nothing else");
+    if (!value["dtype"].is_string()) wrong("tensor '", printable(name), "': dtype must be text");
     const auto& type_name = value["dtype"].get_ref<const std::string&>();
     const auto* type = find_dtype(type_name);
-    if (!type) wrong("tensor '", name, "': unknown dtype '", type_name, "' (known: ", known_dtypes(), ")");
+    if (!type)
+      wrong("tensor '", printable(name), "': unknown dtype '", printable(type_name), "' (known: ", known_dtypes(), ")");
 
     const auto shape = read_counts(name, "shape", value["shape"]);
     const auto offsets = read_counts(name, "data_offsets", value["data_offsets"]);
     const auto data_size = file_size_ - data_begin_;
-    if (offsets.size() != 2) wrong("tensor '", name, "': data_offsets must be [begin, end]");
+    if (offsets.size() != 2) wrong("tensor '", printable(name), "': data_offsets must be [begin, end]");
     const auto begin = static_cast<uint64_t>(offsets[0]), end = static_cast<uint64_t>(offsets[1]);
     if (begin > end || end > data_size)
-      wrong("tensor '", name, "': data_offsets [", begin, ", ", end, "] do not lie in the ", data_size,
+      wrong("tensor '", printable(name), "': data_offsets [", begin, ", ", end, "] do not lie in the ", data_size,
             " bytes of data");
     const auto wanted = byte_size(name, shape, type->bytes);
     if (end - begin != wanted)
-      wrong("tensor '", name, "': ", type_name, shape_text(shape), " is ", wanted, " bytes, but data_offsets give ",
-            end - begin);
+      wrong("tensor '", printable(name), "': ", type_name, shape_text(shape), " is ", wanted,
+            " bytes, but data_offsets give ", end - begin);
     return {name, type->type, shape, data_begin_ + begin, data_begin_ + end};
   }
 
   std::vector<int64_t> read_counts(const std::string& name, std::string_view field, const nlohmann::json& list) const {
-    if (!list.is_array()) wrong("tensor '", name, "': ", field, " must be a list");
+    if (!list.is_array()) wrong("tensor '", printable(name), "': ", field, " must be a list");
     std::vector<int64_t> out;
     for (const auto& element : list) {
       // The JSON parser calls exactly the integers from 0 to 2^64-1 unsigned.
       if (!element.is_number_unsigned() ||
           element.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-        wrong("tensor '", name, "': ", field, " must hold integers from 0 to 2^63-1, got ", dump_json(element));
+        wrong("tensor '", printable(name), "': ", field, " must hold integers from 0 to 2^63-1, got ",
+              printable(dump_json(element)));
       out.push_back(element.get<int64_t>());
     }
     return out;
@@ -157,7 +159,7 @@ class HeaderReader {
     for (const auto size : shape) {
       is_empty |= size == 0;
       if (__builtin_mul_overflow(product, std::max<int64_t>(size, 1), &product))
-        wrong("tensor '", name, "': the size of shape ", shape_text(shape), " overflows");
+        wrong("tensor '", printable(name), "': the size of shape ", shape_text(shape), " overflows");
     }
     return is_empty ? 0 : static_cast<uint64_t>(product);
   }
@@ -171,9 +173,9 @@ class HeaderReader {
               [](const auto* a, const auto* b) { return std::pair(a->begin, a->end) < std::pair(b->begin, b->end); });
     auto reached = data_begin_;
     for (const auto* entry : sorted) {
-      if (entry->begin < reached) wrong("tensor '", entry->name, "' overlaps the one before it");
+      if (entry->begin < reached) wrong("tensor '", printable(entry->name), "' overlaps the one before it");
       if (entry->begin > reached)
-        wrong("a hole of ", entry->begin - reached, " bytes before tensor '", entry->name, "'");
+        wrong("a hole of ", entry->begin - reached, " bytes before tensor '", printable(entry->name), "'");
       reached = entry->end;
     }
     if (reached != file_size_) wrong(file_size_ - reached, " bytes at the end belong to no tensor");
@@ -190,8 +192,8 @@ void check_bools(const TensorEntry& entry, Bytes bytes, std::string_view what) {
   if (entry.type != at::kBool) return;
   const auto bad = std::find_if(bytes.begin(), bytes.end(), [](std::byte b) { return std::to_integer<int>(b) > 1; });
   if (bad != bytes.end())
-    fail(ErrorKind::data, what, ": tensor '", entry.name, "' is BOOL, but its byte ", bad - bytes.begin(), " is ",
-         std::to_integer<int>(*bad));
+    fail(ErrorKind::data, what, ": tensor '", printable(entry.name), "' is BOOL, but its byte ", bad - bytes.begin(),
+         " is ", std::to_integer<int>(*bad));
 }
 
 std::span<std::byte> storage_of(const Tensor& tensor) {

@@ -1,5 +1,6 @@
 #include "collegium/recipe/toml.h"
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 #include <toml++/toml.h>

@@ -1,6 +1,7 @@
 #include "collegium/train/adam.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 namespace collegium::train {
 

@@ -82,7 +82,7 @@ TEST_CASE("every command's record is in order") {
 TEST_CASE("every example parses") {
   std::ostringstream out, err;
   const Streams streams = {.out = out, .err = err};
-  Output output(streams, false, false, false);
+  Output output(streams, false, false);
   for (const auto* command : all_commands())
     for (const auto& example : command->examples) {
       CAPTURE(example.line);

@@ -86,6 +86,18 @@ TEST_CASE("strict reading refuses what the library lets pass") {
   CHECK(caught([] { dump_json(json("\xff")); }).kind == ErrorKind::usage);
 }
 
+TEST_CASE("messages show text of files without control characters, broken UTF-8 or endless length") {
+  CHECK(printable("plain ü €") == "plain ü €");
+  CHECK(printable("a\x1b[2J\n") == "a?[2J?");
+  CHECK(printable("\x7f\xff\xc3") == "???");
+  CHECK(printable("\xc2\x9b\xed\xa0\x80\xc0\x80") == "???????");
+  CHECK(printable("üüü", 5) == "üü...");
+  CHECK(printable(std::string(120, 'x')) == std::string(120, 'x'));
+  CHECK(caught([] { parse_json("\"" + std::string(1'000'000, 'x') + "\xb0", "f.json"); }).message.size() < 300);
+  const auto broken = caught([] { parse_json("{\"\xb0", "f.json"); }).message;
+  CHECK(dump_json(json(broken)).find("f.json") != std::string::npos);
+}
+
 TEST_CASE("limits stop deep and long documents early") {
   CHECK(parse_json("[[1]]", "x", {.depth = 2}).size() == 1);
   CHECK(caught([] { parse_json("[[[1]]]", "x", {.depth = 2}); }).message == "x: JSON nested deeper than 2 levels");

@@ -147,6 +147,8 @@ TEST_CASE("each rule of the format is held, with a message that says which") {
         "tensor 'b' overlaps the one before it");
   CHECK(refusal("{" + entry("a", "U8", "[2]", "[2,4]") + "}", 4) == "a hole of 2 bytes before tensor 'a'");
   CHECK(refusal("{" + entry("a", "U8", "[2]", "[0,2]") + "}", 4) == "2 bytes at the end belong to no tensor");
+  CHECK(refusal("{" + entry("\\u001b[2J", "U8", "[2]", "[2,4]") + "}", 4) == "a hole of 2 bytes before tensor '?[2J'");
+  CHECK(refusal("{" + entry(std::string(1'000'000, 'x'), "U8", "2", "[0,2]") + "}", 2).size() < 200);
   CHECK(refusal("{}", 4) == "4 bytes at the end belong to no tensor");
   CHECK(refusal("{" + entry("a", "U8", "[2]", "[0,2,2]") + "}", 2) == "tensor 'a': data_offsets must be [begin, end]");
   CHECK(refusal("{" + entry("a", "U8", "2", "[0,2]") + "}", 2) == "tensor 'a': shape must be a list");

@@ -2,6 +2,7 @@
 // parameters (embeddings, routers, gains) take AdamW. Jordan 2024; the step size of Liu 2025 (Moonlight), section 2.2,
 // which matches AdamW's root mean square, so that one learning rate serves both.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
