@@ -185,7 +185,8 @@ class BarProgress final : public Progress {
     return colored("32", full) + colored("2", rest);
   }
 
-  // Pieces in order of importance; the first that does not fit ends the line, so it is cut from the right.
+  // Pieces in order of importance; the first that does not fit ends the line, so it is cut from the right. The load
+  // stands last but gives way to the first field only: a starving expert matters more than a third number.
   std::string line(double now, bool last, size_t width) const {
     const auto& s = *stretch_;
     std::vector<std::string> pieces;
@@ -193,7 +194,7 @@ class BarProgress final : public Progress {
       pieces.push_back(colored("1", shorten(s.title, std::max<size_t>(width / 3, 4), terminal().unicode ? "…" : "~")));
     if (s.total > 0) {
       // The bar's size hangs on the width alone: one that follows the fields' lengths would twitch.
-      pieces.push_back(bar(std::clamp<size_t>((width + 1) / 4, 4, 30)));
+      pieces.push_back(bar(std::clamp<size_t>((width + 1) / 6, 4, 30)));
       pieces.push_back(text(s.percent(), "%"));
     }
     pieces.push_back(s.count());
@@ -201,19 +202,23 @@ class BarProgress final : public Progress {
       pieces.push_back("in " + duration_text(now - s.began));
     else if (const auto left = s.pace.left(now, s.done, s.total); std::isfinite(left))
       pieces.push_back("ETA " + duration_text(left));
+    const auto n_before_load = pieces.size() + 1;
     for (const auto& field : s.fields)
       pieces.push_back(field.label.empty() ? field.value : colored("2", field.label) + " " + field.value);
 
+    const auto load_room = s.load_E.empty() ? size_t{0} : 1 + std::min<size_t>(s.load_E.size(), 8);
     std::string out;
     size_t used = 0;
-    for (const auto& piece : pieces) {
-      const auto gap = out.empty() ? size_t{0} : size_t{1};
-      const auto cells = display_width(piece);
-      if (used + gap + cells > width) return out;
-      out += std::string(gap, ' ') + piece;
-      used += gap + cells;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const auto cells = display_width(pieces[i]) + (out.empty() ? 0 : 1);
+      if (used + cells + (i >= n_before_load ? load_room : 0) > width) {
+        if (i < n_before_load) return out;
+        break;
+      }
+      out += (out.empty() ? "" : " ") + pieces[i];
+      used += cells;
     }
-    if (used + 5 <= width && !s.load_E.empty())
+    if (load_room > 0 && used + load_room <= width)
       out += " " + load_sparkline(s.load_E, terminal(), std::min<size_t>(width - used - 1, 32));
     return out;
   }

@@ -210,10 +210,11 @@ py::dict opened_run(const std::string& folder, const at::Device& device, std::op
   return out;
 }
 
-// Raw text keeps bytes that are no UTF-8: a str's surrogate escapes, or bytes.
+// Bytes that are no UTF-8 pass through: as bytes, or as a str's surrogate escapes.
 std::vector<int32_t> encoded(const data::Tokenizer& tokenizer, const py::object& text_or_bytes) {
-  const auto bytes = py::isinstance<py::bytes>(text_or_bytes) ? text_or_bytes.cast<std::string>()
-                                                              : text_or_bytes.attr("encode")("utf-8").cast<std::string>();
+  const auto bytes = py::isinstance<py::bytes>(text_or_bytes)
+                         ? text_or_bytes.cast<std::string>()
+                         : text_or_bytes.attr("encode")("utf-8", "surrogateescape").cast<std::string>();
   return tokenizer.encode(bytes);
 }
 

@@ -59,11 +59,11 @@ TEST_CASE("the bar shows title, share, count, time left, fields and load") {
   b.take();
   b.now = 10;
   b.progress->update(50, {{"loss", "2.31"}, {"", "12.3k tok/s"}}, {0.5, 0.25, 0.25, 0});
-  CHECK(b.take() == "\r\x1b[Ktrain █████░░░░░░░░░░░░░░░ 25% 50/200 steps ETA 0:30 loss 2.31 12.3k tok/s █▄▄▁");
+  CHECK(b.take() == "\r\x1b[Ktrain ███▎░░░░░░░░░ 25% 50/200 steps ETA 0:30 loss 2.31 12.3k tok/s █▄▄▁");
   b.now = 40;
   b.progress->update(200);
   b.progress->finish();
-  CHECK(b.take().find("train ████████████████████ 100% 200/200 steps in 0:40\n") != std::string::npos);
+  CHECK(b.take().find("train █████████████ 100% 200/200 steps in 0:40\n") != std::string::npos);
 }
 
 TEST_CASE("the bar moves by eighths of a cell and reads 99 % until all is done") {
@@ -72,7 +72,7 @@ TEST_CASE("the bar moves by eighths of a cell and reads 99 % until all is done")
   b.take();
   b.now = 1;
   b.progress->update(999);
-  CHECK(b.take() == "\r\x1b[K███████▉ 99% 999/1000 ETA 0:00");
+  CHECK(b.take() == "\r\x1b[K████▉ 99% 999/1000 ETA 0:00");
 }
 
 TEST_CASE("what does not fit is left out from the right, and no line is as wide as the terminal") {
@@ -94,7 +94,20 @@ TEST_CASE("what does not fit is left out from the right, and no line is as wide 
   b.take();
   b.now = 10;
   b.progress->update(50, {{"loss", "2.31"}}, {0.5, 0.5});
-  CHECK(b.take() == "\r\x1b[Ktrain ██▌░░░░░░░ 25% 50/200 steps");
+  CHECK(b.take() == "\r\x1b[Ktrain █▌░░░░ 25% 50/200 steps ETA 0:30");
+}
+
+TEST_CASE("the load keeps its place before a second field, however many there are") {
+  const std::vector<ProgressField> fields = {{"loss", "2.31"}, {"speed", "12.3k tok/s"}, {"drop", "1.5%"}};
+  Bench b({.terminal = kPlainTerminal});
+  b.progress->start(200, "steps", "train");
+  b.take();
+  b.now = 10;
+  b.progress->update(50, fields, {0.5, 0.25, 0.25, 0});
+  CHECK(b.take().ends_with(" ETA 0:30 loss 2.31 █▄▄▁"));
+  b.now = 20;
+  b.progress->update(100, {fields[0], {"", "12.3k tok/s"}, fields[2]}, {0.5, 0.25, 0.25, 0});
+  CHECK(b.take().ends_with(" loss 2.31 12.3k tok/s █▄▄▁"));
 }
 
 TEST_CASE("the bar is redrawn at most ten times a second") {
@@ -141,7 +154,7 @@ TEST_CASE("a note stays above the bar") {
   b.progress->start(10, "steps", "train");
   b.take();
   b.progress->note("checkpoint written");
-  CHECK(b.take() == "\r\x1b[Kcheckpoint written\n\r\x1b[Ktrain ░░░░░░░░░░░░░░░░░░░░ 0% 0/10 steps");
+  CHECK(b.take() == "\r\x1b[Kcheckpoint written\n\r\x1b[Ktrain ░░░░░░░░░░░░░ 0% 0/10 steps");
 }
 
 TEST_CASE("an unfinished bar ends its line when it goes away") {
@@ -169,7 +182,7 @@ TEST_CASE("the width is asked for anew after a resize") {
   b.take();
   b.now = 1;
   b.progress->update(100);
-  CHECK(b.take() == "\r\x1b[Ktrain ██▌░░ 50%");
+  CHECK(b.take() == "\r\x1b[Ktrain ██░░ 50%");
 }
 
 TEST_CASE("without a terminal there are plain lines, one every few seconds") {

@@ -1,0 +1,99 @@
+"""The lists of mechanisms: every router, stage, kind of expert, layer, model, optimiser and schedule.
+
+All of it comes from the C++ catalogues, so a new mechanism appears here by itself.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from . import _core
+from .errors import UsageError
+
+Catalogues = dict[str, dict[str, dict[str, Any]]]
+
+
+def _read() -> tuple[Catalogues, dict[str, str]]:
+    everything: Catalogues = {}
+    full_name: dict[str, str] = {}
+    for catalogue in _core.catalogues():
+        name = catalogue["name"]
+        everything[name] = {entry["name"]: entry for entry in catalogue["entries"]}
+        full_name[name] = full_name[catalogue["singular"]] = name
+    return everything, full_name
+
+
+_everything, _full_name = _read()
+
+
+def _known(catalogue: str) -> str:
+    if catalogue not in _full_name:
+        raise UsageError(f"unknown catalogue '{catalogue}' (known: {', '.join(_everything)})")
+    return _full_name[catalogue]
+
+
+def names(catalogue: str | None = None) -> list[str] | dict[str, list[str]]:
+    """``collegium.list``: names of a catalogue's entries, ``collegium.list("routers")``; without a name, all catalogues as a dict."""
+    if catalogue is None:
+        return {name: list(entries) for name, entries in _everything.items()}
+    return list(_everything[_known(catalogue)])
+
+
+def describe(name: str, catalogue: str | None = None) -> dict[str, Any]:
+    """What is known of a mechanism.
+
+    Args:
+        name: "switch".
+        catalogue: which list; needed only where a name is in several ("top_k" is a router and a selector). Without
+            it the first list counts, in the order of ``collegium.list()``: routers come first.
+
+    Returns:
+        dict with ``catalogue, name, paper, source, taxonomy, summary``, ``claims`` (name to text) and ``fields``:
+        a list of dicts with ``name, type, default, unit, help, min, max, choices, catalogue, fields``.
+    """
+    places = [_known(catalogue)] if catalogue is not None else list(_everything)
+    for place in places:
+        if name in _everything[place]:
+            return _everything[place][name]
+    # The C++ side knows how to say what is near.
+    if catalogue is not None:
+        _core.resolve(places[0], name, {})
+    known = sorted({entry for place in places for entry in _everything[place]})
+    raise UsageError(f"nothing is called '{name}' (known: {', '.join(known)})")
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    low, high = field["min"], field["max"]
+    if field["choices"]:
+        return "one of " + ", ".join(field["choices"])
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if high is not None else ""
+
+
+def _field_lines(fields: list[dict[str, Any]], prefix: str = "") -> list[str]:
+    lines = []
+    for field in fields:
+        notes = [field["unit"], _bounds(field), f"from {field['catalogue']}" if field["catalogue"] else ""]
+        notes = ", ".join(note for note in notes if note)
+        lines.append(f"  {prefix}{field['name']} = {field['default']}" + (f"  ({notes})" if notes else ""))
+        lines += textwrap.wrap(field["help"], 100, initial_indent="      ", subsequent_indent="      ")
+        lines += _field_lines(field["fields"], f"{prefix}{field['name']}.")
+    return lines
+
+
+def show(name: str, catalogue: str | None = None) -> str:
+    """``describe`` as text for people: ``print(collegium.show("switch"))``."""
+    entry = describe(name, catalogue)
+    lines = [f"{entry['name']} ({entry['catalogue']}): {entry['summary']}"]
+    lines.append(f"  from: {entry['source']}" + (f"  [paper {entry['paper']}]" if entry["paper"] else ""))
+    lines.append(f"  place: {entry['taxonomy']}")
+    lines += [f"  {claim}: {value}" for claim, value in entry["claims"].items()]
+    if entry["fields"]:
+        lines += ["fields:", *_field_lines(entry["fields"])]
+    others = [place for place, entries in _everything.items() if name in entries and place != entry["catalogue"]]
+    lines += [f"also in {place}: collegium.show('{name}', '{place}')" for place in others]
+    return "\n".join(lines)

@@ -1,0 +1,167 @@
+"""Router and MoELayer. Shapes: D model width, E experts, N tokens (all leading sizes of x but D, flattened)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _core
+from .module import CoreModule, factory, flat_optional, flat_tokens, merged_fields
+from .routing import Decision, Routing, _loss_dicts
+
+
+class Router(CoreModule):
+    """A router by name: ``collegium.Router("top_k", d_model=64, n_experts=8, k=2)``.
+
+    Args:
+        kind: a name of ``collegium.list("routers")``.
+        d_model: width of the hidden states.
+        n_experts: experts to choose from.
+        seed: of the first weights.
+        dtype, device: of the parameters; torch's defaults otherwise.
+        fields: the router's fields as a dict, for names that are taken above (``{"seed": 7}`` for "hash").
+        **keywords: the router's fields; ``print(collegium.show(kind))`` lists them. Components are names or dicts:
+            ``Router("stages", ..., scorer={"name": "linear", "activation": "sigmoid"})``.
+
+    Raises:
+        UsageError: an unknown name or field (with the nearest known one), or a value out of range.
+    """
+
+    def __init__(self, kind: str, /, *, d_model: int, n_experts: int, seed: int = 0, dtype: torch.dtype | None = None,
+                 device: Any = None, fields: dict[str, Any] | None = None, **keywords: Any):
+        super().__init__()
+        self.d_model, self.n_experts = d_model, n_experts
+        self._made_from = (kind, merged_fields(fields, keywords), d_model, n_experts, seed, *factory(dtype, device))
+        self._attach(self._make_core())
+        self._forget()
+
+    def _make_core(self):
+        return _core.RouterCore(*self._made_from)
+
+    @property
+    def kind(self) -> str:
+        return self._made_from[0]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every field with its value, nested components too."""
+        return self._core.config()
+
+    @property
+    def composition(self) -> dict[str, Any] | None:
+        """The router written out stage by stage, as ``Router("stages", **composition)`` takes it."""
+        return self._core.composition()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """chooser, is_exactly_balanced, may_drop, is_causal, needs_token_ids, choices_per_token, flops_per_token."""
+        return self._core.facts()
+
+    def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
+                sequence_ids: Tensor | None = None, n_sequences: int | None = None, phase: str | None = None,
+                noise_seed: int | None = None) -> Routing:
+        """Routes each token of x.
+
+        Args:
+            x: [..., tokens, D], any floating type; leading sizes are sequences.
+            token_ids: int64, x's shape without D; only some routers need them.
+            mask: bool, x's shape without D, True = a real token. Masked tokens are never routed.
+            sequence_ids: int64, x's shape without D, ascending from 0: sequences of different lengths.
+            n_sequences: overrides what x's shape says; with ``sequence_ids``, their number.
+            phase: "train", "evaluate", "recompute" or "replay"; otherwise as the module's mode says, and "recompute"
+                inside of activation checkpointing. Balancers count in "train" only.
+            noise_seed: of the routing noise; otherwise drawn from torch's CPU generator.
+        """
+        x_ND, sequences = flat_tokens(x, self.d_model, "Router")
+        ids_N = flat_optional(sequence_ids, x, "sequence_ids")
+        if n_sequences is None:
+            n_sequences = sequences if ids_N is None else (int(ids_N.max()) + 1 if ids_N.numel() else 1)
+        phase = self._phase(phase)
+        call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), ids_N,
+                                 n_sequences, self._noise(phase, noise_seed))
+        decision, terms, scores, logits = self._core.route(self._tensors(), x_ND, call)
+        return Routing(Decision._from(decision), *_loss_dicts(terms), scores, logits)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind!r}, d_model={self.d_model}, n_experts={self.n_experts}"
+
+
+class MoELayer(CoreModule):
+    """A mixture-of-experts layer by name, in the place of a feed-forward network.
+
+        layer = collegium.MoELayer("routed", d_model=64, n_experts=8, d_expert=128, router={"name": "top_k", "k": 2})
+        loss = criterion(layer(x), target) + layer.aux_loss
+        loss.backward(); optimizer.step(); layer.balance_step()
+
+    Args:
+        kind: a name of ``collegium.list("layers")``.
+        d_model: width of the hidden states.
+        seed: of the first weights.
+        dtype, device: of the parameters; torch's defaults otherwise.
+        fields, **keywords: the layer's fields, as for Router; ``print(collegium.show(kind, "layers"))`` lists them.
+
+    Attributes:
+        aux_loss: after a pass, the scalar sum of the weighted auxiliary losses, with its gradient.
+        losses: name -> weighted auxiliary loss.
+        last_decision: the Decision of the last pass, without gradient; None for layers that assign nothing.
+
+    Activation checkpointing (``torch.utils.checkpoint``, both kinds) needs nothing special: a pass inside of a
+    backward pass is taken as a recomputation, draws the same noise and leaves ``aux_loss`` and the balancers alone.
+    With ``use_reentrant=True`` attributes carry no gradient; take the losses from ``return_routing=True`` there.
+
+    Raises:
+        UsageError: an unknown name or field (with the nearest known one), or a value out of range.
+    """
+
+    def __init__(self, kind: str = "routed", /, *, d_model: int, seed: int = 0, dtype: torch.dtype | None = None,
+                 device: Any = None, fields: dict[str, Any] | None = None, **keywords: Any):
+        super().__init__()
+        self.d_model = d_model
+        self._made_from = (kind, merged_fields(fields, keywords), d_model, seed, *factory(dtype, device))
+        self._attach(self._make_core())
+        self._forget()
+
+    def _make_core(self):
+        return _core.LayerCore(*self._made_from)
+
+    @property
+    def kind(self) -> str:
+        return self._made_from[0]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every field with its value, nested components too."""
+        return self._core.config()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """n_experts, parameters_active, flops_per_token, is_causal, needs_token_ids."""
+        return self._core.facts()
+
+    def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
+                phase: str | None = None, noise_seed: int | None = None, return_routing: bool = False):
+        """y of x's shape and type; with ``return_routing``, (y, Routing).
+
+        Args:
+            x: [..., tokens, D]; [B, T, D] is B sequences, [T, D] one.
+            token_ids: int64, x's shape without D; only some routers need them.
+            mask: bool, x's shape without D, True = a real token.
+            phase, noise_seed: as for Router.
+            return_routing: also describe the pass; layers without an assignment describe their mixture as one.
+        """
+        x_ND, sequences = flat_tokens(x, self.d_model, "MoELayer")
+        phase = self._phase(phase)
+        call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), None,
+                                 sequences, self._noise(phase, noise_seed), return_routing)
+        y_ND, terms, decision = self._core.forward(self._tensors(), x_ND, call)
+        routing = Routing(None if decision is None else Decision._from(decision), *_loss_dicts(terms))
+        if phase != "recompute":
+            self.aux_loss, self.losses = routing.aux_loss, routing.losses
+            self.last_decision = None if routing.decision is None else routing.decision.detach()
+        y = y_ND.reshape(x.shape)
+        return (y, routing) if return_routing else y
+
+    def extra_repr(self) -> str:
+        return f"{self.kind!r}, d_model={self.d_model}, n_experts={self.facts['n_experts']}"
