@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <unordered_set>
 
 #include "collegium/base/error.h"
 
@@ -11,22 +11,33 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// Watches the parser and stops it at the first breach; builds nothing itself.
-class Watch {
+std::string plain_message(const Json::exception& e);
+
+/// Listens to a first reading and stops it at the first breach; a second one builds the document. (The library's
+/// callbacks while building would save a reading, but take time quadratic in the keys of one object.)
+class Watch final : public nlohmann::json_sax<Json> {
  public:
   Watch(std::string_view what, const JsonLimits& limits) : what_(what), limits_(limits) {}
 
-  bool see(Json::parse_event_t event, const Json& parsed) {
-    using Event = Json::parse_event_t;
-    if (event == Event::object_end || event == Event::array_end) {
-      levels_.pop_back();
-    } else if (event == Event::key) {
-      see_key(parsed.get_ref<const std::string&>());
-    } else {
-      count_element();
-      if (event != Event::value) enter(event == Event::array_start);
-    }
+  bool null() override { return count_element(); }
+  bool boolean(bool) override { return count_element(); }
+  bool number_integer(number_integer_t) override { return count_element(); }
+  bool number_unsigned(number_unsigned_t) override { return count_element(); }
+  bool number_float(number_float_t, const string_t&) override { return count_element(); }
+  bool string(string_t&) override { return count_element(); }
+  bool binary(binary_t&) override { return count_element(); }
+  bool start_object(size_t) override { return enter(false); }
+  bool end_object() override { return leave(); }
+  bool start_array(size_t) override { return enter(true); }
+  bool end_array() override { return leave(); }
+  bool key(string_t& word) override {
+    if (!levels_.back().keys.insert(word).second)
+      fail(ErrorKind::data, what_, ": the key '", printable(word), "' is there twice");
+    if (levels_.size() == 1) keys_.push_back(word);
     return true;
+  }
+  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& e) override {
+    fail(ErrorKind::data, what_, ": not JSON: ", plain_message(e));
   }
 
   std::vector<std::string> take_keys() { return std::move(keys_); }
@@ -35,25 +46,27 @@ class Watch {
   struct Level {
     bool is_list;
     size_t elements = 0;
-    std::set<std::string> keys;
+    std::unordered_set<std::string> keys;
   };
 
-  void enter(bool is_list) {
+  bool enter(bool is_list) {
+    count_element();
     if (levels_.size() == limits_.depth)
       fail(ErrorKind::data, what_, ": JSON nested deeper than ", limits_.depth, " levels");
     levels_.push_back({is_list, 0, {}});
+    return true;
   }
 
-  void count_element() {
-    if (levels_.empty() || !levels_.back().is_list) return;
+  bool leave() {
+    levels_.pop_back();
+    return true;
+  }
+
+  bool count_element() {
+    if (levels_.empty() || !levels_.back().is_list) return true;
     if (++levels_.back().elements > limits_.list_elements)
       fail(ErrorKind::data, what_, ": a JSON list has more than ", limits_.list_elements, " elements");
-  }
-
-  void see_key(const std::string& key) {
-    if (!levels_.back().keys.insert(key).second)
-      fail(ErrorKind::data, what_, ": the key '", printable(key), "' is there twice");
-    if (levels_.size() == 1) keys_.push_back(key);
+    return true;
   }
 
   std::string_view what_;
@@ -150,13 +163,8 @@ JsonDocument parse_document(std::string_view json_text, std::string_view what, c
   const auto zero = json_text.find('\0');
   if (zero != std::string_view::npos) fail(ErrorKind::data, what, ": JSON text has a zero byte at byte ", zero);
   Watch watch(what, limits);
-  try {
-    auto root = Json::parse(json_text.begin(), json_text.end(),
-                            [&](int, Json::parse_event_t event, Json& parsed) { return watch.see(event, parsed); });
-    return {std::move(root), watch.take_keys()};
-  } catch (const Json::exception& e) {
-    fail(ErrorKind::data, what, ": not JSON: ", plain_message(e));
-  }
+  Json::sax_parse(json_text.begin(), json_text.end(), &watch);
+  return {Json::parse(json_text.begin(), json_text.end()), watch.take_keys()};
 }
 
 Json parse_json(std::string_view json_text, std::string_view what, const JsonLimits& limits) {

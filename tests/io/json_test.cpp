@@ -98,6 +98,12 @@ TEST_CASE("messages show text of files without control characters, broken UTF-8 
   CHECK(dump_json(json(broken)).find("f.json") != std::string::npos);
 }
 
+TEST_CASE("many objects in one are read in time that grows with their number, not its square") {
+  std::string many = "{";  // takes minutes when each object looks at all those before it
+  for (int i = 0; i < 300'000; ++i) many += (i ? ",\"" : "\"") + std::to_string(i) + "\":{\"a\":[]}";
+  CHECK(parse_document(many + "}", "x").keys.size() == 300'000);
+}
+
 TEST_CASE("limits stop deep and long documents early") {
   CHECK(parse_json("[[1]]", "x", {.depth = 2}).size() == 1);
   CHECK(caught([] { parse_json("[[[1]]]", "x", {.depth = 2}); }).message == "x: JSON nested deeper than 2 levels");

@@ -3,6 +3,7 @@
 // O values of the function, P entries of the tensors it depends on.
 #pragma once
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>

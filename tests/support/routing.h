@@ -4,6 +4,7 @@
 #pragma once
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -167,16 +168,16 @@ inline void check_decision(const route::Decision& d, int64_t n_tokens, int64_t n
   CHECK(d.n_experts() == n_experts);
   const auto R = d.n_kept(), Q = d.n_dropped();
   for (const auto* t : {&d.token_R(), &d.expert_R(), &d.rank_R(), &d.slot_R()}) {
-    CHECK(t->scalar_type() == at::kLong);
-    CHECK(t->sizes() == at::IntArrayRef{R});
+    CHECK((t->scalar_type() == at::kLong));
+    CHECK((t->sizes() == at::IntArrayRef{R}));
   }
   for (const auto* t : {&d.gate_R(), &d.score_R(), &d.margin_R()}) {
     CHECK(at::isFloatingType(t->scalar_type()));
-    CHECK(t->sizes() == at::IntArrayRef{R});
+    CHECK((t->sizes() == at::IntArrayRef{R}));
   }
   const auto& gone = d.dropped();
   for (const auto* t : {&gone.token_Q, &gone.expert_Q, &gone.rank_Q, &gone.reason_Q, &gone.score_Q, &gone.margin_Q})
-    CHECK(t->sizes() == at::IntArrayRef{Q});
+    CHECK((t->sizes() == at::IntArrayRef{Q}));
 
   const auto token = ints(d.token_R()), expert = ints(d.expert_R()), slot = ints(d.slot_R()), rank = ints(d.rank_R());
   const auto offset = ints(d.offset_E1()), kept = ints(d.kept_E()), asked = ints(d.asked_E());

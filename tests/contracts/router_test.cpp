@@ -1,0 +1,676 @@
+// What every router holds, preset or composed: each check runs over every entry of the lists, with the default
+// configuration, some named settings, and every composition of stages that can be built.
+//
+// N tokens, D model width, E experts.
+#include <map>
+
+#include "collegium/route/losses.h"
+#include "tests/support/routing.h"
+
+namespace {
+
+using namespace collegium;
+using namespace collegium::route;
+using namespace collegium::test;
+
+constexpr int64_t kTokens = 12, kWidth = 8, kExperts = 4;
+
+struct Variant {
+  std::string what;
+  Named named;
+};
+
+// Settings that matter besides the defaults. An entry without a line here is still tested, with its defaults.
+std::vector<Variant> settings() {
+  return {
+      {"switch, no limit", {.name = "switch", .fields = table({{"capacity_factor", 0.0}, {"z_loss", 0.001}})}},
+      {"switch, little room", {.name = "switch", .fields = table({{"capacity_factor", 0.5}})}},
+      {"top_k, k = E", {.name = "top_k", .fields = table({{"k", kExperts}})}},
+      {"top_k, little room", {.name = "top_k", .fields = table({{"capacity_factor", 0.6}})}},
+      {"gshard, little room", {.name = "gshard", .fields = table({{"capacity_factor", 0.8}})}},
+      {"hash, k = 3", {.name = "hash", .fields = table({{"k", 3}, {"seed", 9}})}},
+      {"expert_choice, few", {.name = "expert_choice", .fields = table({{"capacity_factor", 0.5}})}},
+      {"expert_choice, all", {.name = "expert_choice", .fields = table({{"capacity_factor", 4.0}})}},
+      {"loss_free, fast", {.name = "loss_free", .fields = table({{"rate", 0.1}, {"scale", 2.5}})}},
+      {"relu, strong", {.name = "relu", .fields = table({{"start", 0.1}, {"target_k", 1.0}})}},
+  };
+}
+
+StageInputs stage_inputs(uint64_t seed = 1, at::ScalarType type = at::kFloat) {
+  return {.d_model = kWidth, .n_experts = kExperts, .random = Random(seed), .options = type};
+}
+
+// Every scorer with every score function it has.
+std::vector<Named> all_scorers() {
+  std::vector<Named> out;
+  for (const auto* e : scorers()) {
+    const std::string name(e->card.name);
+    bool has_activation = false;
+    for (const auto& f : e->fields()) has_activation = has_activation || f.name == "activation";
+    if (!has_activation) out.push_back({.name = name});
+    for (const auto* activation : {"softmax", "sigmoid", "relu"})
+      if (has_activation) out.push_back({.name = name, .fields = table({{"activation", activation}})});
+  }
+  return out;
+}
+
+std::string words(const Composition& c) {
+  const auto* activation = c.scorer.fields.find("activation");
+  auto out = text(c.scorer.name, activation ? " " + std::get<std::string>(activation->data) : "", " / ", c.selector.name,
+                  " / ", c.capacity.name, " / ", c.gate.name);
+  for (const auto& b : c.balancers) out += " + " + b.name;
+  return out;
+}
+
+// Every composition of one scorer, selector, capacity and gate that can be built, with every balancer it takes.
+const std::vector<Variant>& compositions() {
+  static const std::vector<Variant> all = [] {
+    std::vector<Variant> out;
+    const auto builds = [](const Composition& c) {
+      return complaint([&] { Router::compose(c, stage_inputs(), ""); }).empty();
+    };
+    for (const auto& scorer : all_scorers())
+      for (const auto* selector : selectors())
+        for (const auto* capacity : capacities())
+          for (const auto* gate : gates()) {
+            Composition c;
+            c.scorer = scorer;
+            c.selector = {.name = std::string(selector->card.name)};
+            c.capacity = {.name = std::string(capacity->card.name)};
+            c.gate = {.name = std::string(gate->card.name)};
+            if (c.capacity.name == "factor" || c.capacity.name == "reroute")
+              c.capacity.fields = table({{"factor", 0.75}});
+            if (!builds(c)) continue;
+            for (const auto* balancer : balancers()) {
+              auto more = c;
+              more.balancers.push_back({.name = std::string(balancer->card.name)});
+              if (builds(more)) c = more;
+            }
+            out.push_back({words(c), {.name = "stages", .fields = write_config(c)}});
+          }
+    return out;
+  }();
+  return all;
+}
+
+std::vector<Variant> presets() {
+  std::vector<Variant> out;
+  for (const auto* e : routers()) out.push_back({std::string(e->card.name), {.name = std::string(e->card.name)}});
+  for (auto& v : settings()) out.push_back(v);
+  return out;
+}
+
+std::vector<Variant> everything() {
+  auto out = presets();
+  for (const auto& v : compositions()) out.push_back(v);
+  return out;
+}
+
+// The router with weights large enough to tell experts apart.
+std::unique_ptr<Router> built(const Named& named, uint64_t seed = 1, at::ScalarType type = at::kFloat) {
+  auto router = make_router(named, kWidth, kExperts, seed, type);
+  scale_parameters(*router, 4);
+  return router;
+}
+
+// The same router without a limit on the room, weights copied.
+std::unique_ptr<Router> without_limit(Router& router) {
+  auto composition = *router.composition();
+  composition.capacity = {.name = "unlimited"};
+  auto out = Router::compose(composition, stage_inputs(), "");
+  load(*out, save(router));
+  return out;
+}
+
+Tensor inputs(uint64_t seed = 3, int64_t n = kTokens, at::ScalarType type = at::kFloat) {
+  return numbers(Random(seed), {n, kWidth}, -1, 1, type);
+}
+
+// Weights that send every token to one expert (where scores decide), given inputs whose first feature is 1.
+void favour(Router& router, int64_t expert) {
+  const at::NoGradGuard no_grad;
+  for (const auto& p : parameters_of(router)) {
+    if (!p.trained() || p.tensor->dim() != 2 || p.tensor->size(0) != kExperts) continue;
+    p.tensor->select(1, 0).fill_(-9);
+    p.tensor->select(1, 0).select(0, expert).fill_(9);
+  }
+}
+
+double total(const std::vector<LossTerm>& losses) {
+  double sum = 0;
+  for (const auto& l : losses) sum += l.value.item<double>();
+  return sum;
+}
+
+Context rows_of(const Context& context, const Tensor& index) {
+  auto out = context;
+  out.token_id_N = context.token_id_N.index_select(0, index);
+  if (context.mask_N.defined()) out.mask_N = context.mask_N.index_select(0, index);
+  out.sequence_N = Tensor();
+  out.n_sequences = 1;
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("every stage of every list is part of some composition") {
+  std::map<std::string, std::set<std::string>> used;
+  for (const auto& v : compositions()) {
+    const auto c = read_config<Composition>(v.named.fields);
+    used["scorer"].insert(c.scorer.name), used["selector"].insert(c.selector.name);
+    used["capacity"].insert(c.capacity.name), used["gate"].insert(c.gate.name);
+    for (const auto& b : c.balancers) used["balancer"].insert(b.name);
+  }
+  const auto check = [&](const auto& entries, const std::string& what) {
+    for (const auto* e : entries) CHECK_MESSAGE(used[what].count(std::string(e->card.name)), what << " " << e->card.name);
+  };
+  check(scorers(), "scorer"), check(selectors(), "selector"), check(capacities(), "capacity");
+  check(gates(), "gate"), check(balancers(), "balancer");
+}
+
+TEST_CASE("claims of the cards are those of the built parts") {
+  for (const auto* e : routers()) {
+    CAPTURE(e->card.name);
+    const auto facts = built({.name = std::string(e->card.name)})->facts();
+    CHECK((facts.chooser == e->card.claims.chooser));
+    CHECK(facts.is_exactly_balanced == e->card.claims.is_exactly_balanced);
+    CHECK(facts.is_causal == e->card.claims.is_causal);
+    CHECK(facts.needs_token_ids == e->card.claims.needs_token_ids);
+  }
+  for (const auto* e : selectors()) {
+    CAPTURE(e->card.name);
+    const auto claims = e->make({.name = std::string(e->card.name)}, stage_inputs())->claims();
+    CHECK(claims.describe() == e->card.claims.describe());
+  }
+  for (const auto* e : capacities()) {
+    CAPTURE(e->card.name);
+    const auto claims = e->make({.name = std::string(e->card.name)}, stage_inputs())->claims();
+    // The card speaks for every setting, so it may promise less than one setting keeps.
+    CHECK((claims.is_causal || !e->card.claims.is_causal));
+    CHECK((!claims.may_drop || e->card.claims.may_drop));
+  }
+}
+
+TEST_CASE("decisions are well formed, in shape, type and order") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+      const auto router = built(v.named);
+      const auto x_ND = inputs(3, kTokens, type);
+      const auto r = router->route(x_ND, context_of(kTokens, 3, Phase::train));
+      check_decision(r.decision, kTokens, kExperts);
+      if (r.scores.score_NE.defined()) {
+        CHECK((r.scores.score_NE.sizes() == at::IntArrayRef{kTokens, kExperts}));
+        CHECK((r.scores.score_NE.scalar_type() == router_dtype(x_ND)));
+        CHECK(r.scores.score_NE.ge(0).all().item<bool>());
+      } else {
+        CHECK((r.scores.kind == ScoreKind::none));
+      }
+      for (const auto& l : r.losses) {
+        CHECK(l.value.dim() == 0);
+        CHECK(std::isfinite(l.value.item<double>()));
+        CHECK(std::isfinite(l.raw));
+        CHECK_FALSE(l.name.empty());
+      }
+    }
+  }
+}
+
+TEST_CASE("bfloat16 inputs are routed in float32") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto x_ND = inputs().to(at::kBFloat16);
+    const auto low = built(v.named)->route(x_ND, context_of(kTokens));
+    const auto high = built(v.named)->route(x_ND.to(at::kFloat), context_of(kTokens));
+    CHECK(same_decision(low.decision, high.decision));
+  }
+}
+
+TEST_CASE("kept and dropped are together what was asked for") {
+  int64_t drops = 0;
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named), free = without_limit(*router);
+    const auto context = context_of(kTokens, 3);
+    const auto limited = router->route(inputs(), context).decision, all = free->route(inputs(), context).decision;
+    CHECK(all.n_dropped() == 0);
+    CHECK(limited.n_asked() == all.n_kept());
+    CHECK(asked_ranks(limited) == asked_ranks(all));
+    drops += limited.n_dropped();
+    if (router->composition()->capacity.name == "reroute") continue;  // moves choices, by name
+    auto pairs_of_limited = pairs(limited.token_R(), limited.expert_R());
+    pairs_of_limited.merge(pairs(limited.dropped().token_Q, limited.dropped().expert_Q));
+    CHECK(pairs_of_limited == pairs(all.token_R(), all.expert_R()));
+    CHECK(at::equal(limited.asked_E(), all.kept_E()));
+  }
+  CHECK(drops > 0);
+}
+
+TEST_CASE("exact balance, where it is claimed") {
+  int claimed = 0;
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    if (!router->facts().is_exactly_balanced) continue;
+    ++claimed;
+    favour(*router, 2);
+    auto x_ND = inputs();
+    x_ND.select(1, 0).fill_(1);
+    const auto load = router->route(x_ND, context_of(kTokens)).decision.kept_E();
+    CHECK(load.max().item<int64_t>() == load.min().item<int64_t>());
+    CHECK(load.min().item<int64_t>() > 0);
+  }
+  CHECK(claimed > 0);
+}
+
+TEST_CASE("causal routers do not look at later tokens") {
+  int causal = 0, seen_to_look = 0;
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    const auto context = context_of(kTokens);
+    bool looks = false;
+    for (const int64_t cut : {1, 5, 11}) {
+      for (const uint64_t seed : {21, 22, 23}) {
+        const auto x_ND = inputs();
+        auto other_ND = x_ND.clone();
+        // Large changes, so that scores, loads and, under ReLU, the number of choices all move.
+        other_ND.slice(0, cut).copy_(8 * inputs(seed).slice(0, cut));
+        const auto a = router->route(x_ND, context).decision, b = router->route(other_ND, context).decision;
+        const auto before = [&](const Decision& d) {
+          const auto early = d.token_R().lt(cut).nonzero().flatten();
+          return at::cat({d.token_R().index_select(0, early).to(at::kDouble),
+                          d.expert_R().index_select(0, early).to(at::kDouble),
+                          d.gate_R().detach().index_select(0, early).to(at::kDouble)});
+        };
+        looks = looks || !same_bits(before(a), before(b));
+      }
+    }
+    if (router->facts().is_causal) CHECK_FALSE(looks);
+    causal += router->facts().is_causal;
+    seen_to_look += looks;
+  }
+  CHECK(causal > 0);
+  CHECK(seen_to_look > 0);
+}
+
+TEST_CASE("who chooses") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    const auto facts = router->facts();
+    if (facts.may_drop) continue;
+    const auto a = router->route(inputs(3), context_of(kTokens)).decision;
+    if (facts.chooser == Chooser::nobody) {
+      const auto b = router->route(inputs(4), context_of(kTokens)).decision;
+      CHECK(same_bits(choice_of(a), choice_of(b)));
+      continue;
+    }
+    // The last token changes. If tokens choose, it alone is concerned. If experts choose, the first token may be.
+    auto other_ND = inputs(3).clone();
+    other_ND.select(0, kTokens - 1).mul_(-3);
+    const auto b = router->route(other_ND, context_of(kTokens)).decision;
+    const auto early = [&](const Decision& d) {
+      auto p = pairs(d.token_R(), d.expert_R());
+      for (auto i = p.begin(); i != p.end();) i = i->first == kTokens - 1 ? p.erase(i) : std::next(i);
+      return p;
+    };
+    if (facts.chooser == Chooser::token) CHECK(early(a) == early(b));
+    if (facts.chooser != Chooser::expert) continue;
+    // An expert's choice has nothing to do with another expert's: ranks count inside the expert.
+    const auto load = ints(a.kept_E());
+    const auto expert = ints(a.expert_R()), rank = ints(a.rank_R());
+    for (size_t r = 0; r < rank.size(); ++r) CHECK(rank[r] < load[static_cast<size_t>(expert[r])]);
+  }
+}
+
+TEST_CASE("token ids are asked for where they are needed, and only there") {
+  int needed = 0;
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    auto context = context_of(kTokens);
+    const auto with = router->route(inputs(), context);
+    context.token_id_N = Tensor();
+    if (router->facts().needs_token_ids) {
+      ++needed;
+      CHECK(complaint([&] { router->route(inputs(), context); }).find("needs token ids") != std::string::npos);
+    } else {
+      CHECK(same_decision(with.decision, router->route(inputs(), context).decision));
+    }
+  }
+  CHECK(needed > 0);
+}
+
+TEST_CASE("the order of the tokens does not matter without a limit") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    if (router->facts().may_drop) continue;
+    const auto order = at::tensor(std::vector<int64_t>{7, 0, 3, 11, 1, 9, 2, 4, 10, 5, 8, 6});
+    const auto context = context_of(kTokens);
+    const auto straight = router->route(inputs(), context), mixed =
+        router->route(inputs().index_select(0, order), rows_of(context, order));
+    const auto& d = mixed.decision;
+    CHECK(pairs(order.index_select(0, d.token_R()), d.expert_R()) ==
+          pairs(straight.decision.token_R(), straight.decision.expert_R()));
+    const auto gate_NE = [](const Decision& from, const Tensor& token_R) {
+      return at::zeros({kTokens, kExperts}, from.gate_R().options()).index_put({token_R, from.expert_R()},
+                                                                               from.gate_R().detach());
+    };
+    CHECK(difference(gate_NE(d, order.index_select(0, d.token_R())),
+                     gate_NE(straight.decision, straight.decision.token_R())) < 1e-6);
+    CHECK(total(mixed.losses) == doctest::Approx(total(straight.losses)).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("a token's decision is the same in whatever company, to the bit") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    if (router->facts().may_drop || router->facts().chooser == Chooser::expert) continue;
+    const auto context = context_of(kTokens);
+    const auto all = router->route(inputs(), context).decision;
+    for (const int64_t n : {1, 5, 7}) {
+      const auto part = router->route(inputs().slice(0, 0, n), rows_of(context, at::arange(n))).decision;
+      const auto early = all.token_R().lt(n).nonzero().flatten();
+      const auto same = [&](const Tensor& a, const Tensor& b) {
+        return same_bits(a.detach().index_select(0, early), b.detach());
+      };
+      CHECK(same(all.token_R(), part.token_R()));
+      CHECK(same(all.expert_R(), part.expert_R()));
+      CHECK(same(all.rank_R(), part.rank_R()));
+      CHECK(same(all.gate_R(), part.gate_R()));
+      CHECK(same(all.score_R(), part.score_R()));
+      CHECK(same(all.margin_R(), part.margin_R()));
+    }
+  }
+}
+
+TEST_CASE("threads do not change a bit") {
+  const int64_t many = 6000;  // enough that every loop is cut
+  for (const auto& v : presets()) {
+    CAPTURE(v.what);
+    const auto x_ND = inputs(8, many);
+    const auto run = [&](int threads) {
+      const Threads guard(threads);
+      const auto router = built(v.named);
+      return router->route(x_ND, context_of(many, 3, Phase::train));
+    };
+    const auto one = run(1), two = run(2);
+    CHECK(same_decision(one.decision, two.decision));
+    CHECK(same_bits(one.scores.score_NE, two.scores.score_NE));
+  }
+}
+
+TEST_CASE("ties go to the lower expert, then to the earlier token") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    if (router->facts().chooser == Chooser::nobody) continue;
+    scale_parameters(*router, 0);
+    const auto d = router->route(inputs(), context_of(kTokens)).decision;
+    const auto token = ints(d.token_R()), expert = ints(d.expert_R()), rank = ints(d.rank_R()), slot = ints(d.slot_R());
+    const bool moves = router->composition()->capacity.name == "reroute";
+    if (router->facts().chooser == Chooser::expert) {
+      for (size_t r = 0; r < token.size(); ++r) CHECK((token[r] == slot[r] && rank[r] == slot[r]));
+      continue;
+    }
+    if (!moves) {
+      for (size_t r = 0; r < token.size(); ++r) CHECK(expert[r] == rank[r]);
+      const auto gone_expert = ints(d.dropped().expert_Q), gone_rank = ints(d.dropped().rank_Q);
+      for (size_t q = 0; q < gone_rank.size(); ++q) CHECK(gone_expert[q] == gone_rank[q]);
+    }
+    // Among equals at one expert, the ones without room are the later tokens.
+    const auto gone_token = ints(d.dropped().token_Q), gone_expert = ints(d.dropped().expert_Q);
+    for (size_t q = 0; q < gone_token.size(); ++q)
+      for (size_t r = 0; r < token.size(); ++r)
+        if (expert[r] == gone_expert[q]) CHECK(token[r] < gone_token[q]);
+  }
+}
+
+TEST_CASE("the same seed gives the same router and the same decision") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto a = built(v.named, 1), b = built(v.named, 1), c = built(v.named, 2);
+    CHECK(same_state(save(*a), save(*b)));
+    const auto context = context_of(kTokens, 3, Phase::train);
+    CHECK(same_decision(a->route(inputs(), context).decision, b->route(inputs(), context).decision));
+    bool has_weights = false;
+    for (const auto& s : save(*a)) has_weights = has_weights || s.is_trained;
+    if (has_weights) CHECK_FALSE(same_state(save(*a), save(*c)));
+  }
+}
+
+TEST_CASE("saved and loaded, a router decides as before") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto a = built(v.named, 1), b = built(v.named, 2);
+    for (const uint64_t seed : {4, 5}) a->route(inputs(seed), context_of(kTokens, 3, Phase::train)), a->step();
+    a->route(inputs(6), context_of(kTokens, 3, Phase::train));
+    const auto saved = save(*a);
+    CHECK(load(*b, saved) == saved.size());
+    for (int step = 0; step < 2; ++step) {
+      const auto context = context_of(kTokens, 3, Phase::train);
+      const auto p = a->route(inputs(), context), q = b->route(inputs(), context);
+      CHECK(same_decision(p.decision, q.decision));
+      CHECK(total(p.losses) == total(q.losses));
+      a->step(), b->step();
+      CHECK(same_state(save(*a), save(*b)));
+    }
+  }
+}
+
+TEST_CASE("no token, one token, empty experts, one expert for all") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    for (const int64_t n : {0, 1}) {
+      CAPTURE(n);
+      const auto r = router->route(inputs(3, n), context_of(n, 1, Phase::train));
+      check_decision(r.decision, n, kExperts);
+      CHECK(std::isfinite(total(r.losses)));
+      router->step();
+    }
+    favour(*router, 1);
+    auto x_ND = inputs();
+    x_ND.select(1, 0).fill_(1);
+    auto context = context_of(kTokens, 3, Phase::train);
+    context.token_id_N.fill_(17);
+    const auto r = router->route(x_ND, context);
+    check_decision(r.decision, kTokens, kExperts);
+    CHECK(std::isfinite(total(r.losses)));
+    if (router->facts().chooser == Chooser::token) {
+      // The first choice of all is expert 1; with ReLU it is the only one.
+      const auto asked = ints(without_limit(*router)->route(x_ND, context).decision.asked_E());
+      CHECK(asked[1] == kTokens);
+    }
+    router->step();
+  }
+}
+
+TEST_CASE("masked tokens are not routed and have no influence") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto mask_N = at::tensor(std::vector<int64_t>{1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0}).to(at::kBool);
+    auto context = context_of(kTokens, 3, Phase::train);
+    context.mask_N = mask_N;
+    // Noise is drawn for a whole batch; without it the rows can be compared with a batch of other length.
+    auto still = v.named;
+    for (const auto& f : find(routers(), v.named, "router").fields())
+      if (f.name == "jitter") still.fields.set("jitter", 0.0);
+    const auto a = built(still), b = built(still), alone = built(still);
+    const auto x_ND = inputs();
+    auto other_ND = x_ND.clone();
+    other_ND.index_put_({mask_N.logical_not()}, at::full({}, 1e3));
+    auto other = context;
+    other.token_id_N = context.token_id_N.masked_fill(mask_N.logical_not(), 1);
+    const auto p = a->route(x_ND, context), q = b->route(other_ND, other);
+    check_decision(p.decision, kTokens, kExperts, mask_N);
+    CHECK(same_decision(p.decision, q.decision));
+    CHECK(total(p.losses) == total(q.losses));
+    CHECK(same_state(save(*a), save(*b)));
+
+    // The real tokens by themselves: same choices, same losses, same counters.
+    const auto real = mask_N.nonzero().flatten();
+    auto short_context = context;
+    short_context.token_id_N = context.token_id_N.index_select(0, real);
+    short_context.sequence_N = context.sequence_N.index_select(0, real);
+    short_context.n_sequences = 2;  // the third sequence was all padding
+    short_context.mask_N = Tensor();
+    const auto r = alone->route(x_ND.index_select(0, real), short_context);
+    CHECK(same_bits(real.index_select(0, r.decision.token_R()), p.decision.token_R()));
+    CHECK(same_bits(r.decision.expert_R(), p.decision.expert_R()));
+    CHECK(difference(r.decision.gate_R(), p.decision.gate_R()) < 1e-6);
+    CHECK(total(r.losses) == doctest::Approx(total(p.losses)).epsilon(1e-5));
+    CHECK(same_state(save(*alone), save(*a)));
+    a->step(), alone->step();
+    CHECK(same_state(save(*alone), save(*a)));
+
+    context.mask_N = at::zeros({kTokens}, at::kBool);
+    const auto none = a->route(x_ND, context);
+    CHECK(none.decision.n_asked() == 0);
+    CHECK(std::isfinite(total(none.losses)));
+  }
+}
+
+TEST_CASE("only training leaves a mark") {
+  int with_state = 0;
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    const auto before = save(*router);
+    for (const auto phase : {Phase::evaluate, Phase::recompute, Phase::replay}) {
+      router->route(inputs(), context_of(kTokens, 3, phase));
+      CHECK(same_state(save(*router), before));
+    }
+    router->route(inputs(), context_of(kTokens, 3, Phase::train));
+    const auto after = save(*router);
+    bool is_pending = false;
+    for (size_t i = 0; i < after.size(); ++i) {
+      const bool counts = after[i].name.find("pending") != std::string::npos;
+      is_pending = is_pending || counts;
+      CHECK_MESSAGE(same_bits(after[i].value, before[i].value) == !counts, after[i].name);
+    }
+    with_state += is_pending;
+    router->step();
+    for (const auto& s : save(*router))
+      if (s.name.find("pending") != std::string::npos) CHECK(s.value.abs().sum().item<double>() == 0);
+  }
+  CHECK(with_state > 0);
+}
+
+TEST_CASE("a recomputed pass decides as the first one did, noise included") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    const auto first = router->route(inputs(), context_of(kTokens, 3, Phase::train));
+    const auto again = router->route(inputs(), context_of(kTokens, 3, Phase::recompute));
+    CHECK(same_decision(first.decision, again.decision));
+    CHECK(total(first.losses) == total(again.losses));
+  }
+}
+
+TEST_CASE("two passes and a step move the state as one pass over both does") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto halves = built(v.named), whole = built(v.named);
+    // With a limit or an expert's choice, who is asked depends on the batch; with noise too.
+    if (halves->facts().may_drop || halves->facts().chooser == Chooser::expert) continue;
+    const auto context = context_of(kTokens, 1, Phase::train);
+    bool draws = false;
+    for (const auto* field : {"jitter"})
+      if (const auto* value = halves->composition()->scorer.fields.find(field))
+        draws = draws || std::get<double>(value->data) > 0;
+    if (draws) continue;
+    for (int step = 0; step < 3; ++step) {
+      const auto x_ND = inputs(static_cast<uint64_t>(step) + 30);
+      const auto first = at::arange(5), second = at::arange(5, kTokens);
+      for (const auto& part : {first, second})
+        halves->route(x_ND.index_select(0, part), rows_of(context, part));
+      whole->route(x_ND, context);
+      halves->step(), whole->step();
+      CHECK(same_state(save(*halves), save(*whole)));
+    }
+  }
+}
+
+TEST_CASE("the balance loss describes what was asked for") {
+  int compared = 0;
+  for (const auto& v : everything()) {
+    const auto router = built(v.named);
+    const auto& balancers_used = router->composition()->balancers;
+    for (const bool has_mask : {false, true}) {
+      CAPTURE(v.what);
+      CAPTURE(has_mask);
+      auto context = context_of(kTokens, 1, Phase::train);
+      if (has_mask) context.mask_N = at::arange(kTokens).remainder(5).ne(2);
+      const auto r = router->route(inputs(), context);
+      size_t term = 0;
+      for (const auto& b : balancers_used) {
+        if (term >= r.losses.size() || r.losses[term].name != b.name) continue;
+        const auto& loss = r.losses[term++];
+        if (b.name != "balance_loss") continue;
+        const auto convention = std::get<std::string>(b.fields.find("convention")->data);
+        const auto coefficient = std::get<double>(b.fields.find("coefficient")->data);
+        // By hand, from the counts that the decision gives.
+        const auto score = reals(r.scores.score_NE);
+        const auto asked = ints(r.decision.asked_E());
+        const auto expert = ints(at::cat({r.decision.expert_R(), r.decision.dropped().expert_Q}));
+        const auto rank = ints(at::cat({r.decision.rank_R(), r.decision.dropped().rank_Q}));
+        std::vector<double> mean(kExperts), first(kExperts);
+        double tokens = 0, all = 0;
+        for (int64_t n = 0; n < kTokens; ++n) {
+          if (has_mask && !context.mask_N[n].item<bool>()) continue;
+          ++tokens;
+          double sum = 0;
+          for (int64_t e = 0; e < kExperts; ++e) sum += score[static_cast<size_t>(n * kExperts + e)];
+          for (int64_t e = 0; e < kExperts && sum > 0; ++e)
+            mean[static_cast<size_t>(e)] += score[static_cast<size_t>(n * kExperts + e)] / sum;
+        }
+        for (size_t i = 0; i < expert.size(); ++i) first[static_cast<size_t>(expert[i])] += rank[i] == 0;
+        for (const auto a : asked) all += static_cast<double>(a);
+        double wanted = 0;
+        for (size_t e = 0; e < mean.size(); ++e) {
+          const auto p = mean[e] / tokens, count = static_cast<double>(asked[e]), dE = static_cast<double>(kExperts);
+          if (convention == "switch") wanted += dE * count / std::max(all, 1.0) * p;
+          if (convention == "hf_pooled") wanted += dE * count / tokens * p;
+          if (convention == "gshard") wanted += first[e] / tokens * p / dE;
+        }
+        CHECK(loss.raw == doctest::Approx(wanted).epsilon(1e-5));
+        CHECK(loss.value.item<double>() == doctest::Approx(wanted * coefficient).epsilon(1e-5));
+        ++compared;
+      }
+    }
+  }
+  CHECK(compared > 20);
+}
+
+TEST_CASE("the composition that a router shows builds the same router") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    REQUIRE(router->composition());
+    const auto shown = write_config(*router->composition());
+    const auto again = built({.name = "stages", .fields = shown});
+    CHECK(same_state(save(*router), save(*again)));
+    const auto context = context_of(kTokens, 3, Phase::train);
+    const auto a = router->route(inputs(), context), b = again->route(inputs(), context);
+    CHECK(same_decision(a.decision, b.decision));
+    CHECK(total(a.losses) == total(b.losses));
+  }
+}
+
+TEST_CASE("wrong shapes are refused by name") {
+  for (const auto* e : routers()) {
+    CAPTURE(e->card.name);
+    const auto router = built({.name = std::string(e->card.name)});
+    CHECK(complaint([&] { router->route(at::ones({2, 3, kWidth}), context_of(6)); }).find("[tokens, d_model]") !=
+          std::string::npos);
+    auto context = context_of(kTokens);
+    context.mask_N = at::ones({kTokens + 1}, at::kBool);
+    CHECK(complaint([&] { router->route(inputs(), context); }).find("mask") != std::string::npos);
+    context = context_of(kTokens + 1);
+    CHECK(complaint([&] { router->route(inputs(), context); }).find("token ids") != std::string::npos);
+  }
+}
