@@ -56,8 +56,8 @@ struct FusedExperts : torch::autograd::Function<FusedExperts> {
     const auto x_ND = x_in.contiguous(), first_EHD = first_in.contiguous(), second_EDI = second_in.contiguous();
     const auto gate_R = gate_in.to(wide_type(x_ND.scalar_type())).contiguous();
     const auto is = expert_shape(x_ND, token_R, second_EDI, parts_of(activation));
-    const auto h_RH = keep ? at::empty({is.n_rows, is.parts * is.hidden}, x_ND.options()) : Tensor();
-    auto out_ND = at::empty_like(x_ND);
+    const auto h_RH = keep ? fresh({is.n_rows, is.parts * is.hidden}, x_ND.options()) : Tensor();
+    auto out_ND = fresh(x_ND.sizes(), x_ND.options());
     by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const auto* token = token_R.const_data_ptr<int64_t>();
       const Experts experts{offset_E1.const_data_ptr<int64_t>(), is.n_experts};
@@ -85,7 +85,7 @@ struct FusedExperts : torch::autograd::Function<FusedExperts> {
     const auto grad_ND = grads[0].contiguous();
     const auto is = expert_shape(x_ND, token_R, second_EDI, parts_of(activation));
     const auto made_if = [&](size_t input, const Tensor& like) {
-      return context->needs_input_grad(input) ? at::empty_like(like) : Tensor();
+      return context->needs_input_grad(input) ? fresh(like.sizes(), like.options()) : Tensor();
     };
     const Tensor grad_x_ND = made_if(0, x_ND), grad_gate_R = made_if(1, gate_R), grad_first_EHD = made_if(4, first_EHD),
                  grad_second_EDI = made_if(5, second_EDI);

@@ -13,7 +13,7 @@ struct GroupedLinear : torch::autograd::Function<GroupedLinear> {
     const auto x_RD = x_in.contiguous(), weight_EHD = weight_in.contiguous();
     context->save_for_backward({x_RD, weight_EHD, offset_E1});
     const int64_t n_rows = x_RD.size(0), width = x_RD.size(1), n_out = weight_EHD.size(1);
-    auto y_RH = at::empty({n_rows, n_out}, x_RD.options());
+    auto y_RH = fresh({n_rows, n_out}, x_RD.options());
     by_element(x_RD.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const Experts experts{offset_E1.const_data_ptr<int64_t>(), weight_EHD.size(0)};
       const auto rows = row_pointers(data<S>(x_RD), width, nullptr, n_rows);
@@ -34,11 +34,11 @@ struct GroupedLinear : torch::autograd::Function<GroupedLinear> {
       const Experts experts{offset_E1.const_data_ptr<int64_t>(), weight_EHD.size(0)};
       const auto rows = row_pointers(data<S>(grad_RH), n_out, nullptr, n_rows);
       if (context->needs_input_grad(0)) {
-        grad_x_RD = at::empty_like(x_RD);
+        grad_x_RD = fresh(x_RD.sizes(), x_RD.options());
         product_times(rows, experts, data<S>(weight_EHD), width, n_out, mutable_data<S>(grad_x_RD));
       }
       if (context->needs_input_grad(1)) {
-        grad_weight_EHD = at::empty_like(weight_EHD);
+        grad_weight_EHD = fresh(weight_EHD.sizes(), weight_EHD.options());
         const auto x_rows = row_pointers(data<S>(x_RD), width, nullptr, n_rows);
         product_outer(rows, n_out, x_rows, width, experts, mutable_data<S>(grad_weight_EHD));
       }

@@ -14,3 +14,8 @@ else()
   set_source_files_properties(${_kernels}/loops_avx2.cpp ${_kernels}/loops_avx512.cpp ${_kernels}/isas_x86.cpp
                               PROPERTIES HEADER_FILE_ONLY ON)
 endif()
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  set_source_files_properties(${_kernels}/pages_portable.cpp PROPERTIES HEADER_FILE_ONLY ON)
+else()
+  set_source_files_properties(${_kernels}/pages_linux.cpp PROPERTIES HEADER_FILE_ONLY ON)
+endif()

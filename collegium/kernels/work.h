@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "collegium/kernels/isa.h"
+#include "collegium/kernels/pages.h"
 
 namespace collegium::kernels {
 
@@ -41,11 +42,16 @@ S* mutable_data(const at::Tensor& tensor) {
   return static_cast<S*>(tensor.mutable_data_ptr());
 }
 
+/// An uninitialised tensor, on large pages when it is large.
+at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options);
+
 /// Uninitialised memory on cache-line boundaries.
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t n) : data_(static_cast<T*>(::operator new(bytes(n), alignment))) {}
+  explicit Scratch(int64_t n) : data_(static_cast<T*>(::operator new(bytes(n), alignment))) {
+    prefer_large_pages(get(), bytes(n));
+  }
   T* get() const { return data_.get(); }
 
  private:
