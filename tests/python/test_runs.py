@@ -1,0 +1,285 @@
+"""Runs end to end through the command line: kill and resume bitwise, and bad input with its error and nothing lost."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def find_cli():
+    if "COLLEGIUM_CLI" in os.environ:
+        return pathlib.Path(os.environ["COLLEGIUM_CLI"])
+    built = sorted(ROOT.glob("build/*/cli/collegium"), key=lambda p: p.stat().st_mtime)
+    return built[-1] if built else None
+
+
+CLI = find_cli()
+pytestmark = pytest.mark.skipif(CLI is None, reason="the command line is not built")
+
+RECIPE = """
+[data]
+sources = ["{text}"]
+tokenizer = "byte"
+held_out = 0.2
+gap = 64
+
+[model]
+name = "decoder"
+d_model = 32
+n_layers = 2
+n_heads = 2
+
+[model.moe]
+name = "routed"
+n_experts = 4
+d_expert = 16
+router = {{ name = "{router}" }}
+
+[train]
+steps = {steps}
+batch_size = 4
+context = 32
+eval_every = 10
+eval_windows = 8
+log_every = 3
+save_every = 7
+schedule = {{ name = "wsd", warmup = 5 }}
+
+[sample]
+prompt = "the "
+tokens = 20
+"""
+
+
+def cli(*arguments, cwd, check=None, env=None):
+    done = subprocess.run([str(CLI), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(pathlib.Path(cwd) / "cache"), **(env or {})})
+    if check is not None:
+        assert done.returncode == check, f"{arguments} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture
+def place(tmp_path):
+    words = "the expert that knows the word takes the word and the router learns who knows what it knows ".split()
+    lines = [" ".join(words[(i * 7 + j * (i % 5 + 1)) % len(words)] for j in range(12)) for i in range(400)]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    return tmp_path
+
+
+def write_recipe(place, router="top_k", steps=40, name="tiny", extra=""):
+    path = place / f"{name}.toml"
+    path.write_text(RECIPE.format(text=place / "text.txt", router=router, steps=steps) + extra)
+    return path
+
+
+def only_run(place, runs="runs"):
+    return next(p for p in (place / runs).iterdir() if p.is_dir())
+
+
+def final_state(folder):
+    """Every byte that a resumed run must repeat."""
+    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    out = {name: (newest / name).read_bytes() for name in ("weights.safetensors", "state.safetensors", "meta.json")}
+    out["metrics"] = (folder / "metrics.jsonl").read_bytes()
+    return newest.name, out
+
+
+@pytest.mark.parametrize("router", ["top_k", "switch", "loss_free", "relu", "hash"])
+def test_a_killed_run_resumes_bitwise(place, router):
+    recipe = write_recipe(place, router, steps=150)
+    cli("train", recipe, "--runs", "whole", "--no-report", "--threads", 1, cwd=place, check=0)
+    wanted_step, wanted = final_state(only_run(place, "whole"))
+
+    kills = 0
+    for attempt in range(12):
+        arguments = ["train", str(recipe), "--runs", "cut", "--no-report", "--threads", "1"] + (["--resume"] if attempt else [])
+        child = subprocess.Popen([str(CLI), *arguments], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                 text=True, env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
+        # Each attempt may live a little longer, so that some kills meet a save and the last one finishes.
+        deadline = time.monotonic() + 20
+        runs = place / "cut"
+        started = len(list(runs.glob("*/checkpoints/step-*"))) if runs.exists() else 0
+        while child.poll() is None and time.monotonic() < deadline:
+            if attempt < 4 and runs.exists() and len(list(runs.glob("*/metrics.jsonl"))) and \
+                    (sorted(runs.glob("*/checkpoints/step-*"))[-1:] or [None])[0] is not None and \
+                    time.monotonic() - deadline > -20 + 0.35 + 0.1 * attempt:
+                child.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        error = child.communicate()[1]
+        if child.returncode == 0:
+            break
+        assert child.returncode == -signal.SIGKILL, error
+        assert started <= 3
+    assert kills >= 1, "the run was too quick to be killed"
+    step, found = final_state(only_run(place, "cut"))
+    assert step == wanted_step
+    for name in wanted:
+        assert found[name] == wanted[name], f"{router}: {name} differs after {kills} kills"
+
+
+def test_interrupt_saves_and_exits_130(place):
+    recipe = write_recipe(place, steps=100000)
+    child = subprocess.Popen([str(CLI), "train", str(recipe), "--no-report", "--threads", "1"], cwd=place,
+                             stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
+    while not list(place.glob("runs/*/checkpoints/LATEST")):
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    error = child.communicate(timeout=60)[1]
+    assert child.returncode == 130, error
+    assert "checkpoint written" in error and "--resume" in error
+    rows = json.loads(cli("runs", "--json", cwd=place, check=0).stdout)
+    assert rows[0]["status"] == "interrupted"
+
+
+def test_the_whole_way(place):
+    recipe = write_recipe(place)
+    cli("train", recipe, "--threads", 1, cwd=place, check=0)
+    folder = only_run(place)
+    assert (folder / "report.html").stat().st_size > 50_000
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in rows if r["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    assert all(abs(sum(layer["load"]) - 1) < 1e-9 for r in rows for layer in r["layers"])
+    one = cli("generate", "tiny", "--prompt", "the ", "-n", 10, "--trace", "t.safetensors", cwd=place, check=0).stdout
+    two = cli("generate", "tiny", "--prompt", "the ", "-n", 10, cwd=place, check=0).stdout
+    assert one == two and one.startswith("the ")
+    from safetensors import safe_open
+    with safe_open(place / "t.safetensors", "numpy") as trace:
+        assert trace.metadata()["format"] == "collegium.routing_trace/1"
+        offsets = trace.get_tensor("0.expert")
+        assert (offsets[1:] >= offsets[:-1]).all()
+    cli("train", recipe, "--seed", 2, "--threads", 1, "--no-report", cwd=place, check=0)
+    ids = cli("runs", "--ids", cwd=place, check=0).stdout.split()
+    assert len(ids) == 2
+    cli("compare", *ids, "--out", "c.html", cwd=place, check=0)
+    assert (place / "c.html").stat().st_size > 50_000
+    cli("report", ids[0], cwd=place, check=0)
+    plan = json.loads(cli("plan", recipe, "--no-measure", "--json", cwd=place, check=0).stdout)
+    assert plan["fits"] and plan["parameters_total"] > plan["parameters_active"]
+
+
+def newest_checkpoint(place):
+    return sorted(only_run(place).glob("checkpoints/step-*"))[-1]
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name(place):
+    recipe = write_recipe(place)
+    cli("train", recipe, "--threads", 1, "--no-report", cwd=place, check=0)
+    weights = newest_checkpoint(place) / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    done = cli("generate", "tiny", "--prompt", "the ", "-n", 4, cwd=place, check=0)
+    assert "weights.safetensors" in done.stderr and "step-" in done.stderr
+    weights.write_bytes(content[:100])
+    done = cli("generate", "tiny", "--prompt", "the ", "-n", 4, cwd=place, check=0)
+    assert "weights.safetensors" in done.stderr
+
+
+def test_resume_with_a_changed_recipe_is_refused_with_the_difference(place):
+    recipe = write_recipe(place)
+    cli("train", recipe, "--threads", 1, "--no-report", cwd=place, check=0)
+    run = only_run(place).name
+    before = final_state(only_run(place))
+    done = cli("train", recipe, "--resume", "--run", run, "--set", "train.batch_size=8", cwd=place, check=3)
+    assert "train.batch_size: 4 -> 8" in done.stderr and "--allow-drift" in done.stderr
+    assert final_state(only_run(place)) == before
+
+
+BAD = [
+    # (name, arguments or recipe change, exit code, words that must stand in the error)
+    ("unknown key", ["--set", "train.stepz=3"], 2, ["train.stepz", "unknown key", "did you mean 'steps'"]),
+    ("misplaced key", ["--set", "steps=3"], 2, ["steps: unknown key"]),
+    ("wrong type", ["--set", "train.steps=many"], 2, ["train.steps: must be an integer", "many"]),
+    ("float for integer", ["--set", "train.steps=1.5"], 2, ["train.steps: must be an integer"]),
+    ("out of range", ["--set", "train.steps=0"], 2, ["train.steps: must be at least 1, got 0"]),
+    ("unknown router", ["--set", "model.moe.router=swich"], 2, ["unknown router 'swich'", "did you mean 'switch'"]),
+    ("unknown router field", ["--set", "model.moe.router.kk=2"], 2, ["model.moe.router.kk: unknown key", "'k'"]),
+    ("k above experts", ["--set", "model.moe.router.k=9"], 2, ["k = 9 is more than the 4 experts"]),
+    ("unknown layer", ["--set", "model.moe=rooted"], 2, ["unknown layer 'rooted'", "'routed'"]),
+    ("unknown optimizer", ["--set", "train.optimizer=adam"], 2, ["unknown optimizer 'adam'", "'adamw'"]),
+    ("unknown schedule", ["--set", "train.schedule=cosin"], 2, ["unknown schedule 'cosin'", "'cosine'"]),
+    ("heads do not divide", ["--set", "model.n_heads=5"], 2, ["d_model = 32 is not a multiple of n_heads = 5"]),
+    ("kv heads do not divide", ["--set", "model.n_kv_heads=3"], 2, ["not a multiple of n_kv_heads = 3"]),
+    ("non-causal router", ["--set", "model.moe.router=expert_choice"], 2, ["expert_choice", "allow_noncausal"]),
+    ("bad choice", ["--set", "train.precision=fp16"], 2, ["'fp16' is not one of fp32, bf16"]),
+    ("set without value", ["--set", "train.steps"], 2, ["path=value"]),
+    ("unknown option", ["--stepz", "3"], 2, ["--stepz"]),
+    ("bad name", ["--name", "a/b"], 2, ["--name a/b"]),
+    ("run without resume", ["--run", "x"], 2, ["--resume"]),
+    ("nothing to resume", ["--resume"], 2, ["no unfinished run"]),
+    ("unknown run", ["--resume", "--run", "nothere"], 2, ["nothere"]),
+    ("bad device", ["--device", "gpu"], 2, ["--device gpu"]),
+    ("unknown tokenizer", ["--set", "data.tokenizer=bytes"], None, ["bytes"]),
+    ("unknown source", ["--set", "data.sources=['shakespear']"], 2, ["shakespear"]),
+    ("no memory", ["--set", "model.d_model=65536", "--set", "model.n_heads=64"], 3, ["does not fit", "of memory"]),
+    ("context longer than the text", ["--set", "train.context=100000"], 4, ["token"]),
+    ("composition that makes no sense",
+     ["--set", "model.moe.router={name='stages', scorer='none', selector='top_k'}"], 2,
+     ["'top_k' needs softmax or sigmoid or relu scores", "'none' gives no scores"]),
+]
+
+
+@pytest.mark.parametrize("name, arguments, code, words", BAD, ids=[b[0] for b in BAD])
+def test_bad_input_has_its_error_and_leaves_nothing(place, name, arguments, code, words):
+    recipe = write_recipe(place)
+    done = cli("train", recipe, *arguments, cwd=place)
+    assert done.returncode == code if code is not None else done.returncode in (2, 4, 5), done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "c10" not in done.stderr
+    assert not [p for p in (place / "runs").glob("*") if p.is_dir()], "a refused run left a folder"
+
+
+def test_errors_name_file_and_line(place):
+    recipe = write_recipe(place, extra="\n[train.optimizer]\nname = \"adamw\"\nlearning_rate = 1e-3\n")
+    line = next(i for i, l in enumerate(recipe.read_text().splitlines(), 1) if l.startswith("learning_rate"))
+    done = cli("train", recipe, cwd=place, check=2)
+    assert f"tiny.toml:{line}: train.optimizer.learning_rate: unknown key" in done.stderr
+    recipe.write_text("steps = = 3\n")
+    assert "tiny.toml:1:" in cli("train", recipe, cwd=place, check=2).stderr
+    done = cli("train", place / "tinny.toml", cwd=place, check=2)
+    assert "there is no such file" in done.stderr and "tiny.toml" in done.stderr
+    assert "this is a folder" in cli("train", place, cwd=place, check=2).stderr
+
+
+@pytest.mark.parametrize("content, words", [(b"", ["empty"]), (b"abc\x00def", ["NUL"]), (b"abc\xffdef", ["UTF-8", "3"])],
+                         ids=["empty", "binary", "not UTF-8"])
+def test_unreadable_text(place, content, words):
+    (place / "text.txt").write_bytes(content)
+    done = cli("train", write_recipe(place), cwd=place, check=4)
+    for word in ["text.txt", *words]:
+        assert word in done.stderr, done.stderr
+
+
+def test_disk_full_while_saving_keeps_the_old_checkpoint(place):
+    """A small tmpfs stands in for a full disk; without the right to mount one, the io tests cover it alone."""
+    small = place / "small"
+    small.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small]).returncode != 0:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        recipe = write_recipe(place, steps=60)
+        plan = cli("plan", recipe, "--runs", small, "--no-measure", cwd=place)
+        assert plan.returncode == 0, plan.stderr
+        cli("train", recipe, "--runs", small, "--no-report", "--set", "train.steps=8", "--threads", 1, cwd=place, check=0)
+        used = sum(f.stat().st_size for f in small.rglob("*") if f.is_file())
+        (small / "ballast").write_bytes(b"x" * (3 * 2**20 - used - 400_000))
+        done = cli("train", recipe, "--runs", small, "--no-report", "--name", "full", "--set", "train.keep=9",
+                   "--threads", 1, cwd=place)
+        assert done.returncode in (3, 5), done.stderr
+        assert "No space left" in done.stderr or "disk" in done.stderr, done.stderr
+        (small / "ballast").unlink()
+        cli("generate", "tiny", "--runs", small, "--prompt", "the ", "-n", 2, cwd=place, check=0)
+    finally:
+        subprocess.run(["umount", small])
