@@ -28,6 +28,14 @@ Tensor asked_counts(const Decision& d, const Tensor& group_N, int64_t n_groups, 
   return counts_X.view({n_groups, E});
 }
 
+// P is a distribution over experts: scores that are not one already (sigmoid, ReLU) are divided by their sum, as in
+// DeepSeek-V3 (eq. 18). A token without a positive score adds nothing.
+Tensor probabilities(const Scores& scores) {
+  if (scores.kind == ScoreKind::softmax) return scores.score_NE;
+  const auto sum_N1 = scores.score_NE.sum(1, true);
+  return scores.score_NE / at::where(sum_N1.gt(0), sum_N1, at::ones_like(sum_N1));
+}
+
 }  // namespace
 
 std::span<const std::string_view> enum_names(LossConvention) {
@@ -42,7 +50,7 @@ std::span<const std::string_view> enum_names(LossScope) {
 
 Tensor balance_loss(const Scores& scores, const Decision& decision, const Context& context, LossConvention convention,
                     LossScope scope) {
-  const auto& score_NE = scores.score_NE;
+  const auto score_NE = probabilities(scores);
   const auto options = score_NE.options().requires_grad(false);
   const auto N = score_NE.size(0), E = score_NE.size(1);
   const bool by_sequence = scope == LossScope::sequence;
@@ -74,7 +82,7 @@ Tensor hf_pooled_loss(const std::vector<std::pair<const Scores*, const Decision*
   Tensor counts_E, sum_E;
   double rows = 0;
   for (const auto& [scores, decision] : layers) {
-    const auto& score_NE = scores->score_NE;
+    const auto score_NE = probabilities(*scores);
     const auto N = score_NE.size(0);
     const auto options = score_NE.options().requires_grad(false);
     const auto group_N = group_of_tokens(context, score_NE, N, false);

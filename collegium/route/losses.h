@@ -17,7 +17,8 @@ std::span<const std::string_view> enum_names(LossConvention);
 enum class LossScope { batch, sequence };
 std::span<const std::string_view> enum_names(LossScope);
 
-/// Scalar with the gradient of the scores. Masked tokens count neither in a_e nor in P_e; dropped assignments do
+/// Scalar with the gradient of the scores; P_e is the mean of each token's scores divided by their sum (softmax scores
+/// sum to one already). Masked tokens count neither in a_e nor in P_e; dropped assignments do
 /// count (they were asked for; with kept ones only, the loss of a full expert would stop rising).
 /// Zero real tokens give 0.
 Tensor balance_loss(const Scores& scores, const Decision& decision, const Context& context, LossConvention convention,

@@ -87,6 +87,14 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   auto& s = stages_;
   require(!s.selector->needs().token_ids || context.token_id_N.defined(), "router: selector '", s.names[1],
           "' needs token ids, and none were given");
+  const auto check_length = [&](const Tensor& t_N, std::string_view what) {
+    if (!t_N.defined()) return;
+    require(t_N.dim() == 1 && t_N.size(0) == x_ND.size(0), "router: ", what,
+            " must have one entry a token, [", x_ND.size(0), "], got ", t_N.sizes());
+  };
+  check_length(context.mask_N, "the mask");
+  check_length(context.token_id_N, "token ids");
+  check_length(context.sequence_N, "sequence ids");
   Tensor bias_E;
   for (const auto& balancer : s.balancers)
     if (const auto more_E = balancer->bias_E(); more_E.defined()) bias_E = bias_E.defined() ? bias_E + more_E : more_E;
@@ -115,7 +123,8 @@ RouterFacts Router::facts() const {
   return {.chooser = selector.chooser,
           .is_exactly_balanced = selector.is_exactly_balanced,
           .may_drop = capacity.may_drop,
-          .is_causal = selector.is_causal && capacity.is_causal,
+          // A capacity that is a share of what is asked depends on later tokens where their number of choices does.
+          .is_causal = selector.is_causal && capacity.is_causal && (!capacity.may_drop || selector.asks_fixed_number),
           .needs_token_ids = stages_.selector->needs().token_ids || stages_.scorer->needs().token_ids,
           .choices_per_token = stages_.selector->choices_per_token(),
           .flops_per_token = stages_.scorer->flops_per_token()};

@@ -83,6 +83,7 @@ class Selector {
     bool reads_bias = false;     ///< adds the balancers' bias before it compares
     bool is_exactly_balanced = false;  ///< loads differ by at most one by construction
     bool is_causal = true;       ///< a token's choice does not depend on later tokens
+    bool asks_fixed_number = true;  ///< every token asks for as many experts, whatever the scores
     std::vector<std::pair<std::string, std::string>> describe() const;
   };
   virtual ~Selector() = default;

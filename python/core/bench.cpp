@@ -1,4 +1,9 @@
 // The real training step on random tokens, for bench/training_step.py.
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <ATen/ops/cat.h>
+
 #include "collegium/recipe/run.h"
 #include "python/core/convert.h"
 #include "python/core/modules.h"

@@ -1,6 +1,8 @@
 #include "python/core/bound.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/core/grad_mode.h>
 
 #include <array>
 

@@ -1,3 +1,6 @@
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
 #include "python/core/convert.h"
 
 #include <cmath>

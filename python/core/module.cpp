@@ -1,4 +1,7 @@
 // collegium._core: what the Python package is built on. Not an interface of its own; see python/collegium.
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
 #include <torch/csrc/Exceptions.h>
 
 #include "collegium/recipe/catalogues.h"

@@ -1,6 +1,11 @@
 // Routers, layers and language models as Python's nn.Modules call them. Entries are found in the catalogues by name,
 // so a new mechanism needs nothing here.
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
 #include "python/core/modules.h"
+
+#include <ATen/core/grad_mode.h>
 
 #include "collegium/layer/layer.h"
 #include "collegium/model/language_model.h"

@@ -40,6 +40,10 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
     const auto real_M =
         context.mask_N.defined() ? context.mask_N.nonzero().flatten() : at::arange(compared_NE.size(0), ints);
     const auto M = real_M.size(0);
+    if (M == 0) {
+      const auto none = at::empty({0}, ints), no_score = at::empty({0}, compared_NE.options());
+      return {none, none, none, no_score, no_score};
+    }
     const auto wanted = std::ceil(factor_ * static_cast<double>(M) / static_cast<double>(E) - 1e-9);
     const auto C = std::min(M, static_cast<int64_t>(wanted));
     // Rows are experts here, so the lower "expert id" of the tie rule is the earlier token.
@@ -54,7 +58,8 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
     const auto sorted = [&](const Tensor& t) { return t.index_select(0, order); };
     return {sorted(token_EC), sorted(expert_EC), sorted(rank_EC), sorted(score_EC), sorted(margin_EC)};
   }
-  Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
+  // Not ReLU: its zeros tie, and an expert would take tokens it does not want in the order of their position.
+  Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}}; }
   Claims claims() const override { return kExpertChoiceClaims; }
   double choices_per_token() const override { return factor_; }
 

@@ -9,7 +9,7 @@
 namespace collegium::route {
 namespace {
 
-constexpr Selector::Claims kPositiveClaims = {.chooser = Chooser::token};
+constexpr Selector::Claims kPositiveClaims = {.chooser = Chooser::token, .asks_fixed_number = false};
 
 class PositiveSelector final : public Selector, public Makes<PositiveSelector, Selector> {
  public:
