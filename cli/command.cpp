@@ -191,7 +191,8 @@ void Arguments::set_positional(std::string_view name, std::vector<std::string> v
 }
 
 const Arguments::Value& Arguments::option(std::string_view name) const {
-  const auto found = std::find_if(options_.begin(), options_.end(), [&](const NamedValue& v) { return v.name == name; });
+  const auto found =
+      std::find_if(options_.begin(), options_.end(), [&](const NamedValue& v) { return v.name == name; });
   ensure(found != options_.end(), "command ", command_.name, " has no option --", name);
   return found->value;
 }

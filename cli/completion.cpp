@@ -122,7 +122,8 @@ std::string bash_completion(Commands commands) {
     for (size_t i = 0; i < command->positionals.size(); ++i) {
       const auto& positional = command->positionals[i];
       const auto index = positional.max == 1 ? text("'", command->name, " ", i, "'") : text("'", command->name, " '*");
-      arguments += text("    ", index, ") echo ", quoted(source_name(positional.complete, positional.choices)), " ;;\n");
+      const auto source = source_name(positional.complete, positional.choices);
+      arguments += text("    ", index, ") echo ", quoted(source), " ;;\n");
     }
   }
   std::string queries;
@@ -246,7 +247,8 @@ _collegium() {
   local context state state_descr line
   typeset -A opt_args
   local _collegium_program=${(Q)words[1]}
-  _arguments -C -S '--help[show help]' '--version[show the version]' '1:command:_collegium_commands' '*::argument:->argument'
+  _arguments -C -S '--help[show help]' '--version[show the version]' \
+    '1:command:_collegium_commands' '*::argument:->argument'
   case $state in
     argument)
       case $words[1] in
@@ -293,7 +295,8 @@ std::string fish_completion(Commands commands) {
       lines += text("complete -c collegium -n ", fish_quoted(text("__collegium_in ", command->name, " ", i, " ", last)),
                     source, " -d ", fish_quoted(positional.name), "\n");
     }
-    if (!taking.empty()) values += text("        case ", command->name, "\n            printf '%s\\n' ", join(taking, " "), "\n");
+    if (!taking.empty())
+      values += text("        case ", command->name, "\n            printf '%s\\n' ", join(taking, " "), "\n");
   }
   std::string queries;
   for (const auto& [source, words] : kNameQueries)

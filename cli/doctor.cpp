@@ -73,9 +73,11 @@ DoctorFacts examine(const Environment& environment, const Terminal& terminal) {
                                       std::pair{"pip", "fetching data sets from PyPI"},
                                       std::pair{"npm", "fetching data sets from npm"}})
     facts.programs.push_back({name, find_program(name, environment), purpose});
-  const auto paths = data::source_paths(environment("XDG_CACHE_HOME"), environment("HOME"), environment("COLLEGIUM_DATA"));
+  const auto paths =
+      data::source_paths(environment("XDG_CACHE_HOME"), environment("HOME"), environment("COLLEGIUM_DATA"));
   facts.data_cache = paths.cache.string();
-  for (const auto& folder : paths.folders) facts.data_folders.push_back({folder.string(), fs::is_directory(folder, problem)});
+  for (const auto& folder : paths.folders)
+    facts.data_folders.push_back({folder.string(), fs::is_directory(folder, problem)});
   facts.terminal = terminal;
   return facts;
 }
@@ -124,7 +126,8 @@ std::string doctor_text(const DoctorFacts& facts, const std::vector<Problem>& pr
     constexpr size_t kColumn = 13;
     const auto lines = style.width == 0 ? std::vector<std::string>{value}
                                         : wrap_words(value, std::max<size_t>(style.width, kColumn + 20) - kColumn);
-    out += text(style.color ? "\x1b[1m" : "", label, style.color ? "\x1b[0m" : "", std::string(kColumn - label.size(), ' '));
+    out += text(style.color ? "\x1b[1m" : "", label, style.color ? "\x1b[0m" : "",
+                std::string(kColumn - label.size(), ' '));
     for (size_t i = 0; i < lines.size(); ++i) out += (i == 0 ? "" : std::string(kColumn, ' ')) + lines[i] + "\n";
   };
   put("collegium", version_text());

@@ -118,6 +118,16 @@ const EntryInfo& find_entry(const std::vector<EntryInfo>& entries, const std::st
               text("say which: ", join(full)));
 }
 
+std::vector<std::string> names_to_type(const std::vector<EntryInfo>& entries, const std::vector<EntryInfo>& all) {
+  std::vector<std::string> out;
+  for (const auto& entry : entries) {
+    const auto n_sharing =
+        std::count_if(all.begin(), all.end(), [&](const EntryInfo& other) { return other.name == entry.name; });
+    out.push_back(n_sharing > 1 ? entry.catalogue + "/" + entry.name : entry.name);
+  }
+  return out;
+}
+
 std::string entries_text(const std::vector<EntryInfo>& entries, const TableStyle& style) {
   TextTable table({"catalogue", "name", "paper", "summary"});
   table.align(2, Align::right);

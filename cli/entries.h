@@ -23,6 +23,9 @@ std::vector<EntryInfo> filtered(const std::vector<EntryInfo>& entries, const Ent
 /// (which lists them as "catalogue/name").
 const EntryInfo& find_entry(const std::vector<EntryInfo>& entries, const std::string& name);
 
+/// What to type for each of `entries`: its name, or "catalogue/name" where another one among `all` has the same name.
+std::vector<std::string> names_to_type(const std::vector<EntryInfo>& entries, const std::vector<EntryInfo>& all);
+
 /// A table: catalogue, name, paper, summary.
 std::string entries_text(const std::vector<EntryInfo>& entries, const TableStyle& style);
 

@@ -13,7 +13,7 @@ constexpr Positional kListArguments[] = {
 constexpr Option kListOptions[] = {
     {.name = "paper", .value = "N", .kind = ValueKind::integer, .help = "only what comes from paper number N"},
     {.name = "taxonomy", .value = "TEXT", .help = "only what has TEXT in its place in the taxonomy"},
-    {.name = "names", .help = "only the names, one a line"},
+    {.name = "names", .help = "only the names, one a line, as 'collegium show' takes them"},
     {.name = "catalogues", .help = "only the names of the catalogues, one a line"},
 };
 constexpr Example kListExamples[] = {
@@ -26,7 +26,8 @@ int run_list(const Arguments& arguments) {
   auto& out = arguments.out();
   EntryFilter filter = {.catalogue = arguments.positional("CATALOGUE"), .taxonomy = arguments.text("taxonomy")};
   if (arguments.given("paper")) filter.paper = static_cast<int>(arguments.integer("paper"));
-  const auto entries = filtered(all_entries(), filter);
+  const auto all = all_entries();
+  const auto entries = filtered(all, filter);
 
   if (arguments.flag("catalogues")) {
     const auto names = catalogues_of(entries);
@@ -35,11 +36,8 @@ int run_list(const Arguments& arguments) {
     return 0;
   }
   if (arguments.flag("names")) {
-    auto names = Json::array();
-    for (const auto& entry : entries) {
-      out.line(entry.name);
-      names.push_back(entry.name);
-    }
+    const auto names = names_to_type(entries, all);
+    for (const auto& name : names) out.line(name);
     out.json(names);
     return 0;
   }

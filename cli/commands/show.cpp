@@ -11,7 +11,7 @@ namespace {
 constexpr Positional kShowArguments[] = {
     {.name = "NAME", .help = "a mechanism, or CATALOGUE/NAME where several share the name",
      .complete = Complete::entries}};
-constexpr Example kShowExamples[] = {{"collegium show top_k", "what top_k is and which fields it has"}};
+constexpr Example kShowExamples[] = {{"collegium show routers/top_k", "what the router top_k is and which fields it has"}};
 
 int run_show(const Arguments& arguments) {
   auto& out = arguments.out();

@@ -20,8 +20,8 @@ using collegium::cli::test::run;
 namespace {
 
 bool is_name(std::string_view name) {
-  return !name.empty() && std::all_of(name.begin(), name.end(),
-                                      [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
+  const auto fits = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; };
+  return !name.empty() && std::all_of(name.begin(), name.end(), fits);
 }
 
 void check_phrase(std::string_view phrase) {
@@ -128,6 +128,14 @@ TEST_CASE("completion scripts name every command and option") {
   CHECK(run(all_commands(), {"completion", "tcsh"}).code == 2);
 }
 
+TEST_CASE("every name that list prints can be shown") {
+  std::istringstream names(run(all_commands(), {"list", "--names"}).out);
+  int n_names = 0;
+  for (std::string name; std::getline(names, name); ++n_names)
+    CHECK_MESSAGE(run(all_commands(), {"show", name}).code == 0, name);
+  CHECK(n_names > 0);
+}
+
 TEST_CASE("docs cli is the Markdown of the tables") {
   const auto page = run(all_commands(), {"docs", "cli"});
   CHECK(page.code == 0);
@@ -136,7 +144,8 @@ TEST_CASE("docs cli is the Markdown of the tables") {
 }
 
 TEST_CASE("data lists, explains and locates what is here, and fetches nothing unasked") {
-  const std::map<std::string, std::string> nowhere = {{"HOME", "/nonexistent"}, {"COLLEGIUM_DATA", "/nonexistent/data"}};
+  const std::map<std::string, std::string> nowhere = {{"HOME", "/nonexistent"},
+                                                      {"COLLEGIUM_DATA", "/nonexistent/data"}};
   const auto list = run(all_commands(), {"data", "list", "--json"}, nowhere);
   CHECK(list.code == 0);
   const auto sources = Json::parse(list.out);

@@ -66,6 +66,13 @@ TEST_CASE("an entry is found by its name, and a shared name asks for the catalog
         "no mechanism is called 'routers/alhpa' / did you mean 'routers/alpha'?");
 }
 
+TEST_CASE("names are printed as they must be typed") {
+  const auto all = made_up();
+  CHECK(names_to_type(all, all) == std::vector<std::string>{"alpha", "routers/both", "balancers/both"});
+  // Still shared with an entry that the filter left out.
+  CHECK(names_to_type(filtered(all, {.catalogue = "balancers"}), all) == std::vector<std::string>{"balancers/both"});
+}
+
 TEST_CASE("the list is a table") {
   CHECK(entries_text(made_up(), {.unicode = false}) ==
         "catalogue  name   paper  summary\n"

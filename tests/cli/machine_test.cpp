@@ -66,7 +66,8 @@ DoctorFacts healthy() {
 std::string problem_of(const DoctorFacts& facts) {
   const auto problems = problems_of(facts);
   CHECK(problems.size() == 1);
-  return problems.empty() ? "none" : text(problems[0].serious ? "problem: " : "remark: ", problems[0].what, " / ", problems[0].fix);
+  if (problems.empty()) return "none";
+  return text(problems[0].serious ? "problem: " : "remark: ", problems[0].what, " / ", problems[0].fix);
 }
 
 bool begins(const std::string& text, std::string_view beginning) { return text.starts_with(beginning); }
@@ -147,12 +148,14 @@ TEST_CASE("doctor finds nothing wrong with a healthy machine and one thing wrong
   CHECK(begins(problem_of(facts), "problem: only 1000 B is free on the disk of /work / "));
   facts = healthy(), facts.cpu.quota = 1.5;
   CHECK(problem_of(facts) ==
-        "problem: torch uses 8 threads where 1.5 processors are allowed: they wait for each other / set OMP_NUM_THREADS=2");
+        "problem: torch uses 8 threads where 1.5 processors are allowed: they wait for each other "
+        "/ set OMP_NUM_THREADS=2");
   facts = healthy(), facts.cpu.flags = {"sse4_2"};
   CHECK(begins(problem_of(facts), "problem: this processor has no AVX2"));
   facts = healthy(), facts.kernels = "", facts.kernels_report = "unknown 'fast'";
   CHECK(problem_of(facts) ==
-        "problem: the hand-written kernels cannot be chosen: unknown 'fast' / unset COLLEGIUM_KERNELS, or name one of those");
+        "problem: the hand-written kernels cannot be chosen: unknown 'fast' "
+        "/ unset COLLEGIUM_KERNELS, or name one of those");
   facts = healthy(), facts.data_folders = {{"/gone", false}};
   CHECK(begins(problem_of(facts), "problem: COLLEGIUM_DATA names a folder that is not there: /gone / make it"));
   facts = healthy(), facts.nvidia_driver = true;
@@ -170,8 +173,8 @@ TEST_CASE("doctor shows what it found, as text and as JSON") {
   facts.cpu.quota = 1.5;
   const auto problems = problems_of(facts);
   const auto shown = doctor_text(facts, problems, {});
-  for (const auto* part : {"Processor X", "avx2 fma", "8, of which this process may use 1.5", "16.0 GiB free of 32.0 GiB",
-                           "2.13.0, processor level AVX2, 8 threads", "the best that this processor has",
+  for (const auto* part : {"Processor X", "avx2 fma", "8, of which this process may use 1.5",
+                           "16.0 GiB free of 32.0 GiB", "2.13.0, processor level AVX2, 8 threads", "the best that this processor has",
                            "problem: torch uses", "  fix:   set OMP_NUM_THREADS=2"})
     CHECK_MESSAGE(shown.find(part) != std::string::npos, part);
   CHECK(doctor_text(healthy(), {}, {}).find("No problems found.") != std::string::npos);

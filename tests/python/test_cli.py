@@ -159,7 +159,10 @@ zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell 'PS1=READY%%; cd %(place)s; autoload -Uz compinit; compinit -u -d %(place)s/.dump; source %(place)s/zsh'
 zpty -w shell 'zstyle ":completion:*" list-prompt ""; setopt nolistbeep noautomenu noalwayslastprompt; LISTMAX=0'
-zpty -w shell 'compadd() { [[ ${@[1,(i)(-|--)]} == *-(O|A|D)\ * ]] && { builtin compadd "$@"; return; }; typeset -a __hits; builtin compadd -A __hits "$@"; print -l -- "HIT "$^__hits; builtin compadd "$@" }'
+zpty -w shell 'compadd() {
+  [[ ${@[1,(i)(-|--)]} == *-(O|A|D)\ * ]] && { builtin compadd "$@"; return; }
+  typeset -a __hits; builtin compadd -A __hits "$@"; print -l -- "HIT "$^__hits; builtin compadd "$@"
+}'
 zpty -w shell 'echo FIN''ISHED'
 zpty -r shell line '*FINISHED*'
 zpty -w -n shell $'%(line)s\t'
