@@ -88,8 +88,12 @@ Tensor run_grouped(const Problem& p, const Experts& experts) {
   return experts(p.x_TD, gate_R, token_R, grouped.offset_E1, p.gate_up_EHD, p.down_EDI);
 }
 
-Tensor run_ours(const Problem& p) { return run_grouped(p, kernels::swiglu_experts); }
-Tensor run_plain(const Problem& p) { return run_grouped(p, kernels::plain::swiglu_experts); }
+Tensor run_ours(const Problem& p) {
+  return run_grouped(p, kernels::swiglu_experts);
+}
+Tensor run_plain(const Problem& p) {
+  return run_grouped(p, kernels::plain::swiglu_experts);
+}
 
 Tensor run_transformers(const Problem& p) {
   const auto weight_R = p.weight_Tk.reshape(-1);
@@ -114,7 +118,9 @@ double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+double cpu_seconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+}
 
 double seconds_of(Contender contender, const Problem& p, bool backward, Clock clock) {
   const double begin = clock();
@@ -181,10 +187,13 @@ int main(int argc, char** argv) {
   std::printf("%s; %d threads, %d turns, float, %s time\n", kernels::isa_report().c_str(), at::get_num_threads(), turns,
               is_cpu_time ? "processor" : "wall");
   std::printf("ratios: time of the other / time of ours, median [quartiles]; above 1, ours is faster\n\n");
-  std::printf("%5s %5s %5s %4s %2s  %-8s %-8s %9s %7s  %-22s  %-22s\n", "T", "D", "I", "E", "k", "skew", "pass", "ours ms",
-              "GFLOP/s", "grouped_mm / ours", "plain / ours");
-  const std::vector<Shape> shapes = {
-      {2048, 256, 256, 8, 2}, {1024, 512, 256, 64, 8}, {512, 512, 128, 256, 8}, {16, 512, 256, 64, 8}, {1, 512, 256, 64, 8}};
+  std::printf("%5s %5s %5s %4s %2s  %-8s %-8s %9s %7s  %-22s  %-22s\n", "T", "D", "I", "E", "k", "skew", "pass",
+              "ours ms", "GFLOP/s", "grouped_mm / ours", "plain / ours");
+  const std::vector<Shape> shapes = {{2048, 256, 256, 8, 2},
+                                     {1024, 512, 256, 64, 8},
+                                     {512, 512, 128, 256, 8},
+                                     {16, 512, 256, 64, 8},
+                                     {1, 512, 256, 64, 8}};
   const std::vector<std::pair<const char*, Skew>> skews = {
       {"uniform", Skew::uniform}, {"zipf", Skew::zipf}, {"one hot", Skew::one_hot}};
   double worst = 0;
@@ -192,7 +201,9 @@ int main(int argc, char** argv) {
     for (const auto& [name, skew] : skews) {
       const auto problem = make_problem(shape, skew);
       worst = std::max(worst, worst_difference(problem));
-      for (const bool backward : {false, true}) measure(problem, name, backward, turns, is_cpu_time ? cpu_seconds : wall_seconds);
+      for (const bool backward : {false, true})
+        measure(problem, name, backward, turns, is_cpu_time ? cpu_seconds : wall_seconds);
     }
-  std::printf("\nlargest difference from grouped_mm, results and gradients, relative to the largest value: %.1e\n", worst);
+  std::printf("\nlargest difference from grouped_mm, results and gradients, relative to the largest value: %.1e\n",
+              worst);
 }

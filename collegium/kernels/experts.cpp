@@ -134,9 +134,9 @@ struct FusedExperts : torch::autograd::Function<FusedExperts> {
       for (int64_t r = begin; r < end; ++r) {
         const S* row = h + r * is.parts * is.hidden;
         S* to = grad_h ? grad_h + r * is.parts * is.hidden : nullptr;
-        const auto sum = act.backward(row, is_gated ? row + is.hidden : nullptr, q + r * is.hidden, gate[r], is.hidden,
-                                      to, to && is_gated ? to + is.hidden : nullptr,
-                                      gated ? gated + r * is.hidden : nullptr);
+        const auto sum =
+            act.backward(row, is_gated ? row + is.hidden : nullptr, q + r * is.hidden, gate[r], is.hidden, to,
+                         to && is_gated ? to + is.hidden : nullptr, gated ? gated + r * is.hidden : nullptr);
         if (grad_gate) grad_gate[r] = sum;
       }
     });
@@ -144,7 +144,8 @@ struct FusedExperts : torch::autograd::Function<FusedExperts> {
 };
 
 Tensor fused_experts(const char* who, Activation activation, const Tensor& x_ND, const Tensor& gate_R,
-                     const Tensor& token_R, const Tensor& offset_E1, const Tensor& first_EHD, const Tensor& second_EDI) {
+                     const Tensor& token_R, const Tensor& offset_E1, const Tensor& first_EHD,
+                     const Tensor& second_EDI) {
   const bool keep = at::GradMode::is_enabled() && (x_ND.requires_grad() || gate_R.requires_grad() ||
                                                    first_EHD.requires_grad() || second_EDI.requires_grad());
   require(x_ND.dim() == 2 && first_EHD.dim() == 3 && second_EDI.dim() == 3, who,

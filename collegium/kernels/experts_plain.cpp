@@ -32,7 +32,9 @@ Tensor swiglu(const Tensor& h_RH) {
   return at::silu(halves[0]) * halves[1];
 }
 
-Tensor gather_rows(const Tensor& x_ND, const Tensor& token_R) { return x_ND.index_select(0, token_R); }
+Tensor gather_rows(const Tensor& x_ND, const Tensor& token_R) {
+  return x_ND.index_select(0, token_R);
+}
 
 Tensor combine(const Tensor& y_RD, const Tensor& gate_R, const Tensor& token_R, int64_t n_tokens) {
   const auto wide = y_RD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

@@ -34,7 +34,9 @@ using Wide = typename WideOf<S>::type;
 enum class Activation { swiglu, gelu };
 
 /// How many pre-activations an output needs: 2 for gated activations, else 1.
-constexpr int64_t parts_of(Activation activation) { return activation == Activation::swiglu ? 2 : 1; }
+constexpr int64_t parts_of(Activation activation) {
+  return activation == Activation::swiglu ? 2 : 1;
+}
 
 template <class S>
 struct ActivationLoops {
@@ -57,8 +59,8 @@ struct Loops {
   /// out[m, n] = rows b, with b [k, n] row by row. `scratch` holds panel * k elements.
   void (*times)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, S* out, int64_t ldo,
                 W* scratch);
-  void (*times_wide)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, W* out,
-                     int64_t ldo, W* scratch);
+  void (*times_wide)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, W* out, int64_t ldo,
+                     W* scratch);
   /// out[i, j] = sum over k of a_row[k][first + i] * b_row[k][j], i < m, j < n: rows of a weight's gradient.
   /// `scratch` holds panel * k elements.
   void (*outer)(const S* const* a_row, int64_t first, int64_t m, const S* const* b_row, int64_t n, int64_t k, S* out,

@@ -12,7 +12,8 @@ at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
 }
 
 TokenRows rows_by_token(const int64_t* token, int64_t n_rows, int64_t n_tokens) {
-  TokenRows out{std::vector<int64_t>(static_cast<size_t>(n_tokens) + 1), std::vector<int64_t>(static_cast<size_t>(n_rows))};
+  TokenRows out{std::vector<int64_t>(static_cast<size_t>(n_tokens) + 1),
+                std::vector<int64_t>(static_cast<size_t>(n_rows))};
   int64_t *start = out.start_N1.data(), *row = out.row_R.data();
   for (int64_t r = 0; r < n_rows; ++r) ++start[token[r] + 1];
   for (int64_t n = 0; n < n_tokens; ++n) start[n + 1] += start[n];
@@ -27,8 +28,8 @@ void check_offset(const char* who, const Tensor& offset_E1, int64_t n_experts, i
           who, ": offset must be int64 [", n_experts + 1, "] on the CPU, one more than the experts, got ",
           offset_E1.scalar_type(), " ", offset_E1.sizes(), " on ", offset_E1.device());
   const auto* offset = offset_E1.const_data_ptr<int64_t>();
-  require(offset[0] == 0 && offset[n_experts] == n_rows, who, ": offset must go from 0 to the ", n_rows,
-          " rows, got ", offset[0], " to ", offset[n_experts]);
+  require(offset[0] == 0 && offset[n_experts] == n_rows, who, ": offset must go from 0 to the ", n_rows, " rows, got ",
+          offset[0], " to ", offset[n_experts]);
   for (int64_t e = 0; e < n_experts; ++e)
     require(offset[e] <= offset[e + 1], who, ": offset must never fall, got ", offset[e], " then ", offset[e + 1],
             " at expert ", e);

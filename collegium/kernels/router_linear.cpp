@@ -58,7 +58,9 @@ Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED) {
 
 namespace plain {
 
-Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED) { return at::linear(x_ND, weight_ED); }
+Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED) {
+  return at::linear(x_ND, weight_ED);
+}
 
 }  // namespace plain
 }  // namespace collegium::kernels

@@ -7,7 +7,9 @@
 namespace collegium::kernels {
 namespace {
 
-constexpr int64_t swiglu_grain(int64_t width) { return 1 + 8192 / (1 + width); }
+constexpr int64_t swiglu_grain(int64_t width) {
+  return 1 + 8192 / (1 + width);
+}
 
 struct Swiglu : torch::autograd::Function<Swiglu> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& h_in) {

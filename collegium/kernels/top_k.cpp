@@ -14,8 +14,8 @@ namespace {
 void check_top_k(const Tensor& score_NE, int64_t k) {
   require(score_NE.dim() == 2 && at::isFloatingType(score_NE.scalar_type()),
           "top_k: scores must be floating point [N, E], got ", score_NE.scalar_type(), " ", score_NE.sizes());
-  require(k >= 1 && k <= score_NE.size(1), "top_k: k must be in [1, ", score_NE.size(1), "], the number of experts, got ",
-          k);
+  require(k >= 1 && k <= score_NE.size(1), "top_k: k must be in [1, ", score_NE.size(1),
+          "], the number of experts, got ", k);
 }
 
 template <class T>
@@ -83,9 +83,9 @@ namespace plain {
 TopK top_k(const Tensor& score_NE, int64_t k) {
   check_top_k(score_NE, k);
   const auto [sorted_NE, expert_NE] = at::sort(score_NE.detach(), /*stable=*/true, /*dim=*/1, /*descending=*/true);
-  const auto runner_up_N = k < score_NE.size(1)
-                               ? sorted_NE.select(1, k).contiguous()
-                               : at::full({score_NE.size(0)}, -std::numeric_limits<double>::infinity(), sorted_NE.options());
+  const auto runner_up_N = k < score_NE.size(1) ? sorted_NE.select(1, k).contiguous()
+                                                : at::full({score_NE.size(0)}, -std::numeric_limits<double>::infinity(),
+                                                           sorted_NE.options());
   return {expert_NE.slice(1, 0, k).contiguous(), sorted_NE.slice(1, 0, k).contiguous(), runner_up_N};
 }
 

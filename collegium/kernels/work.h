@@ -31,7 +31,9 @@ auto by_element(at::ScalarType type, F&& f) {
 }
 
 /// The torch type of sums over elements of `type`.
-inline at::ScalarType wide_type(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
+inline at::ScalarType wide_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 template <class S>
 const S* data(const at::Tensor& tensor) {

@@ -60,16 +60,25 @@ nlohmann::json data_record(const data::PreparedData& data) {
   return out;
 }
 
+data::BatchStream training_batches(const RunConfig& config, const data::PreparedData& data) {
+  const auto& t = config.train;
+  return data::BatchStream(data.train, {.batch_size = t.batch_size, .context = t.context, .n_micro = t.accumulation,
+                                        .seed = static_cast<uint64_t>(config.seed)});
+}
+
+data::EvalStream held_out_batches(const RunConfig& config, const data::PreparedData& data) {
+  const auto& t = config.train;
+  return data::EvalStream(data.held_out, {.batch_size = t.batch_size, .context = t.context, .max_windows = t.eval_windows});
+}
+
 RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& config, const data::PreparedData& data,
                      bool is_resumed, const RunSetting& setting) {
   auto& fs = io::real_file_system();
   io::RunStore store(setting.runs_root);
   auto model = build_model(config, data.tokenizer.vocab_size(), setting.device);
   const auto& t = config.train;
-  const data::BatchStream train(data.train, {.batch_size = t.batch_size, .context = t.context,
-                                             .n_micro = t.accumulation, .seed = static_cast<uint64_t>(config.seed)});
-  const data::EvalStream held_out(data.held_out, {.batch_size = t.batch_size, .context = t.context,
-                                                  .max_windows = t.eval_windows});
+  const auto train = training_batches(config, data);
+  const auto held_out = held_out_batches(config, data);
   train::Trainer trainer(t, *model, train, held_out, static_cast<uint64_t>(config.seed), setting.device);
 
   io::JsonLines metrics(fs, folder / "metrics.jsonl"), timing(fs, folder / "timing.jsonl");
@@ -182,6 +191,9 @@ RunOutcome start_run(const RunConfig& config, const std::string& name, const std
   auto& fs = io::real_file_system();
   const auto table = resolved(config);
   const auto data = prepare_data(config, setting);
+  // What would fail later fails before there is a folder.
+  training_batches(config, data), held_out_batches(config, data);
+  build_model(config, data.tokenizer.vocab_size(), at::kMeta);
 
   io::Run run{.name = name, .recipe_path = recipe_path, .seed = config.seed, .git_commit = setting.git_commit,
               .config_hash = seedless_hash(table), .created_at = setting.now()};

@@ -16,7 +16,9 @@ using at::Tensor;
 using collegium::Random;
 
 /// A one-element tensor's value. Not a template, so that templates may call it without further words.
-inline double value_of(const Tensor& scalar) { return scalar.to(at::kDouble).item<double>(); }
+inline double value_of(const Tensor& scalar) {
+  return scalar.to(at::kDouble).item<double>();
+}
 
 /// Equal to the bit, NaNs included.
 inline bool same_bits(const Tensor& a, const Tensor& b) {

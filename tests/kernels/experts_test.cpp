@@ -57,7 +57,8 @@ std::vector<Tensor> with_gradients(const Tensor& out, const std::vector<Tensor>&
   const auto grad = Random(99).normal(out.sizes(), 1, at::kDouble).to(out.scalar_type());
   std::vector<Tensor> all = {out.detach()};
   std::vector<Tensor> grads(inputs.size());
-  if (out.requires_grad()) grads = torch::autograd::grad({out}, inputs, {grad}, std::nullopt, false, /*allow_unused=*/true);
+  if (out.requires_grad())
+    grads = torch::autograd::grad({out}, inputs, {grad}, std::nullopt, false, /*allow_unused=*/true);
   for (size_t i = 0; i < inputs.size(); ++i) all.push_back(grads[i].defined() ? grads[i] : at::zeros_like(inputs[i]));
   return all;
 }
@@ -200,11 +201,12 @@ TEST_CASE("the parts equal their plain versions, gradients too") {
       const auto h_RH = Random(2).normal({n_rows, 2 * is.hidden}, 2, type).requires_grad_();
       const auto gate_R = in.gate_R;
 
-      check_all_close(with_gradients(kernels::grouped_linear(x_RD, in.first_EHD, in.offset_E1), {x_RD, in.first_EHD}),
-                      with_gradients(kernels::plain::grouped_linear(x_RD, in.first_EHD, in.offset_E1), {x_RD, in.first_EHD}),
-                      bound);
-      check_all_close(with_gradients(kernels::swiglu(h_RH), {h_RH}), with_gradients(kernels::plain::swiglu(h_RH), {h_RH}),
-                      bound);
+      check_all_close(
+          with_gradients(kernels::grouped_linear(x_RD, in.first_EHD, in.offset_E1), {x_RD, in.first_EHD}),
+          with_gradients(kernels::plain::grouped_linear(x_RD, in.first_EHD, in.offset_E1), {x_RD, in.first_EHD}),
+          bound);
+      check_all_close(with_gradients(kernels::swiglu(h_RH), {h_RH}),
+                      with_gradients(kernels::plain::swiglu(h_RH), {h_RH}), bound);
       check_all_close(with_gradients(kernels::gather_rows(in.x_ND, in.token_R), {in.x_ND}),
                       with_gradients(kernels::plain::gather_rows(in.x_ND, in.token_R), {in.x_ND}), bound);
       check_all_close(with_gradients(kernels::combine(x_RD, gate_R, in.token_R, is.n_tokens), {x_RD, gate_R}),
@@ -222,9 +224,19 @@ TEST_CASE("the parts, put together, equal the fused experts") {
                   with_gradients(run_fused(kernels::swiglu_experts, in), in.differentiable()), 1e-12);
 }
 
+TEST_CASE("gradients large enough for large pages are right, zeros included") {
+  const Random random(23);
+  const auto x_RD = random.at("x").normal({20, 512}, 1, at::kFloat);
+  const auto weight_EHD = random.at("w").normal({12, 256, 512}, 1, at::kFloat).requires_grad_();
+  const auto offset_E1 = at::tensor({0, 0, 0, 7, 7, 7, 7, 7, 7, 7, 19, 20, 20}, at::kLong);
+  check_all_close(with_gradients(kernels::grouped_linear(x_RD, weight_EHD, offset_E1), {weight_EHD}),
+                  with_gradients(kernels::plain::grouped_linear(x_RD, weight_EHD, offset_E1), {weight_EHD}), 1e-5);
+}
+
 TEST_CASE("combine sums a token's rows in ascending order for any number of threads") {
   const Random random(17);
-  const auto y_RD = random.at("y").normal({4000, 37}, 1, at::kFloat), gate_R = random.at("g").normal({4000}, 1, at::kFloat);
+  const auto y_RD = random.at("y").normal({4000, 37}, 1, at::kFloat),
+             gate_R = random.at("g").normal({4000}, 1, at::kFloat);
   const auto token_R = random_ids(random.at("t"), 4000, 50);
   const auto wanted = at::zeros({50, 37});
   for (int64_t r = 0; r < 4000; ++r) {

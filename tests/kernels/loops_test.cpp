@@ -65,7 +65,7 @@ double wide_tolerance() {
   return std::is_same_v<Wide<S>, double> ? 1e-13 : 3e-6;
 }
 
-constexpr int64_t sizes[][3] = {{1, 1, 1},   {1, 3, 5},    {2, 4, 16},  {3, 17, 33},  {4, 64, 64},
+constexpr int64_t sizes[][3] = {{1, 1, 1},   {1, 3, 5},    {2, 4, 16},   {3, 17, 33},   {4, 64, 64},
                                 {5, 65, 31}, {7, 130, 48}, {13, 5, 300}, {16, 63, 257}, {25, 72, 600}};
 
 }  // namespace
@@ -92,7 +92,8 @@ TEST_CASE("products equal torch's in double for every instruction set") {
       check_both();
       narrow.fill_(77), wide.fill_(77);
       loop.times(a_rows.data(), m, pointer<S>(b_kn), n, n, k, pointer<S>(narrow), n, pointer<Wide<S>>(scratch));
-      loop.times_wide(a_rows.data(), m, pointer<S>(b_kn), n, n, k, pointer<Wide<S>>(wide), n, pointer<Wide<S>>(scratch));
+      loop.times_wide(a_rows.data(), m, pointer<S>(b_kn), n, n, k, pointer<Wide<S>>(wide), n,
+                      pointer<Wide<S>>(scratch));
       check_both();
       narrow.fill_(77);
       loop.outer(column_rows.data(), 0, m, b_rows.data(), n, k, pointer<S>(narrow), n, pointer<Wide<S>>(scratch));
@@ -137,8 +138,9 @@ TEST_CASE("activations and their slopes equal torch's in double") {
         const Random random(static_cast<uint64_t>(n));
         const bool is_gated = kernels::parts_of(activation) == 2;
         // The tails too: up to where exp() underflows.
-        const auto first = at::cat({at::linspace(-100, 100, n / 2, at::kDouble), random.at("x").normal({n - n / 2}, 2, at::kDouble)})
-                               .to(type_of<S>);
+        const auto first =
+            at::cat({at::linspace(-100, 100, n / 2, at::kDouble), random.at("x").normal({n - n / 2}, 2, at::kDouble)})
+                .to(type_of<S>);
         const auto second = made<S>(random.at("y"), {n});
         const auto grad = random.at("g").normal({n}, 1, type_of<Wide<S>>);
         const Wide<S> gate = 0.75;
@@ -151,9 +153,9 @@ TEST_CASE("activations and their slopes equal torch's in double") {
                    grad_second = at::empty({n}, type_of<S>), gated = at::empty({n}, type_of<S>);
         const auto& act = loop.of(activation);
         act.forward(pointer<S>(first), is_gated ? pointer<S>(second) : nullptr, n, pointer<S>(out));
-        const double sum = act.backward(pointer<S>(first), is_gated ? pointer<S>(second) : nullptr,
-                                        pointer<Wide<S>>(grad), gate, n, pointer<S>(grad_first), pointer<S>(grad_second),
-                                        pointer<S>(gated));
+        const double sum =
+            act.backward(pointer<S>(first), is_gated ? pointer<S>(second) : nullptr, pointer<Wide<S>>(grad), gate, n,
+                         pointer<S>(grad_first), pointer<S>(grad_second), pointer<S>(gated));
         const auto bound = tolerance(type_of<S>);
         CHECK(difference(out, wanted.detach()) < bound);
         CHECK(difference(gated, wanted.detach() * gate) < bound);

@@ -70,7 +70,8 @@ TEST_CASE("router logits have second derivatives") {
 }
 
 TEST_CASE("router_linear refuses what does not fit") {
-  CHECK(complaint([] { kernels::router_linear(at::zeros({2, 3}), at::zeros({4, 5})); }).find("[4, 5]") != std::string::npos);
+  CHECK(complaint([] { kernels::router_linear(at::zeros({2, 3}), at::zeros({4, 5})); }).find("[4, 5]") !=
+        std::string::npos);
   CHECK(complaint([] { kernels::router_linear(at::zeros({2, 3}), at::zeros({4, 3}, at::kDouble)); }).find("one type") !=
         std::string::npos);
 }

@@ -43,7 +43,8 @@ TEST_CASE("top k gives ties to the lower id and knows the runner-up") {
 
 TEST_CASE("top k survives NaN and infinities") {
   const double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
-  const auto score_NE = at::tensor({nan, nan, nan, nan, 1.0, nan, 2.0, nan, -inf, -inf, inf, -inf}, at::kDouble).view({3, 4});
+  const auto score_NE =
+      at::tensor({nan, nan, nan, nan, 1.0, nan, 2.0, nan, -inf, -inf, inf, -inf}, at::kDouble).view({3, 4});
   for (const auto type : {at::kFloat, at::kDouble})
     for (const int64_t k : {1, 2, 3, 4}) {
       const auto top = kernels::top_k(score_NE.to(type), k);
