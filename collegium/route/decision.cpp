@@ -28,11 +28,14 @@ Dropped no_drops(const Tensor& like_int, const Tensor& like_score) {
 }  // namespace
 
 Decision Decision::make(const Assignments& asked, int64_t n_tokens, int64_t n_experts) {
-  // Selectors list their choices token by token or expert by expert; a stable grouping by expert of a list that is
-  // ascending in the token inside each expert gives the stated order.
-  const auto grouped = kernels::group_by_expert(asked.expert_A, n_experts);
+  // Most selectors list their choices token by token; other lists are brought into that order first. The stable
+  // grouping by expert then gives the stated order.
+  const bool is_ascending = asked.token_A.diff().ge(0).all().item<bool>();
+  const auto by_token_A = is_ascending ? Tensor() : kernels::group_by_expert(asked.token_A, n_tokens).order_R;
+  const auto grouped = kernels::group_by_expert(
+      is_ascending ? asked.expert_A : asked.expert_A.index_select(0, by_token_A), n_experts);
   Decision d;
-  const auto& order_R = grouped.order_R;
+  const auto order_R = is_ascending ? grouped.order_R : by_token_A.index_select(0, grouped.order_R);
   d.parts_ = {.n_tokens = n_tokens,
               .n_experts = n_experts,
               .token_R = asked.token_A.index_select(0, order_R),

@@ -18,8 +18,8 @@ int64_t slots_per_expert(double factor, int64_t tokens, int64_t minimum, int64_t
   return std::max(minimum, static_cast<int64_t>(slots));
 }
 
-Tensor fits_R(const Decision& decision, const Tensor& group_R, int64_t n_groups, int64_t slots, Priority priority) {
-  const auto R = decision.n_kept();
+Tensor fits_R(const Decision& decision, const Tensor& group_R, const std::vector<int64_t>& slots_G, Priority priority) {
+  const auto R = decision.n_kept(), n_groups = static_cast<int64_t>(slots_G.size());
   const auto queue_R = decision.expert_R() * n_groups + group_R;
   // Rows come sorted by expert, then token; stable sorts on top of that order give every priority its tie rule.
   auto order_R = at::arange(R, queue_R.options());
@@ -31,7 +31,9 @@ Tensor fits_R(const Decision& decision, const Tensor& group_R, int64_t n_groups,
   const auto count_Q = at::bincount(sorted_queue_R, {}, decision.n_experts() * n_groups);
   const auto start_Q = count_Q.cumsum(0) - count_Q;
   const auto place_R = at::arange(R, queue_R.options()) - start_Q.index_select(0, sorted_queue_R);
-  return at::empty({R}, queue_R.options().dtype(at::kBool)).index_copy_(0, order_R, place_R.lt(slots));
+  const auto slots_R = at::tensor(slots_G, at::kLong).to(group_R.device()).index_select(0, group_R);
+  return at::empty({R}, queue_R.options().dtype(at::kBool))
+      .index_copy_(0, order_R, place_R.lt(slots_R.index_select(0, order_R)));
 }
 
 }  // namespace collegium::route

@@ -87,6 +87,8 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   auto& s = stages_;
   require(!s.selector->needs().token_ids || context.token_id_N.defined(), "router: selector '", s.names[1],
           "' needs token ids, and none were given");
+  require(!s.scorer->needs().token_ids || context.token_id_N.defined(), "router: scorer '", s.names[0],
+          "' needs token ids, and none were given");
   const auto check_length = [&](const Tensor& t_N, std::string_view what) {
     if (!t_N.defined()) return;
     require(t_N.dim() == 1 && t_N.size(0) == x_ND.size(0), "router: ", what,

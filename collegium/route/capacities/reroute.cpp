@@ -36,7 +36,7 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
     if (decision.n_kept() == 0) return decision;
     const auto slots = slots_per_expert(config_.factor, 0, config_.minimum, decision.n_asked(), decision.n_experts());
     const auto limited = decision.keep_only(
-        fits_R(decision, at::zeros_like(decision.token_R()), 1, slots, config_.priority), DropReason::capacity);
+        fits_R(decision, at::zeros_like(decision.token_R()), {slots}, config_.priority), DropReason::capacity);
     return limited.n_dropped() == decision.n_dropped() ? limited : reroute(limited, scores, slots);
   }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }

@@ -13,7 +13,7 @@ namespace collegium::route {
 namespace {
 
 constexpr Selector::Claims kExpertChoiceClaims = {
-    .chooser = Chooser::expert, .reads_bias = true, .is_exactly_balanced = true, .is_causal = false};
+    .chooser = Chooser::expert, .is_exactly_balanced = true, .is_causal = false};
 
 class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSelector, Selector> {
  public:
@@ -32,9 +32,9 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
             " is more than the ", in.n_experts, " experts there are: a token can be taken once by each");
   }
 
-  Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) override {
-    auto compared_NE = scores.score_NE.detach();
-    if (bias_E.defined()) compared_NE = compared_NE + bias_E.detach().to(compared_NE);
+  // A bias per expert could not change which tokens an expert likes best, so none is read.
+  Assignments select(const Scores& scores, const Tensor&, const Context& context) override {
+    const auto compared_NE = scores.score_NE.detach();
     const auto E = compared_NE.size(1);
     const auto ints = compared_NE.options().dtype(at::kLong);
     const auto real_M =
@@ -53,10 +53,7 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
     const auto rank_EC = at::arange(C, ints).unsqueeze(0).expand({E, C}).reshape({-1});
     const auto score_EC = chosen.score_NK.reshape({-1});
     const auto margin_EC = (chosen.score_NK - chosen.runner_up_N.unsqueeze(1)).reshape({-1});
-    // Inside an expert the decision is ascending in the token.
-    const auto order = (expert_EC * std::max<int64_t>(1, compared_NE.size(0)) + token_EC).argsort();
-    const auto sorted = [&](const Tensor& t) { return t.index_select(0, order); };
-    return {sorted(token_EC), sorted(expert_EC), sorted(rank_EC), sorted(score_EC), sorted(margin_EC)};
+    return {token_EC, expert_EC, rank_EC, score_EC, margin_EC};
   }
   // Not ReLU: its zeros tie, and an expert would take tokens it does not want in the order of their position.
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}}; }
