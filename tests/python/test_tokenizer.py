@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import subprocess
+import unicodedata
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -69,6 +70,13 @@ def answer(folder, name):
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
+def only_common(string):
+    """Without characters newer than Unicode 14, the tables of Debian 12's PCRE2: what is a letter to a later Unicode
+    is not assigned there, so the two sides would cut words at other places."""
+    newer = (range(0x31350, 0x323B0), range(0x2EBF0, 0x2EE5E), range(0x11F00, 0x11F60), range(0x1E4D0, 0x1E500))
+    return "".join(c for c in string if unicodedata.category(c) != "Cn" and not any(ord(c) in r for r in newer))
+
+
 def hypothesis_strings(count):
     """Strings that hypothesis draws, as one list: one run of the binary for all of them."""
     drawn = []
@@ -85,7 +93,7 @@ def hypothesis_strings(count):
         drawn.append(string)
 
     draw()
-    return [string for string in drawn if "<|end|>" not in string]
+    return [only_common(string) for string in drawn if "<|end|>" not in string]
 
 
 @pytest.fixture(scope="module")
