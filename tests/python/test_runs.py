@@ -104,7 +104,6 @@ def test_a_killed_run_resumes_bitwise(place, router):
         # Each attempt may live a little longer, so that some kills meet a save and the last one finishes.
         deadline = time.monotonic() + 20
         runs = place / "cut"
-        started = len(list(runs.glob("*/checkpoints/step-*"))) if runs.exists() else 0
         while child.poll() is None and time.monotonic() < deadline:
             if attempt < 4 and runs.exists() and len(list(runs.glob("*/metrics.jsonl"))) and \
                     (sorted(runs.glob("*/checkpoints/step-*"))[-1:] or [None])[0] is not None and \
@@ -117,7 +116,6 @@ def test_a_killed_run_resumes_bitwise(place, router):
         if child.returncode == 0:
             break
         assert child.returncode == -signal.SIGKILL, error
-        assert started <= 3
     assert kills >= 1, "the run was too quick to be killed"
     step, found = final_state(only_run(place, "cut"))
     assert step == wanted_step
