@@ -26,8 +26,8 @@ evidence: build        ## train every recipe of ROOM against its baseline; resul
 
 bench:                 ## speed against rivals, interleaved in one run
 	tools/setup.sh test
-	tools/build.sh ci bench_kernels_experts
-	build/ci/bench/kernels/bench_kernels_experts
+	tools/build.sh ci
+	tools/bench.sh
 
 docs: build            ## the generated pages of docs/
 	$(COLLEGIUM) docs cli > docs/cli.md

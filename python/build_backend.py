@@ -5,6 +5,7 @@ folder, so libtorch is found there. Only without any torch is the pinned one ask
 """
 import os
 import pathlib
+import re
 import sys
 import sysconfig
 
@@ -28,13 +29,39 @@ def _requires(config_settings):
     return wanted if _torch_cmake() else [*wanted, _PINNED_TORCH]
 
 
+def dynamic_metadata(settings, project):
+    """The extension works beside the torch it was built with; there is no promise of binary compatibility beyond."""
+    found = _torch_cmake()
+    if not found:
+        return {"dependencies": [_PINNED_TORCH, "numpy"]}
+    version = (found.parents[2] / "version.py").read_text()
+    major, minor = re.search(r"__version__ = ['\"](\d+)\.(\d+)", version).groups()
+    return {"dependencies": [f"torch=={major}.{minor}.*", "numpy"]}
+
+
+def dynamic_wheel(settings):
+    return {"dependencies": True}
+
+
+def _limit_jobs():
+    # One job a core, but a file that includes torch's headers takes about 1.5 GB.
+    jobs = os.cpu_count() or 1
+    try:
+        free = re.search(r"MemAvailable:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())
+    except OSError:
+        free = None
+    if free:
+        jobs = min(jobs, int(free[1]) // 1_600_000)
+    os.environ.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(max(1, jobs)))
+
+
 def _point_at_torch():
     found = _torch_cmake()
     if not found:
         raise RuntimeError(f"no torch found; install {_PINNED_TORCH} (or 2.6 and newer) first")
-    torch_folder = found.parents[2]
-    scripts = sysconfig.get_paths()["scripts"]
-    relative = os.path.relpath(torch_folder / "lib", scripts)
+    # Where torch is when the program runs, which is not where it is now if the build environment brought it.
+    installed = pathlib.Path(sysconfig.get_paths()["purelib"]) / "torch" / "lib"
+    relative = os.path.relpath(installed, sysconfig.get_paths()["scripts"])
     os.environ["CMAKE_ARGS"] = " ".join([os.environ.get("CMAKE_ARGS", ""), f"-DTorch_DIR={found}",
                                          f"-DCOLLEGIUM_SCRIPTS_TO_TORCH={relative}"])
 
@@ -49,6 +76,7 @@ def get_requires_for_build_sdist(config_settings=None):
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     _point_at_torch()
+    _limit_jobs()
     return _backend.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 

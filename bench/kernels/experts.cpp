@@ -143,16 +143,26 @@ void print_ratio(const std::vector<double>& ratios) {
   std::printf("  %6.2f [%5.2f, %6.2f]", quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75));
 }
 
-void measure(const Problem& p, const char* skew, bool backward, int turns, Clock clock) {
-  std::vector<double> ours, to_transformers, to_plain;
-  for (int turn = -2; turn < turns; ++turn) {  // two turns to warm up
-    const double a = seconds_of(run_ours, p, backward, clock), b = seconds_of(run_transformers, p, backward, clock),
-                 c = seconds_of(run_plain, p, backward, clock);
+// Ours and one other by turns; two turns to warm up. Returns our seconds and the ratios.
+struct Turns {
+  std::vector<double> ours, ratios;
+};
+Turns take_turns(const Problem& p, Contender other, bool backward, int turns, Clock clock) {
+  Turns out;
+  for (int turn = -2; turn < turns; ++turn) {
+    const double ours = seconds_of(run_ours, p, backward, clock), theirs = seconds_of(other, p, backward, clock);
     if (turn < 0) continue;
-    ours.push_back(a);
-    to_transformers.push_back(b / a);
-    to_plain.push_back(c / a);
+    out.ours.push_back(ours);
+    out.ratios.push_back(theirs / ours);
   }
+  return out;
+}
+
+void measure(const Problem& p, const char* skew, bool backward, int turns, Clock clock) {
+  const auto [ours, to_transformers] = take_turns(p, run_transformers, backward, turns, clock);
+  // Apart and less often: with many experts a turn of the plain loop takes minutes and frees so much memory that
+  // a virtual machine may hand it back to its host, which then slows whoever touches it next.
+  const auto to_plain = take_turns(p, run_plain, backward, std::max(1, turns / 5), clock).ratios;
   const auto& is = p.is;
   const double gflop = static_cast<double>(6 * is.tokens * is.k * is.width * is.hidden) * (backward ? 3 : 1) * 1e-9;
   const double median = quantile(ours, 0.5);

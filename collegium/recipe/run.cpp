@@ -238,8 +238,11 @@ io::Run find_unfinished(io::RunStore& store, const std::string& recipe_path) {
 
 OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int64_t> step) {
   auto& fs = io::real_file_system();
-  OpenedRun out{.folder = folder, .config = {}, .config_table = read_config_table(folder),
-                .tokenizer = data::Tokenizer::load(folder / "tokenizer.json"), .model = {}};
+  // Read before `out` begins: when a later initialiser throws, g++ 12 destroys the members of `.config = {}` twice.
+  auto table = read_config_table(folder);
+  auto tokenizer = data::Tokenizer::load(folder / "tokenizer.json");
+  OpenedRun out{.folder = folder, .config = {}, .config_table = std::move(table), .tokenizer = std::move(tokenizer),
+                .model = {}};
   out.config = read_run_config(out.config_table);
   auto loaded = step ? io::load_checkpoint_step(fs, folder / "checkpoints", *step)
                      : io::load_checkpoint(fs, folder / "checkpoints");

@@ -11,7 +11,8 @@ def main() -> None:
     if not os.path.exists(program):
         program = os.environ.get("COLLEGIUM_CLI") or shutil.which("collegium")
     if not program:
-        sys.exit("collegium: the command line is not installed beside this Python; `pip install .` or `make build` makes it")
+        sys.exit("collegium: the command line is not installed beside this Python; `pip install .` or `make build` "
+                 "makes it")
     os.execv(program, [program, *sys.argv[1:]])
 
 

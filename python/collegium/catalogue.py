@@ -34,7 +34,7 @@ def _known(catalogue: str) -> str:
 
 
 def names(catalogue: str | None = None) -> list[str] | dict[str, list[str]]:
-    """``collegium.list``: names of a catalogue's entries, ``collegium.list("routers")``; without a name, all catalogues as a dict."""
+    """``collegium.list``: the names in a catalogue, ``collegium.list("routers")``; without one, all as a dict."""
     if catalogue is None:
         return {name: list(entries) for name, entries in _everything.items()}
     return list(_everything[_known(catalogue)])

@@ -111,6 +111,9 @@ class MoELayer(CoreModule):
     backward pass is taken as a recomputation, draws the same noise and leaves ``aux_loss`` and the balancers alone.
     With ``use_reentrant=True`` attributes carry no gradient; take the losses from ``return_routing=True`` there.
 
+    ``torch.compile`` breaks its graph at the layer and runs it as it is; ``torch.func.grad`` and second derivatives are
+    refused by the fused kernels.
+
     Raises:
         UsageError: an unknown name or field (with the nearest known one), or a value out of range.
     """

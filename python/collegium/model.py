@@ -43,7 +43,8 @@ class Model(CoreModule):
     def _make_core(self):
         return _core.ModelCore(*self._made_from)
 
-    def _prepare(self, tokenizer=None, run_config=None, step: int = 0, warnings: Sequence[str] = (), context: int = 256):
+    def _prepare(self, tokenizer=None, run_config=None, step: int = 0, warnings: Sequence[str] = (),
+                 context: int = 256):
         self.tokenizer, self.run_config, self.step, self.warnings = tokenizer, run_config or {}, step, [*warnings]
         self.context = context
         self._forget()

@@ -131,7 +131,8 @@ class ModelCore {
                                          uint64_t seed, at::ScalarType dtype, const at::Device& device) {
     auto named = named_from(name, fields);
     auto made = find(model::language_models(), named, "model")
-                    .make(named, {.vocabulary = vocabulary, .random = Random(seed), .options = options_of(dtype, device)});
+                    .make(named, {.vocabulary = vocabulary, .random = Random(seed),
+                                  .options = options_of(dtype, device)});
     return std::make_unique<ModelCore>(std::move(named), vocabulary, std::move(made));
   }
 
@@ -168,7 +169,8 @@ class ModelCore {
     });
   }
   std::vector<int64_t> generate(const std::vector<Tensor>& tensors, const std::vector<int64_t>& prompt,
-                                const py::dict& sample, int64_t end_token, int64_t context, const py::object& on_token) {
+                                const py::dict& sample, int64_t end_token, int64_t context,
+                                const py::object& on_token) {
     const auto config = read_config<infer::SampleConfig>(table_from(sample));
     for (const auto id : prompt)
       require(id >= 0 && id < vocabulary_, "generate: token id ", id, " is outside [0, ", vocabulary_, ")");

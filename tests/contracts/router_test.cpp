@@ -56,8 +56,8 @@ std::vector<Named> all_scorers() {
 
 std::string words(const Composition& c) {
   const auto* activation = c.scorer.fields.find("activation");
-  auto out = text(c.scorer.name, activation ? " " + std::get<std::string>(activation->data) : "", " / ", c.selector.name,
-                  " / ", c.capacity.name, " / ", c.gate.name);
+  auto out = text(c.scorer.name, activation ? " " + std::get<std::string>(activation->data) : "", " / ",
+                  c.selector.name, " / ", c.capacity.name, " / ", c.gate.name);
   for (const auto& b : c.balancers) out += " + " + b.name;
   return out;
 }
@@ -153,7 +153,7 @@ Context rows_of(const Context& context, const Tensor& index) {
 
 }  // namespace
 
-TEST_CASE("every stage of every list is part of some composition") {
+TEST_CASE_FIXTURE(OneThread, "every stage of every list is part of some composition") {
   std::map<std::string, std::set<std::string>> used;
   for (const auto& v : compositions()) {
     const auto c = read_config<Composition>(v.named.fields);
@@ -162,13 +162,14 @@ TEST_CASE("every stage of every list is part of some composition") {
     for (const auto& b : c.balancers) used["balancer"].insert(b.name);
   }
   const auto check = [&](const auto& entries, const std::string& what) {
-    for (const auto* e : entries) CHECK_MESSAGE(used[what].count(std::string(e->card.name)), what << " " << e->card.name);
+    for (const auto* e : entries)
+      CHECK_MESSAGE(used[what].count(std::string(e->card.name)), what << " " << e->card.name);
   };
   check(scorers(), "scorer"), check(selectors(), "selector"), check(capacities(), "capacity");
   check(gates(), "gate"), check(balancers(), "balancer");
 }
 
-TEST_CASE("claims of the cards are those of the built parts") {
+TEST_CASE_FIXTURE(OneThread, "claims of the cards are those of the built parts") {
   for (const auto* e : routers()) {
     CAPTURE(e->card.name);
     const auto facts = built({.name = std::string(e->card.name)})->facts();
@@ -191,7 +192,7 @@ TEST_CASE("claims of the cards are those of the built parts") {
   }
 }
 
-TEST_CASE("decisions are well formed, in shape, type and order") {
+TEST_CASE_FIXTURE(OneThread, "decisions are well formed, in shape, type and order") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16}) {
@@ -216,7 +217,7 @@ TEST_CASE("decisions are well formed, in shape, type and order") {
   }
 }
 
-TEST_CASE("bfloat16 inputs are routed in float32") {
+TEST_CASE_FIXTURE(OneThread, "bfloat16 inputs are routed in float32") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto x_ND = inputs().to(at::kBFloat16);
@@ -226,7 +227,7 @@ TEST_CASE("bfloat16 inputs are routed in float32") {
   }
 }
 
-TEST_CASE("kept and dropped are together what was asked for") {
+TEST_CASE_FIXTURE(OneThread, "kept and dropped are together what was asked for") {
   int64_t drops = 0;
   for (const auto& v : everything()) {
     CAPTURE(v.what);
@@ -246,7 +247,7 @@ TEST_CASE("kept and dropped are together what was asked for") {
   CHECK(drops > 0);
 }
 
-TEST_CASE("exact balance, where it is claimed") {
+TEST_CASE_FIXTURE(OneThread, "exact balance, where it is claimed") {
   int claimed = 0;
   for (const auto& v : everything()) {
     CAPTURE(v.what);
@@ -263,7 +264,7 @@ TEST_CASE("exact balance, where it is claimed") {
   CHECK(claimed > 0);
 }
 
-TEST_CASE("causal routers do not look at later tokens") {
+TEST_CASE_FIXTURE(OneThread, "causal routers do not look at later tokens") {
   int causal = 0, seen_to_look = 0;
   for (const auto& v : everything()) {
     CAPTURE(v.what);
@@ -294,7 +295,7 @@ TEST_CASE("causal routers do not look at later tokens") {
   CHECK(seen_to_look > 0);
 }
 
-TEST_CASE("who chooses") {
+TEST_CASE_FIXTURE(OneThread, "who chooses") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto router = built(v.named);
@@ -324,7 +325,7 @@ TEST_CASE("who chooses") {
   }
 }
 
-TEST_CASE("token ids are asked for where they are needed, and only there") {
+TEST_CASE_FIXTURE(OneThread, "token ids are asked for where they are needed, and only there") {
   int needed = 0;
   for (const auto& v : everything()) {
     CAPTURE(v.what);
@@ -342,21 +343,21 @@ TEST_CASE("token ids are asked for where they are needed, and only there") {
   CHECK(needed > 0);
 }
 
-TEST_CASE("the order of the tokens does not matter without a limit") {
+TEST_CASE_FIXTURE(OneThread, "the order of the tokens does not matter without a limit") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto router = built(v.named);
     if (router->facts().may_drop) continue;
     const auto order = at::tensor(std::vector<int64_t>{7, 0, 3, 11, 1, 9, 2, 4, 10, 5, 8, 6});
     const auto context = context_of(kTokens);
-    const auto straight = router->route(inputs(), context), mixed =
-        router->route(inputs().index_select(0, order), rows_of(context, order));
+    const auto straight = router->route(inputs(), context),
+               mixed = router->route(inputs().index_select(0, order), rows_of(context, order));
     const auto& d = mixed.decision;
     CHECK(pairs(order.index_select(0, d.token_R()), d.expert_R()) ==
           pairs(straight.decision.token_R(), straight.decision.expert_R()));
     const auto gate_NE = [](const Decision& from, const Tensor& token_R) {
-      return at::zeros({kTokens, kExperts}, from.gate_R().options()).index_put({token_R, from.expert_R()},
-                                                                               from.gate_R().detach());
+      return at::zeros({kTokens, kExperts}, from.gate_R().options())
+          .index_put({token_R, from.expert_R()}, from.gate_R().detach());
     };
     CHECK(difference(gate_NE(d, order.index_select(0, d.token_R())),
                      gate_NE(straight.decision, straight.decision.token_R())) < 1e-6);
@@ -364,7 +365,7 @@ TEST_CASE("the order of the tokens does not matter without a limit") {
   }
 }
 
-TEST_CASE("a token's decision is the same in whatever company, to the bit") {
+TEST_CASE_FIXTURE(OneThread, "a token's decision is the same in whatever company, to the bit") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto router = built(v.named);
@@ -403,7 +404,7 @@ TEST_CASE("threads do not change a bit") {
   }
 }
 
-TEST_CASE("ties go to the lower expert, then to the earlier token") {
+TEST_CASE_FIXTURE(OneThread, "ties go to the lower expert, then to the earlier token") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto router = built(v.named);
@@ -429,7 +430,7 @@ TEST_CASE("ties go to the lower expert, then to the earlier token") {
   }
 }
 
-TEST_CASE("the same seed gives the same router and the same decision") {
+TEST_CASE_FIXTURE(OneThread, "the same seed gives the same router and the same decision") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto a = built(v.named, 1), b = built(v.named, 1), c = built(v.named, 2);
@@ -442,7 +443,7 @@ TEST_CASE("the same seed gives the same router and the same decision") {
   }
 }
 
-TEST_CASE("saved and loaded, a router decides as before") {
+TEST_CASE_FIXTURE(OneThread, "saved and loaded, a router decides as before") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto a = built(v.named, 1), b = built(v.named, 2);
@@ -461,7 +462,7 @@ TEST_CASE("saved and loaded, a router decides as before") {
   }
 }
 
-TEST_CASE("no token, one token, empty experts, one expert for all") {
+TEST_CASE_FIXTURE(OneThread, "no token, one token, empty experts, one expert for all") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto router = built(v.named);
@@ -489,7 +490,7 @@ TEST_CASE("no token, one token, empty experts, one expert for all") {
   }
 }
 
-TEST_CASE("masked tokens are not routed and have no influence") {
+TEST_CASE_FIXTURE(OneThread, "masked tokens are not routed and have no influence") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto mask_N = at::tensor(std::vector<int64_t>{1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0}).to(at::kBool);
@@ -534,7 +535,7 @@ TEST_CASE("masked tokens are not routed and have no influence") {
   }
 }
 
-TEST_CASE("only training leaves a mark") {
+TEST_CASE_FIXTURE(OneThread, "only training leaves a mark") {
   int with_state = 0;
   for (const auto& v : everything()) {
     CAPTURE(v.what);
@@ -560,7 +561,7 @@ TEST_CASE("only training leaves a mark") {
   CHECK(with_state > 0);
 }
 
-TEST_CASE("a recomputed pass decides as the first one did, noise included") {
+TEST_CASE_FIXTURE(OneThread, "a recomputed pass decides as the first one did, noise included") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto router = built(v.named);
@@ -571,7 +572,7 @@ TEST_CASE("a recomputed pass decides as the first one did, noise included") {
   }
 }
 
-TEST_CASE("two passes and a step move the state as one pass over both does") {
+TEST_CASE_FIXTURE(OneThread, "two passes and a step move the state as one pass over both does") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto halves = built(v.named), whole = built(v.named);
@@ -586,8 +587,7 @@ TEST_CASE("two passes and a step move the state as one pass over both does") {
     for (int step = 0; step < 3; ++step) {
       const auto x_ND = inputs(static_cast<uint64_t>(step) + 30);
       const auto first = at::arange(5), second = at::arange(5, kTokens);
-      for (const auto& part : {first, second})
-        halves->route(x_ND.index_select(0, part), rows_of(context, part));
+      for (const auto& part : {first, second}) halves->route(x_ND.index_select(0, part), rows_of(context, part));
       whole->route(x_ND, context);
       halves->step(), whole->step();
       CHECK(same_state(save(*halves), save(*whole)));
@@ -595,7 +595,7 @@ TEST_CASE("two passes and a step move the state as one pass over both does") {
   }
 }
 
-TEST_CASE("the balance loss describes what was asked for") {
+TEST_CASE_FIXTURE(OneThread, "the balance loss describes what was asked for") {
   int compared = 0;
   for (const auto& v : everything()) {
     const auto router = built(v.named);
@@ -646,7 +646,7 @@ TEST_CASE("the balance loss describes what was asked for") {
   CHECK(compared > 20);
 }
 
-TEST_CASE("the composition that a router shows builds the same router") {
+TEST_CASE_FIXTURE(OneThread, "the composition that a router shows builds the same router") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);
     const auto router = built(v.named);
@@ -661,7 +661,7 @@ TEST_CASE("the composition that a router shows builds the same router") {
   }
 }
 
-TEST_CASE("wrong shapes are refused by name") {
+TEST_CASE_FIXTURE(OneThread, "wrong shapes are refused by name") {
   for (const auto* e : routers()) {
     CAPTURE(e->card.name);
     const auto router = built({.name = std::string(e->card.name)});

@@ -76,7 +76,7 @@ def test_unknown_keywords_and_names_say_what_is_near():
         collegium.Router("switch", d_model=D, n_experts=E, capacty_factor=1.0)
     with pytest.raises(collegium.UsageError, match="did you mean 'top_k'"):
         collegium.Router("topk", d_model=D, n_experts=E)
-    with pytest.raises(collegium.UsageError, match="router"):
+    with pytest.raises(collegium.UsageError, match="k = 99 is more than the 4 experts"):
         layer({"name": "top_k", "k": 99})
     with pytest.raises(collegium.UsageError, match="at least 1"):
         layer({"name": "top_k", "k": 0})
@@ -414,11 +414,11 @@ def test_gradients_against_finite_differences(name):
         for key, p in made.named_parameters():
             if key.endswith("scorer.weight"):
                 p.mul_(4)
-    x = tokens(7, 4, seed=2, dtype=torch.float64).requires_grad_()
+    x = tokens(7, 4, seed=3, dtype=torch.float64).requires_grad_()
     names, values = zip(*made.named_parameters(), strict=True)
     ids = torch.arange(7)
     margin = made(x, ids, return_routing=True)[1].decision.margin
-    assert kind == "soft" or margin.min() > 1e-4
+    assert kind == "soft" or margin.min() > 1e-3
 
     def run(x, *values):
         y = torch.func.functional_call(made, dict(zip(names, values, strict=True)), (x, ids))
@@ -532,7 +532,8 @@ def test_model_from_run(run_folder):
     assert made.logits(made.tokenizer.encode("3 sheep")).shape == (7, 257)
     # The weights are those of the checkpoint, under the same names.
     from safetensors.torch import load_file
-    stored = load_file(max(pathlib.Path(run_folder).glob("checkpoints/*/*.safetensors"), key=lambda p: "weight" in p.name))
+    files = pathlib.Path(run_folder).glob("checkpoints/*/*.safetensors")
+    stored = load_file(max(files, key=lambda p: "weight" in p.name))
     assert set(stored) == set(made.state_dict())
     assert all(torch.equal(stored[k], v) for k, v in made.state_dict().items())
     twin = pickle.loads(pickle.dumps(made))
@@ -556,7 +557,7 @@ def test_stub_names_what_the_extension_has():
             bound = getattr(_core, node.name)
             if isinstance(node, ast.ClassDef):
                 members = {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
-                have = {n for n in dir(bound) if not n.startswith("__")}
+                have = {n for n in dir(bound) if not n.startswith("_")}
                 assert members - {"__init__", "__len__"} == have, node.name
     public = {n for n in dir(_core) if not n.startswith("_")}
     assert public <= {n.name for n in stub.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}

@@ -89,6 +89,7 @@ def test_mixtral(k, case, experts):
     weights = {"router.scorer.weight": router_weight(empty=(3, 6) if case == "empty experts" else ()),
                "experts.gate_up": normal(E, 2 * I, D, seed=4, std=D**-0.5),
                "experts.down": normal(E, D, I, seed=5, std=I**-0.5)}
+    assert config._experts_implementation == experts
     block = mixtral.MixtralSparseMoeBlock(config)
     block.load_state_dict({"gate.weight": weights["router.scorer.weight"],
                            "experts.gate_up_proj": weights["experts.gate_up"],

@@ -71,7 +71,8 @@ inline GradientReport check_gradients(const std::function<Evaluated()>& function
       const auto worst = n_values ? off_O.max().item<double>() : 0;
       report.n_compared += n_values;
       report.largest = std::max(report.largest, n_values ? numeric_O.abs().max().item<double>() : 0);
-      if (!(worst <= report.worst)) report.worst = worst, report.where = variables[i].name + "[" + std::to_string(p) + "]";
+      if (!(worst <= report.worst))
+        report.worst = worst, report.where = variables[i].name + "[" + std::to_string(p) + "]";
     }
   }
   return report;

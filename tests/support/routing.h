@@ -85,6 +85,11 @@ class Threads {
   int before_;
 };
 
+/// A test case of many tiny passes: waking a second thread for each costs more than it brings.
+struct OneThread {
+  Threads single_thread{1};
+};
+
 // --- State --------------------------------------------------------------------------------------------------------
 
 struct Saved {

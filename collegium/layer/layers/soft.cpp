@@ -46,13 +46,19 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     const auto N = x_ND.size(0), D = x_ND.size(1), B = std::max<int64_t>(1, context.n_sequences);
     require(N % B == 0, "soft: needs sequences of equal length, got ", N, " tokens in ", B, " sequences");
     const auto T = N / B, E = config_.n_experts, S = config_.slots, P = E * S;
-    if (N == 0) return {.y_ND = at::zeros_like(x_ND)};
+    require(!context.sequence_N.defined() || has_equal_lengths(context.sequence_N, N, B),
+            "soft: needs sequences of equal length, one after the other; fill up with masked tokens");
+    if (N == 0) {
+      LayerOutput none{.y_ND = at::zeros_like(x_ND)};
+      if (context.record) none.decision = describe(at::zeros({0, E}, x_ND.options().dtype(at::kFloat)), context);
+      return none;
+    }
     const auto dtype = route::router_dtype(x_ND);
     // Both sides are normalised so that scores stay bounded when D grows (Puigcerver 2023, section 2.3).
     const auto unit = [](const Tensor& t) { return t / t.norm(2, {-1}, true).clamp_min(1e-6); };
-    const auto x_BTD = x_ND.to(dtype).view({B, T, D});
+    const auto x_BTD = x_ND.to(dtype).reshape({B, T, D});
     auto logit_BTP = at::matmul(unit(x_BTD), (unit(phi_PD_.to(dtype)) * scale_.to(dtype)).t());
-    const auto real_BT1 = context.mask_N.defined() ? context.mask_N.view({B, T, 1}) : Tensor();
+    const auto real_BT1 = context.mask_N.defined() ? context.mask_N.reshape({B, T, 1}) : Tensor();
     const auto combine_BTP = logit_BTP.softmax(2);
     if (real_BT1.defined())
       logit_BTP = logit_BTP.masked_fill(real_BT1.logical_not(), -std::numeric_limits<float>::max());
@@ -83,6 +89,10 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
   }
 
  private:
+  static bool has_equal_lengths(const Tensor& sequence_N, int64_t N, int64_t B) {
+    return sequence_N.size(0) == N && sequence_N.equal(at::arange(B, sequence_N.options()).repeat_interleave(N / B));
+  }
+
   // For the trace: every token met every expert, with the share of the token's output that came from it.
   static route::Decision describe(const Tensor& share_NE, const route::Context& context) {
     const auto N = share_NE.size(0), E = share_NE.size(1);

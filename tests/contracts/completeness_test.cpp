@@ -1,0 +1,155 @@
+// Nothing of the catalogues is half there: names, sources, help, files, goldens, recipes.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "collegium/recipe/catalogues.h"
+#include "collegium/route/router.h"
+
+namespace {
+
+using namespace collegium;
+namespace fs = std::filesystem;
+
+const fs::path kSource = COLLEGIUM_SOURCE;
+
+std::string content(const fs::path& path) {
+  std::ifstream file(path);
+  std::stringstream all;
+  all << file.rdbuf();
+  return all.str();
+}
+
+bool is_name(const std::string& name) {
+  return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  });
+}
+
+void check_fields(const std::vector<FieldInfo>& fields, const std::set<std::string>& lists) {
+  std::set<std::string> names;
+  for (const auto& f : fields) {
+    CAPTURE(f.name);
+    CHECK(is_name(f.name));
+    CHECK(names.insert(f.name).second);
+    CHECK_FALSE(f.help.empty());
+    CHECK_FALSE(f.type.empty());
+    if (!f.catalogue.empty()) CHECK(lists.count(f.catalogue));
+    check_fields(f.children, lists);
+  }
+}
+
+// The source file of an entry: collegium/<room>/<catalogue>/<name>.cpp, or <singular>/<name>.cpp where a room has a
+// list of its own name.
+fs::path source_file(const Catalogue& catalogue, const std::string& name) {
+  for (const auto& room : fs::directory_iterator(kSource / "collegium")) {
+    const auto below = room.path() / catalogue.name / (name + ".cpp");
+    if (fs::exists(below)) return below;
+  }
+  return kSource / "collegium" / catalogue.singular / (name + ".cpp");
+}
+
+std::string recipes_text() {
+  std::string all;
+  for (const auto* folder : {"recipes", "presets"})
+    for (const auto& file : fs::recursive_directory_iterator(kSource / folder))
+      if (file.path().extension() == ".toml") all += content(file.path());
+  return all;
+}
+
+// Stages that some preset router is made of.
+std::set<std::string> stages_of_presets() {
+  std::set<std::string> out;
+  for (const auto* e : route::routers()) {
+    const auto router =
+        e->make({.name = std::string(e->card.name)}, {.d_model = 4, .n_experts = 4, .options = at::kFloat});
+    const auto& c = *router->composition();
+    for (const auto* part : {&c.scorer, &c.selector, &c.capacity, &c.gate}) out.insert(part->name);
+    for (const auto& b : c.balancers) out.insert(b.name);
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("every entry has a name of its own, a source, a paper's number, a place, a file and help") {
+  std::set<std::string> lists;
+  for (const auto& c : catalogues()) CHECK(lists.insert(std::string(c.name)).second);
+  CHECK(lists.size() >= 11);
+  for (const auto& c : catalogues()) {
+    CAPTURE(c.name);
+    CHECK_FALSE(c.entries.empty());
+    std::set<std::string> names;
+    for (const auto& e : c.entries) {
+      CAPTURE(e.name);
+      CHECK(is_name(e.name));
+      CHECK(names.insert(e.name).second);
+      CHECK(e.catalogue == c.name);
+      CHECK((e.paper >= 0 && e.paper <= 119));
+      CHECK_FALSE(e.source.empty());
+      CHECK_FALSE(e.taxonomy.empty());
+      CHECK_FALSE(e.summary.empty());
+      CHECK(e.summary.back() != '.');
+      const auto file = source_file(c, e.name);
+      CHECK_MESSAGE(fs::exists(file), file.string());
+      CHECK_MESSAGE(content(file).find("\"" + e.name + "\"") != std::string::npos, file.string()
+                                                                                       << " does not name it");
+      check_fields(e.fields, lists);
+    }
+    CHECK(std::is_sorted(c.entries.begin(), c.entries.end(),
+                         [](const EntryInfo& a, const EntryInfo& b) { return a.name < b.name; }));
+  }
+}
+
+TEST_CASE("every file of a catalogue's folder is in its list") {
+  for (const auto& c : catalogues()) {
+    std::set<std::string> names;
+    for (const auto& e : c.entries) names.insert(e.name);
+    for (const auto& room : fs::directory_iterator(kSource / "collegium")) {
+      if (!fs::is_directory(room.path() / c.name)) continue;
+      for (const auto& file : fs::directory_iterator(room.path() / c.name))
+        CHECK_MESSAGE(names.count(file.path().stem().string()), file.path().string() << " is in no list");
+    }
+  }
+}
+
+TEST_CASE("every entry's default configuration is valid and complete") {
+  for (const auto& c : catalogues())
+    for (const auto& e : c.entries) {
+      CAPTURE(c.name);
+      CAPTURE(e.name);
+      const auto all = resolve_component(c.name, {.name = e.name});
+      CHECK(all.items.size() == e.fields.size() + 1);
+      auto fields = all;
+      fields.items.erase(fields.items.begin());
+      CHECK(resolve_component(c.name, {.name = e.name, .fields = fields}) == all);
+    }
+}
+
+TEST_CASE("every router has a recipe; every layer and stage is used by a recipe or a preset") {
+  for (const auto* e : route::routers()) {
+    const auto path = kSource / "recipes/route" / (std::string(e->card.name) + ".toml");
+    CHECK_MESSAGE(fs::exists(path), path.string());
+  }
+  const auto text_of_recipes = recipes_text();
+  const auto stages = stages_of_presets();
+  const std::set<std::string> rooms = {"scorers", "selectors", "capacities", "gates", "balancers", "layers", "models"};
+  for (const auto& c : catalogues())
+    for (const auto& e : c.entries)
+      if (rooms.count(std::string(c.name)))
+        CHECK_MESSAGE((stages.count(e.name) || text_of_recipes.find("\"" + e.name + "\"") != std::string::npos),
+                      c.name << ": no recipe and no preset uses '" << e.name << "'");
+}
+
+TEST_CASE("every router and layer has a golden") {
+  for (const auto& c : catalogues())
+    for (const auto& e : c.entries)
+      if (c.name == "routers" || c.name == "layers") {
+        const auto path = kSource / "tests/golden" / c.name / (e.name + ".txt");
+        CHECK_MESSAGE(fs::exists(path), path.string());
+      }
+}

@@ -1,0 +1,158 @@
+// Compositions and settings drawn at random: each is either refused when it is built, with a reason, or it trains:
+// assignments are conserved, gates and gradients finite, and a saved router goes on as the first one does.
+#include <array>
+#include <map>
+
+#include "collegium/route/losses.h"
+#include "tests/support/routing.h"
+
+namespace {
+
+using namespace collegium;
+using namespace collegium::route;
+using namespace collegium::test;
+
+constexpr int64_t kTokens = 20, kWidth = 6;
+
+// Draws without state: the i-th question of one composition.
+class Draw {
+ public:
+  explicit Draw(const Random& random) : random_(random) {}
+  template <size_t N>
+  auto one_of(const std::array<Value, N>& values) {
+    return values[random_.below(next_++, N)];
+  }
+  template <class Interface>
+  std::string name(Entries<Interface> all) {
+    return std::string(all[random_.below(next_++, all.size())]->card.name);
+  }
+  bool coin() { return random_.below(next_++, 2) == 1; }
+  double number(double low, double high) { return low + (high - low) * random_.uniform(next_++); }
+  int64_t integer(int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random_.below(next_++, static_cast<uint64_t>(high - low + 1)));
+  }
+
+ private:
+  Random random_;
+  uint64_t next_ = 0;
+};
+
+// Some of an entry's fields, set to something within their bounds.
+Table settings(Draw& draw, const std::vector<FieldInfo>& fields) {
+  Table out;
+  for (const auto& f : fields) {
+    if (!draw.coin() || !f.catalogue.empty() || !f.children.empty()) continue;
+    const auto low = std::isfinite(f.min) ? f.min : 0.0, high = std::isfinite(f.max) ? f.max : low + 3;
+    if (!f.choices.empty())
+      out.set(f.name, f.choices[static_cast<size_t>(draw.integer(0, static_cast<int64_t>(f.choices.size()) - 1))]);
+    else if (f.type == "boolean")
+      out.set(f.name, draw.coin());
+    else if (f.type == "integer")
+      out.set(f.name, draw.integer(static_cast<int64_t>(low), static_cast<int64_t>(high)));
+    else if (f.type == "float")
+      out.set(f.name, draw.number(low, high));
+  }
+  return out;
+}
+
+template <class Interface>
+Named component(Draw& draw, Entries<Interface> all) {
+  Named out{.name = draw.name(all)};
+  out.fields = settings(draw, find(all, out, "stage").fields());
+  return out;
+}
+
+struct Drawn {
+  Composition composition;
+  int64_t n_experts = 1;
+};
+
+Drawn drawn(uint64_t seed) {
+  Draw draw(Random(seed).at("composition"));
+  Drawn out;
+  out.n_experts = draw.integer(1, 6);
+  auto& c = out.composition;
+  c.scorer = component(draw, scorers()), c.selector = component(draw, selectors());
+  c.capacity = component(draw, capacities()), c.gate = component(draw, gates());
+  for (auto n = draw.integer(0, 2); n > 0; --n) c.balancers.push_back(component(draw, balancers()));
+  return out;
+}
+
+Context context_at(uint64_t seed, uint64_t step) {
+  auto context = context_of(kTokens, 4, Phase::train);
+  context.random = Random(seed).at(step);
+  if (step % 2) context.mask_N = at::arange(kTokens).remainder(7).ne(static_cast<int64_t>(step));
+  return context;
+}
+
+// One step of gradient descent on something that every gate and every loss is part of.
+void train_step(Router& router, uint64_t seed, uint64_t step) {
+  const auto context = context_at(seed, step);
+  const auto x_ND = numbers(Random(seed).at("x").at(step), {kTokens, kWidth}).requires_grad_(true);
+  const auto routing = router.route(x_ND, context);
+  check_decision(routing.decision, kTokens, router.n_experts(), context.mask_N);
+
+  auto free = *router.composition();
+  free.capacity = {.name = "unlimited"};
+  const auto unlimited = Router::compose(
+      free, {.d_model = kWidth, .n_experts = router.n_experts(), .random = Random(1), .options = at::kFloat}, "");
+  load(*unlimited, save(router));
+  auto quiet = context;
+  quiet.phase = Phase::recompute;
+  CHECK(asked_ranks(routing.decision) == asked_ranks(unlimited->route(x_ND, quiet).decision));
+
+  auto objective = routing.decision.gate_R().square().sum();
+  for (const auto& l : routing.losses) {
+    CHECK(std::isfinite(l.raw));
+    objective = objective + l.value;
+  }
+  CHECK(std::isfinite(objective.item<double>()));
+  if (objective.requires_grad()) objective.backward();
+  if (x_ND.grad().defined()) CHECK(x_ND.grad().isfinite().all().item<bool>());
+  const at::NoGradGuard no_grad;
+  for (const auto& p : parameters_of(router)) {
+    if (!p.trained() || !p.tensor->grad().defined()) continue;
+    CHECK(p.tensor->grad().isfinite().all().item<bool>());
+    p.tensor->add_(p.tensor->grad(), -0.1);
+    p.tensor->mutable_grad() = Tensor();
+  }
+  router.step();
+}
+
+}  // namespace
+
+TEST_CASE_FIXTURE(OneThread, "random compositions are refused with a reason or train") {
+  std::map<std::string, int> built, refused;
+  int n_built = 0, n_refused = 0;
+  for (uint64_t seed = 0; seed < 400; ++seed) {
+    const auto [composition, n_experts] = drawn(seed);
+    const StageInputs inputs{.d_model = kWidth, .n_experts = n_experts, .random = Random(seed), .options = at::kFloat};
+    CAPTURE(seed);
+    INFO(to_toml(write_config(composition)));
+    std::unique_ptr<Router> router;
+    const auto reason = complaint([&] { router = Router::compose(composition, inputs, ""); });
+    if (!router) {
+      CHECK(reason.size() > 20);
+      ++n_refused, ++refused[composition.selector.name];
+      continue;
+    }
+    ++n_built, ++built[composition.selector.name];
+    scale_parameters(*router, 3);
+    for (uint64_t step = 0; step < 3; ++step) train_step(*router, seed, step);
+
+    auto other_inputs = inputs;
+    other_inputs.random = Random(seed + 1000);
+    const auto again = Router::compose(composition, other_inputs, "");
+    const auto saved = save(*router);
+    CHECK(load(*again, saved) == saved.size());
+    train_step(*router, seed, 3), train_step(*again, seed, 3);
+    CHECK(same_state(save(*router), save(*again)));
+  }
+  MESSAGE(n_built << " built, " << n_refused << " refused");
+  CHECK(n_built >= 30);
+  CHECK(n_refused >= 30);
+  for (const auto* e : selectors()) {
+    CHECK_MESSAGE(built[std::string(e->card.name)] > 0, e->card.name << " was never built");
+    CHECK_MESSAGE(refused[std::string(e->card.name)] > 0, e->card.name << " was never refused");
+  }
+}

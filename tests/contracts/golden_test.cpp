@@ -1,0 +1,234 @@
+// Goldens: what each router and each layer does with the same few numbers, as a text that a person can read and check
+// by hand. Numbers are compared at 1e-4. To write them anew after an intended change:
+//
+//   COLLEGIUM_WRITE_GOLDEN=1 test_contracts -tc="goldens*"
+//
+// N = 6 tokens, D = 4 features, E = 4 experts. Inputs and weights are uniform numbers of base/random.h.
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iomanip>
+#include <sstream>
+
+#include "collegium/layer/layer.h"
+#include "tests/support/routing.h"
+
+namespace {
+
+using namespace collegium;
+using namespace collegium::test;
+using collegium::route::Chooser;
+using collegium::route::Decision;
+
+constexpr int64_t kTokens = 6, kWidth = 4, kExperts = 4;
+
+// --- Writing ------------------------------------------------------------------------------------------------------
+
+std::string number(double value) {
+  std::ostringstream out;
+  out << std::setprecision(7) << (std::abs(value) < 1e-12 ? 0.0 : value);
+  return out.str();
+}
+
+void write_rows(std::ostream& out, std::string_view what, const Tensor& t_RC) {
+  const auto values = reals(t_RC);
+  for (int64_t r = 0; r < t_RC.size(0); ++r) {
+    out << what << ' ' << r;
+    for (int64_t c = 0; c < t_RC.size(1); ++c) out << ' ' << number(values[static_cast<size_t>(r * t_RC.size(1) + c)]);
+    out << '\n';
+  }
+}
+
+void write_decision(std::ostream& out, const Decision& d) {
+  const auto token = ints(d.token_R()), expert = ints(d.expert_R()), rank = ints(d.rank_R()), slot = ints(d.slot_R());
+  const auto gate = reals(d.gate_R()), margin = reals(d.margin_R());
+  out << "# kept: token expert rank slot gate margin\n";
+  for (size_t r = 0; r < token.size(); ++r)
+    out << "kept " << token[r] << ' ' << expert[r] << ' ' << rank[r] << ' ' << slot[r] << ' ' << number(gate[r]) << ' '
+        << number(margin[r]) << '\n';
+  const auto& gone = d.dropped();
+  const auto gone_token = ints(gone.token_Q), gone_expert = ints(gone.expert_Q), gone_rank = ints(gone.rank_Q);
+  if (gone_token.empty()) {
+    out << "# nothing dropped\n";
+    return;
+  }
+  out << "# dropped: token expert rank\n";
+  for (size_t q = 0; q < gone_token.size(); ++q)
+    out << "dropped " << gone_token[q] << ' ' << gone_expert[q] << ' ' << gone_rank[q] << '\n';
+}
+
+void write_losses(std::ostream& out, const std::vector<route::LossTerm>& losses) {
+  if (!losses.empty()) out << "# loss: name raw weighted\n";
+  for (const auto& l : losses)
+    out << "loss " << l.name << ' ' << number(l.raw) << ' ' << number(l.value.item<double>()) << '\n';
+}
+
+// Norms of the gradients of `objective` by x and every parameter.
+template <class Module>
+void write_gradients(std::ostream& out, Module& module, const Tensor& x_ND, const Tensor& objective) {
+  if (objective.requires_grad()) objective.backward();
+  const auto norm = [](const Tensor& t) { return t.grad().defined() ? t.grad().norm().template item<double>() : 0.0; };
+  out << "# gradient of the sum of all outputs (times 1, 2, 3 ...) and losses: by what, norm\n";
+  out << "gradient x " << number(norm(x_ND)) << '\n';
+  for (const auto& p : parameters_of(module))
+    if (p.trained()) out << "gradient " << p.name << ' ' << number(norm(*p.tensor)) << '\n';
+}
+
+// Every parameter gets numbers of its own, so that no generator but ours has a say.
+template <class Module>
+void fill(Module& module) {
+  const at::NoGradGuard no_grad;
+  for (const auto& p : parameters_of(module))
+    if (p.trained() && p.tensor->dim() > 0)
+      p.tensor->copy_(numbers(Random(1).at(p.name), p.tensor->sizes(), -1, 1, at::kDouble));
+}
+
+Tensor golden_inputs() {
+  return numbers(Random(2).at("x"), {kTokens, kWidth}, -1, 1, at::kDouble).requires_grad_(true);
+}
+
+route::Context golden_context() {
+  route::Context context;
+  context.token_id_N = ids(Random(2).at("ids"), kTokens, 100);
+  return context;
+}
+
+Tensor weighted_sum(const Tensor& t) {
+  return (t.reshape({-1}) * at::arange(1, t.numel() + 1, t.options().requires_grad(false))).sum();
+}
+
+void write_head(std::ostream& out, std::string_view what, std::string_view name, std::string_view summary) {
+  out << "# " << what << " '" << name << "': " << summary << "\n# " << kTokens << " tokens, " << kWidth << " features, "
+      << kExperts << " experts; default configuration\n";
+}
+
+std::string golden_of(const Entry<route::Router>& entry) {
+  const Named named{.name = std::string(entry.card.name)};
+  const auto router = make_router(named, kWidth, kExperts, 1, at::kDouble);
+  fill(*router);
+  const auto x_ND = golden_inputs();
+  const auto context = golden_context();
+  const auto routing = router->route(x_ND, context);
+  const auto facts = router->facts();
+  std::ostringstream out;
+  write_head(out, "router", named.name, entry.card.summary);
+  out << "chosen_by " << route::enum_names(Chooser{})[static_cast<size_t>(facts.chooser)] << '\n'
+      << "exactly_balanced " << facts.is_exactly_balanced << '\n'
+      << "causal " << facts.is_causal << '\n'
+      << "may_drop " << facts.may_drop << '\n'
+      << "choices_per_token " << number(facts.choices_per_token) << '\n';
+  if (facts.needs_token_ids) write_rows(out, "token_id", context.token_id_N.unsqueeze(1));
+  if (routing.scores.score_NE.defined()) {
+    out << "# score: token, then one number an expert\n";
+    write_rows(out, "score", routing.scores.score_NE);
+  }
+  write_decision(out, routing.decision);
+  write_losses(out, routing.losses);
+  auto objective = weighted_sum(routing.decision.gate_R());
+  for (const auto& l : routing.losses) objective = objective + l.value;
+  write_gradients(out, *router, x_ND, objective);
+  return out.str();
+}
+
+std::string golden_of(const Entry<layer::MoeLayer>& entry) {
+  Named named{.name = std::string(entry.card.name)};
+  for (const auto& f : entry.fields())
+    if (f.name == "n_experts") named.fields.set("n_experts", kExperts);
+  const auto made = entry.make(named, {.d_model = kWidth, .random = Random(1), .options = at::kDouble});
+  fill(*made);
+  const auto x_ND = golden_inputs();
+  const auto done = made->forward(x_ND, golden_context());
+  const auto facts = made->facts();
+  std::ostringstream out;
+  write_head(out, "layer", named.name, entry.card.summary);
+  out << "experts " << facts.n_experts << '\n'
+      << "causal " << facts.is_causal << '\n'
+      << "parameters_active " << number(facts.parameters_active) << '\n'
+      << "flops_per_token " << number(facts.flops_per_token) << '\n';
+  out << "# output: token, then one number a feature\n";
+  write_rows(out, "output", done.y_ND);
+  if (done.decision) write_decision(out, *done.decision);
+  write_losses(out, done.losses);
+  auto objective = weighted_sum(done.y_ND);
+  for (const auto& l : done.losses) objective = objective + l.value;
+  write_gradients(out, *made, x_ND, objective);
+  return out.str();
+}
+
+// --- Comparing ----------------------------------------------------------------------------------------------------
+
+std::vector<std::vector<std::string>> words_of(const std::string& golden) {
+  std::vector<std::vector<std::string>> out;
+  std::istringstream lines(golden);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream words(line);
+    out.emplace_back();
+    for (std::string word; words >> word;) out.back().push_back(word);
+  }
+  return out;
+}
+
+bool is_same_word(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  char *end_a = nullptr, *end_b = nullptr;
+  const auto x = std::strtod(a.c_str(), &end_a), y = std::strtod(b.c_str(), &end_b);
+  if (end_a == a.c_str() || *end_a || end_b == b.c_str() || *end_b) return false;
+  return std::abs(x - y) <= 1e-4 * std::max(std::abs(x), std::abs(y)) + 1e-9;
+}
+
+// The first line that differs, or "".
+std::string difference_of(const std::string& stored, const std::string& now) {
+  const auto a = words_of(stored), b = words_of(now);
+  for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+    const auto line_a = i < a.size() ? join(a[i], " ") : "(nothing)",
+               line_b = i < b.size() ? join(b[i], " ") : "(nothing)";
+    bool same = i < a.size() && i < b.size() && a[i].size() == b[i].size();
+    for (size_t w = 0; same && w < a[i].size(); ++w) same = is_same_word(a[i][w], b[i][w]);
+    if (!same) return text("stored: ", line_a, "\n   now: ", line_b);
+  }
+  return "";
+}
+
+template <class Interface>
+void check_goldens(Entries<Interface> entries, std::string_view catalogue) {
+  const auto folder = std::filesystem::path(COLLEGIUM_SOURCE) / "tests/golden" / catalogue;
+  std::set<std::string> names;
+  for (const auto* e : entries) {
+    CAPTURE(e->card.name);
+    names.insert(std::string(e->card.name) + ".txt");
+    const auto path = folder / (std::string(e->card.name) + ".txt");
+    const auto now = golden_of(*e);
+    CHECK(std::count(now.begin(), now.end(), '\n') < 60);
+    if (const auto* write = std::getenv("COLLEGIUM_WRITE_GOLDEN"); write && *write) {
+      std::filesystem::create_directories(folder);
+      std::ofstream(path) << now;
+    }
+    std::ifstream file(path);
+    REQUIRE_MESSAGE(file.good(), "no golden: run with COLLEGIUM_WRITE_GOLDEN=1 and read what it wrote");
+    std::stringstream stored;
+    stored << file.rdbuf();
+    const auto off = difference_of(stored.str(), now);
+    CHECK_MESSAGE(off.empty(), off);
+  }
+  for (const auto& file : std::filesystem::directory_iterator(folder))
+    CHECK_MESSAGE(names.count(file.path().filename().string()), file.path().string() << " belongs to no entry");
+}
+
+}  // namespace
+
+TEST_CASE("goldens of routers") {
+  check_goldens(route::routers(), "routers");
+}
+TEST_CASE("goldens of layers") {
+  check_goldens(layer::layers(), "layers");
+}
+
+TEST_CASE("a golden that says something else is noticed") {
+  const std::string stored = "# words\nkept 1 2 0.500001\nloss a 3\n";
+  CHECK(difference_of(stored, "kept 1 2 0.5\n# other words\nloss a 3\n") == "");
+  CHECK(difference_of(stored, "kept 1 2 0.5002\nloss a 3\n") != "");
+  CHECK(difference_of(stored, "kept 1 2 0.5\nloss b 3\n") != "");
+  CHECK(difference_of(stored, "kept 1 2 0.5\n") != "");
+  CHECK(difference_of(stored, "kept 1 2 0.5 1\nloss a 3\n") != "");
+}

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs every benchmark of the ci preset: ours beside rivals, interleaved. Results go to build/ci/bench/results.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+results=build/ci/bench/results
+mkdir -p "$results"
+echo "== kernels: experts"
+build/ci/bench/kernels/bench_kernels_experts | tee "$results/kernels_experts.txt"
+echo "== training step"
+PYTHONPATH=$PWD/build/ci/python "$python" bench/training_step.py --json "$results/training_step.json"
