@@ -10,7 +10,7 @@
 #include "collegium/data/archive.h"
 #include "collegium/data/files.h"
 #include "collegium/data/gutenberg.h"
-#include "collegium/data/hash.h"
+#include "collegium/io/sha256.h"
 #include "collegium/data/html.h"
 #include "collegium/data/utf8.h"
 
@@ -155,13 +155,13 @@ DocumentSet read_local(const fs::path& path) {
     auto bytes = read_bytes(file);
     check_text(bytes, file.string());
     auto name = is_folder ? file.lexically_relative(path) : file.filename();
-    listing += name.generic_string() + "\n" + sha256_hex(bytes) + "\n";
+    listing += name.generic_string() + "\n" + io::sha256_hex(bytes) + "\n";
     const auto id = name.replace_extension().generic_string();
     if (bytes.starts_with("\xef\xbb\xbf")) bytes.erase(0, 3);
     if (bytes.empty()) fail(ErrorKind::data, file.string(), ": the file is empty");
     out.documents.push_back({.id = id, .title = id, .text = std::move(bytes)});
   }
-  out.record.sha256 = sha256_hex(listing);
+  out.record.sha256 = io::sha256_hex(listing);
   std::sort(out.documents.begin(), out.documents.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   return out;
 }

@@ -7,7 +7,7 @@
 #include "collegium/base/error.h"
 #include "collegium/data/bpe_trainer.h"
 #include "collegium/data/files.h"
-#include "collegium/data/hash.h"
+#include "collegium/io/sha256.h"
 #include "collegium/data/split.h"
 
 namespace collegium::data {
@@ -34,7 +34,7 @@ void check_config(const DataConfig& config) {
 
 std::string prepared_key(const DataConfig& config, const std::vector<DocumentSet>& sets, const std::string& given) {
   ManifestJson inputs = {{"format", kPreparedFormat},
-                         {"tokenizer", given.empty() ? config.tokenizer : sha256_hex(given)},
+                         {"tokenizer", given.empty() ? config.tokenizer : io::sha256_hex(given)},
                          {"vocab_size", config.tokenizer == "bpe" ? config.vocab_size : 0},
                          {"held_out", config.held_out},
                          {"split_seed", config.split_seed},
@@ -42,7 +42,7 @@ std::string prepared_key(const DataConfig& config, const std::vector<DocumentSet
                          {"languages", config.languages},
                          {"max_documents", config.max_documents}};
   for (const auto& set : sets) inputs["sources"].push_back({set.record.name, set.record.sha256});
-  return sha256_hex(inputs.dump());
+  return io::sha256_hex(inputs.dump());
 }
 
 Tokenizer make_tokenizer(const DataConfig& config, const std::string& given, const std::vector<Document>& train,
@@ -92,7 +92,7 @@ ManifestJson write_split(const fs::path& folder, const std::string& file, const 
                          {"begin", span.begin},
                          {"n_tokens", span.n_tokens},
                          {"n_bytes", span.n_bytes}});
-  return {{"file", file}, {"width", width}, {"sha256", sha256_hex(bytes)}, {"documents", documents}};
+  return {{"file", file}, {"width", width}, {"sha256", io::sha256_hex(bytes)}, {"documents", documents}};
 }
 
 TokenSet open_split(const fs::path& folder, const ManifestJson& split, const std::vector<int32_t>& byte_lengths) {
@@ -105,7 +105,7 @@ TokenSet open_split(const fs::path& folder, const ManifestJson& split, const std
                          .n_tokens = span.at("n_tokens"),
                          .n_bytes = span.at("n_bytes")});
   const auto file = folder / split.at("file").get<std::string>();
-  if (const auto found = sha256_file(file); found != split.at("sha256").get<std::string>())
+  if (const auto found = io::sha256_hex_of_file(io::real_file_system(), file); found != split.at("sha256").get<std::string>())
     fail(ErrorKind::data, file.string(), ": damaged: wanted SHA-256 ", split.at("sha256").get<std::string>(),
          ", found ", found);
   return TokenSet::map(file, split.at("width"), byte_lengths, std::move(documents));
@@ -118,7 +118,7 @@ SplitStatistics statistics_of(const TokenSet& set) {
 PreparedData open_prepared(const fs::path& folder, const std::string& key) {
   const auto manifest = ManifestJson::parse(read_bytes(folder / "manifest.json"));
   const auto tokenizer_json = read_bytes(folder / "tokenizer.json");
-  if (manifest.at("key") != key || manifest.at("tokenizer_sha256") != sha256_hex(tokenizer_json))
+  if (manifest.at("key") != key || manifest.at("tokenizer_sha256") != io::sha256_hex(tokenizer_json))
     fail(ErrorKind::data, folder.string(), ": damaged");
   PreparedData out{.tokenizer = Tokenizer::parse(tokenizer_json, (folder / "tokenizer.json").string())};
   const auto byte_lengths = out.tokenizer.byte_lengths();
@@ -150,7 +150,7 @@ void write_prepared(const fs::path& folder, const std::string& key, const DataCo
   write_whole(work.path() / "tokenizer.json", tokenizer_json);
   ManifestJson manifest = {{"format", kPreparedFormat},
                            {"key", key},
-                           {"tokenizer_sha256", sha256_hex(tokenizer_json)},
+                           {"tokenizer_sha256", io::sha256_hex(tokenizer_json)},
                            {"notes", split.notes},
                            {"sources", ManifestJson::array()}};
   for (const auto& set : sets)

@@ -5,7 +5,7 @@
 
 #include "collegium/base/error.h"
 #include "collegium/data/files.h"
-#include "collegium/data/hash.h"
+#include "collegium/io/sha256.h"
 #include "collegium/data/process.h"
 
 namespace collegium::data {
@@ -71,7 +71,7 @@ constexpr std::array<Source, 3> kSources = {{
 }};
 
 void check_hash(const Source& source, const fs::path& file, std::string_view hint) {
-  const auto found = sha256_file(file);
+  const auto found = io::sha256_hex_of_file(io::real_file_system(), file);
   if (found == source.sha256) return;
   throw Error(ErrorKind::data,
               text(file.string(), ": not the file that '", source.name, "' is made from: wanted SHA-256 ",

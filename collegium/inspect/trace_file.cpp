@@ -35,6 +35,7 @@ void write_trace(io::FileSystem& fs, const io::Path& path, const route::RoutingT
     add("dropped.token", d.dropped().token_Q), add("dropped.expert", d.dropped().expert_Q);
     add("dropped.rank", d.dropped().rank_Q), add("dropped.reason", d.dropped().reason_Q);
     add("dropped.score", d.dropped().score_Q), add("dropped.margin", d.dropped().margin_Q);
+    if (d.is_rerouted()) add("wanted", d.wanted_R());
     if (r.token_id_N.defined()) add("token_id", r.token_id_N);
     records.push_back({{"step", r.step}, {"pass", r.pass}, {"layer", r.layer},
                        {"phase", kPhaseNames[static_cast<size_t>(r.phase)]},
@@ -81,6 +82,9 @@ route::RoutingTrace read_trace(io::FileSystem& fs, const io::Path& path) {
                              .score_R = floats("score"), .margin_R = floats("margin"),
                              .dropped = {ints("dropped.token"), ints("dropped.expert"), ints("dropped.rank"),
                                          floats("dropped.score"), floats("dropped.margin"), ints("dropped.reason")}};
+    if (file.contains(text(i, ".wanted"))) p.wanted_R = ints("wanted");
+    if (p.wanted_R.defined() && (p.wanted_R.size(0) != p.token_R.size(0) || !in_range(p.wanted_R + 1, E + 1)))
+      bad_trace(path, text("record ", i, ": 'wanted' is not an expert or -1 for each kept assignment"));
     for (const auto* t : {&p.expert_R, &p.gate_R, &p.rank_R, &p.slot_R, &p.score_R, &p.margin_R})
       if (t->size(0) != p.token_R.size(0)) bad_trace(path, text("record ", i, ": kept tensors differ in length"));
     const auto& q = p.dropped;

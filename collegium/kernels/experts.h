@@ -22,6 +22,9 @@ using at::Tensor;
 /// experts without rows.
 Tensor grouped_linear(const Tensor& x_RD, const Tensor& weight_EHD, const Tensor& offset_E1);
 
+/// [N, H]: y = x weight^T, the same loops for one dense projection: a row does not depend on the rows beside it.
+Tensor linear(const Tensor& x_ND, const Tensor& weight_HD);
+
 /// [R, I]: silu(first half) * second half of each row, the layout of transformers' gate_up_proj.
 Tensor swiglu(const Tensor& h_RH);
 

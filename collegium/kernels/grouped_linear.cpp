@@ -58,4 +58,9 @@ Tensor grouped_linear(const Tensor& x_RD, const Tensor& weight_EHD, const Tensor
   return GroupedLinear::apply(x_RD, weight_EHD, offset_E1);
 }
 
+Tensor linear(const Tensor& x_ND, const Tensor& weight_HD) {
+  if (!has_loops(x_ND)) return at::linear(x_ND, weight_HD);
+  return grouped_linear(x_ND, weight_HD.unsqueeze(0), at::tensor({int64_t{0}, x_ND.size(0)}, at::kLong));
+}
+
 }  // namespace collegium::kernels

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "collegium/kernels/experts.h"
 #include "collegium/kernels/norm.h"
 #include "collegium/kernels/rotary.h"
 #include "collegium/model/language_model.h"
@@ -127,7 +128,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
 
   Tensor logits(const Tensor& hidden_ND) const override {
     const auto& weight_VD = config_.tie_embeddings ? embedding_VD_ : output_VD_;
-    return at::linear(hidden_ND, weight_VD.to(hidden_ND.scalar_type()));
+    return kernels::linear(hidden_ND, weight_VD.to(hidden_ND.scalar_type()));
   }
 
   void step() override {
@@ -184,7 +185,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                    KeyValueCache* cache, size_t index) const {
     const auto H = config_.n_heads, G = config_.n_kv_heads, d = config_.d_model / H;
     const auto dtype = x_ND.scalar_type();
-    const auto qkv = at::linear(x_ND, l.qkv_XD.to(dtype)).view({B, T, H + 2 * G, d});
+    const auto qkv = kernels::linear(x_ND, l.qkv_XD.to(dtype)).view({B, T, H + 2 * G, d});
     const auto query_BHTd = kernels::rotate(qkv.slice(2, 0, H), rotation).transpose(1, 2);
     auto key_BGTd = kernels::rotate(qkv.slice(2, H, H + G), rotation).transpose(1, 2);
     auto value_BGTd = qkv.slice(2, H + G, H + 2 * G).transpose(1, 2);
@@ -201,7 +202,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       mask = at::ones({T, past + T}, query_BHTd.options().dtype(at::kBool)).tril(past);
     const auto mixed_BHTd = at::scaled_dot_product_attention(query_BHTd, key_BGTd, value_BGTd, mask, 0.0,
                                                              /*is_causal=*/past == 0, std::nullopt, /*enable_gqa=*/H != G);
-    return at::linear(mixed_BHTd.transpose(1, 2).reshape({B * T, H * d}), l.out_DX.to(dtype));
+    return kernels::linear(mixed_BHTd.transpose(1, 2).reshape({B * T, H * d}), l.out_DX.to(dtype));
   }
 
   Config config_;

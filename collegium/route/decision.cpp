@@ -62,9 +62,12 @@ Decision Decision::from_parts(Parts parts) {
 
 Tensor Decision::kept_E() const { return offset_E1_.diff(); }
 
+int64_t Decision::n_filled() const { return is_rerouted() ? parts_.wanted_R.lt(0).sum().item<int64_t>() : 0; }
+
 Tensor Decision::asked_E() const {
-  if (n_dropped() == 0) return kept_E();
-  return kept_E() + at::bincount(parts_.dropped.expert_Q, {}, n_experts()).cpu();
+  // One place more at the front takes the fill-ins, -1.
+  const auto here_E = is_rerouted() ? at::bincount(parts_.wanted_R + 1, {}, n_experts() + 1).slice(0, 1).cpu() : kept_E();
+  return n_dropped() == 0 ? here_E : here_E + at::bincount(parts_.dropped.expert_Q, {}, n_experts()).cpu();
 }
 
 Decision Decision::with_gates(Tensor gate_R) const {
@@ -90,7 +93,8 @@ Decision Decision::keep_only(const Tensor& keep_R, DropReason reason) const {
           .slot_R = {},
           .score_R = pick(parts_.score_R, kept),
           .margin_R = pick(parts_.margin_R, kept),
-          .dropped = {join(old.token_Q, parts_.token_R), join(old.expert_Q, parts_.expert_R),
+          .wanted_R = pick(parts_.wanted_R, kept),
+          .dropped = {join(old.token_Q, parts_.token_R), join(old.expert_Q, wanted_R()),
                       join(old.rank_Q, parts_.rank_R), join(old.score_Q, parts_.score_R),
                       join(old.margin_Q, parts_.margin_R),
                       at::cat({old.reason_Q, at::full_like(gone, static_cast<int64_t>(reason))})}};

@@ -1,7 +1,8 @@
 // The decision: who does the work. Made once, kept as data, and read by everything else: losses, dispatch,
 // counters, metrics, traces and explanations have no other source, so none can describe another dispatch.
 //
-// N tokens, E experts, R kept assignments, Q dropped ones, A asked ones (R + Q = A).
+// N tokens, E experts, R kept assignments, F of them fill-ins that nobody asked for, Q dropped ones, A asked ones:
+// R - F + Q = A.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -41,6 +42,8 @@ class Decision {
   struct Parts {
     int64_t n_tokens = 0, n_experts = 0;
     Tensor token_R, expert_R, gate_R, rank_R, slot_R, score_R, margin_R;
+    Tensor wanted_R;  ///< what was asked for, where a capacity stage moved or added some: an expert, or -1 =
+                      ///< nobody asked, it fills a free slot; undefined = expert_R everywhere
     Dropped dropped;
   };
   static Decision from_parts(Parts parts);
@@ -49,7 +52,8 @@ class Decision {
   int64_t n_experts() const { return parts_.n_experts; }
   int64_t n_kept() const { return parts_.token_R.defined() ? parts_.token_R.size(0) : 0; }
   int64_t n_dropped() const { return parts_.dropped.token_Q.defined() ? parts_.dropped.token_Q.size(0) : 0; }
-  int64_t n_asked() const { return n_kept() + n_dropped(); }
+  int64_t n_filled() const;  ///< kept assignments that fill free slots without having been asked for
+  int64_t n_asked() const { return n_kept() - n_filled() + n_dropped(); }
 
   const Tensor& token_R() const { return parts_.token_R; }
   const Tensor& expert_R() const { return parts_.expert_R; }
@@ -58,11 +62,14 @@ class Decision {
   const Tensor& slot_R() const { return parts_.slot_R; }  ///< place in the expert's buffer, from 0
   const Tensor& score_R() const { return parts_.score_R; }
   const Tensor& margin_R() const { return parts_.margin_R; }
+  const Tensor& wanted_R() const { return parts_.wanted_R.defined() ? parts_.wanted_R : parts_.expert_R; }
+  bool is_rerouted() const { return parts_.wanted_R.defined(); }  ///< some assignment went elsewhere than asked
   const Tensor& offset_E1() const { return offset_E1_; }  ///< int64 [E+1] on the CPU: rows of expert e
   const Dropped& dropped() const { return parts_.dropped; }
 
   Tensor kept_E() const;   ///< int64 [E], assignments each expert works on; on the CPU
-  Tensor asked_E() const;  ///< int64 [E], assignments asked of each expert, dropped ones included; on the CPU
+  /// int64 [E], assignments asked of each expert, dropped ones included, moved ones where they were asked; on the CPU.
+  Tensor asked_E() const;
 
   /// The same decision with gate weights: gate_R of length R, any floating dtype, may carry a gradient.
   Decision with_gates(Tensor gate_R) const;

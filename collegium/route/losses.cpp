@@ -20,10 +20,11 @@ Tensor asked_counts(const Decision& d, const Tensor& group_N, int64_t n_groups, 
   auto counts_X = at::zeros({n_groups * E}, options);
   const auto add = [&](const Tensor& token, const Tensor& expert, const Tensor& rank) {
     if (token.size(0) == 0) return;
-    const auto ones = first_choice_only ? rank.eq(0).to(options) : at::ones(token.sizes(), options);
-    counts_X.index_add_(0, group_N.index_select(0, token) * E + expert, ones);
+    auto ones = first_choice_only ? rank.eq(0).to(options) : at::ones(token.sizes(), options);
+    if (d.n_filled() > 0) ones = ones * expert.ge(0).to(options);
+    counts_X.index_add_(0, group_N.index_select(0, token) * E + expert.clamp_min(0), ones);
   };
-  add(d.token_R(), d.expert_R(), d.rank_R());
+  add(d.token_R(), d.wanted_R(), d.rank_R());
   add(d.dropped().token_Q, d.dropped().expert_Q, d.dropped().rank_Q);
   return counts_X.view({n_groups, E});
 }

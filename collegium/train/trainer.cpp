@@ -210,6 +210,7 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
     // An evaluation comes before the save of the same step, so that a resumed run does not repeat its row.
     if (every(config_.eval_every) || is_last) evaluate_now();
     if (sinks.is_interrupted && sinks.is_interrupted()) {
+      say(text("stopping: saving step ", step_));
       save();
       if (!is_last) {
         result.reason = StopReason::interrupted;

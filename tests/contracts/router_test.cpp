@@ -238,8 +238,7 @@ TEST_CASE_FIXTURE(OneThread, "kept and dropped are together what was asked for")
     CHECK(limited.n_asked() == all.n_kept());
     CHECK(asked_ranks(limited) == asked_ranks(all));
     drops += limited.n_dropped();
-    if (router->composition()->capacity.name == "reroute") continue;  // moves choices, by name
-    auto pairs_of_limited = pairs(limited.token_R(), limited.expert_R());
+    auto pairs_of_limited = pairs(limited.token_R(), limited.wanted_R());
     pairs_of_limited.merge(pairs(limited.dropped().token_Q, limited.dropped().expert_Q));
     CHECK(pairs_of_limited == pairs(all.token_R(), all.expert_R()));
     CHECK(at::equal(limited.asked_E(), all.kept_E()));
@@ -412,16 +411,14 @@ TEST_CASE_FIXTURE(OneThread, "ties go to the lower expert, then to the earlier t
     scale_parameters(*router, 0);
     const auto d = router->route(inputs(), context_of(kTokens)).decision;
     const auto token = ints(d.token_R()), expert = ints(d.expert_R()), rank = ints(d.rank_R()), slot = ints(d.slot_R());
-    const bool moves = router->composition()->capacity.name == "reroute";
+    const auto wanted = ints(d.wanted_R());
     if (router->facts().chooser == Chooser::expert) {
       for (size_t r = 0; r < token.size(); ++r) CHECK((token[r] == slot[r] && rank[r] == slot[r]));
       continue;
     }
-    if (!moves) {
-      for (size_t r = 0; r < token.size(); ++r) CHECK(expert[r] == rank[r]);
-      const auto gone_expert = ints(d.dropped().expert_Q), gone_rank = ints(d.dropped().rank_Q);
-      for (size_t q = 0; q < gone_rank.size(); ++q) CHECK(gone_expert[q] == gone_rank[q]);
-    }
+    for (size_t r = 0; r < token.size(); ++r) CHECK(wanted[r] == rank[r]);
+    const auto gone_rank = ints(d.dropped().rank_Q);
+    for (size_t q = 0; q < gone_rank.size(); ++q) CHECK(ints(d.dropped().expert_Q)[q] == gone_rank[q]);
     // Among equals at one expert, the ones without room are the later tokens.
     const auto gone_token = ints(d.dropped().token_Q), gone_expert = ints(d.dropped().expert_Q);
     for (size_t q = 0; q < gone_token.size(); ++q)

@@ -1,6 +1,6 @@
 #include "collegium/data/documents.h"
 
-#include "collegium/data/hash.h"
+#include "collegium/io/sha256.h"
 #include "tests/data/helpers.h"
 
 using namespace collegium;

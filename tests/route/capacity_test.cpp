@@ -135,6 +135,8 @@ TEST_CASE("rerouting: to the best expert with room, dropped only when none has a
   check_decision(d, 4, 3);
   CHECK(kept(d) == Pairs{{0, 0}, {1, 0}, {2, 2}, {3, 1}});
   CHECK(d.n_dropped() == 0);
+  CHECK(ints(d.wanted_R()) == std::vector<int64_t>{0, 0, 0, 0});
+  CHECK(ints(d.asked_E()) == std::vector<int64_t>{4, 0, 0});  // the demand stays visible to the balancers
   const auto expert = ints(d.expert_R());
   const auto score = reals(d.score_R());
   for (size_t r = 0; r < expert.size(); ++r)

@@ -192,7 +192,8 @@ inline void check_decision(const route::Decision& d, int64_t n_tokens, int64_t n
   REQUIRE(offset.size() == E + 1);
   CHECK(offset.front() == 0);
   CHECK(offset.back() == R);
-  std::vector<int64_t> count(E), dropped(E);
+  const auto wanted = ints(d.wanted_R());
+  std::vector<int64_t> count(E), dropped(E), demand(E);
   std::set<std::pair<int64_t, int64_t>> seen;
   bool is_sorted = true, is_in_range = true, is_once = true, has_slots = true, is_real = true, has_gates = true,
        has_reasons = true;
@@ -207,6 +208,7 @@ inline void check_decision(const route::Decision& d, int64_t n_tokens, int64_t n
     if (!check_place(token[r], expert[r])) continue;
     is_sorted = is_sorted && (r == 0 || expert[r - 1] <= expert[r]);
     has_slots = has_slots && slot[r] == count[static_cast<size_t>(expert[r])]++;
+    if (wanted[r] >= 0) ++demand[static_cast<size_t>(wanted[r])];
     is_once = is_once && seen.emplace(token[r], expert[r]).second;
     is_in_range = is_in_range && rank[r] >= 0;
     has_gates = has_gates && std::isfinite(gate[r]) && gate[r] >= 0 && margin[r] >= 0;
@@ -226,7 +228,7 @@ inline void check_decision(const route::Decision& d, int64_t n_tokens, int64_t n
   for (size_t e = 0; e < E; ++e) {
     CHECK(kept[e] == count[e]);
     CHECK(offset[e + 1] - offset[e] == count[e]);
-    CHECK(asked[e] == count[e] + dropped[e]);
+    CHECK(asked[e] == demand[e] + dropped[e]);
   }
 }
 

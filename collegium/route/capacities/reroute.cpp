@@ -105,6 +105,7 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
          .slot_R = {},
          .score_R = sorted(at::cat({d.score_R(), score_M.to(d.score_R())})),
          .margin_R = sorted(from(d.margin_R(), gone.margin_Q)),
+         .wanted_R = sorted(at::cat({d.wanted_R(), gone.expert_Q.index_select(0, moved_M)})),
          .dropped = {gone.token_Q.index_select(0, lost_L), gone.expert_Q.index_select(0, lost_L),
                      gone.rank_Q.index_select(0, lost_L), gone.score_Q.index_select(0, lost_L),
                      gone.margin_Q.index_select(0, lost_L), gone.reason_Q.index_select(0, lost_L)}});
