@@ -97,6 +97,12 @@ void TokenSet::copy(int64_t begin, int64_t count, int64_t* to) const {
     std::copy(wide_ + begin, wide_ + begin + count, to);
 }
 
+std::vector<int64_t> TokenSet::counts() const {
+  std::vector<int64_t> count_V(byte_lengths_.size());
+  for (int64_t i = 0; i < n_tokens_; ++i) ++count_V[static_cast<size_t>(narrow_ ? narrow_[i] : wide_[i])];
+  return count_V;
+}
+
 int64_t TokenSet::document_at(int64_t at) const {
   ensure(at >= 0 && at < n_tokens_, "token ", at, " of ", n_tokens_);
   const auto after = std::upper_bound(documents_.begin(), documents_.end(), at,

@@ -40,6 +40,8 @@ class TokenSet {
   int32_t token(int64_t at) const;
   /// Tokens [begin, begin + count) as int64 to `to`.
   void copy(int64_t begin, int64_t count, int64_t* to) const;
+  /// How often each token of the vocabulary occurs. [vocab_size]
+  std::vector<int64_t> counts() const;
   /// Index of the document that token `at` belongs to.
   int64_t document_at(int64_t at) const;
   /// UTF-8 bytes that `token` stands for; 0 for the end token.

@@ -43,12 +43,15 @@ std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int
   model::KeyValueCache cache;
   // A prompt longer than the context: its newest part.
   size_t first_unseen = all.size() > static_cast<size_t>(context) ? all.size() - static_cast<size_t>(context) : 0;
+  // Routers that mix tokens need the whole sequence each time.
+  const bool is_cached = !model.facts(context).reads_other_tokens;
   while (static_cast<int64_t>(made.size()) < config.tokens) {
+    if (!is_cached) first_unseen = all.size() - std::min(all.size(), static_cast<size_t>(context));
     if (cache.length + static_cast<int64_t>(all.size() - first_unseen) > context) {
       cache = {};
       first_unseen = all.size() - static_cast<size_t>(std::max<int64_t>(1, context / 2));
     }
-    const auto out = model.forward(row_of(all, first_unseen, device), {}, &cache);
+    const auto out = model.forward(row_of(all, first_unseen, device), {}, is_cached ? &cache : nullptr);
     first_unseen = all.size();
     const auto logit_V = model.logits(out.hidden_ND.slice(0, out.hidden_ND.size(0) - 1)).squeeze(0);
     const auto token = sample_token(logit_V, config, random.uniform(made.size()));

@@ -7,13 +7,14 @@
 #include "collegium/base/catalogue.h"
 #include "collegium/base/parameters.h"
 #include "collegium/base/random.h"
+#include "collegium/route/context.h"
 #include "collegium/route/decision.h"
 
 namespace collegium::layer {
 
 using at::Tensor;
 
-class Experts {
+class Experts : public route::ExpertProbe {
  public:
   using Interface = Experts;
   struct Inputs {
@@ -29,14 +30,11 @@ class Experts {
     Tensor tensor;  ///< shares the fused storage: writing it changes the expert
   };
 
-  virtual ~Experts() = default;
-
   /// y_ND = sum over the kept assignments of gate * expert(x), fused. Weights are used in x's dtype.
   virtual Tensor forward(const Tensor& x_ND, const route::Decision& decision) = 0;
   /// The experts applied to rows that are already gathered and sorted: rows offset[e] to offset[e+1] by expert e.
   virtual Tensor rows(const Tensor& x_RD, const Tensor& offset_E1) = 0;
-  /// One expert as an ordinary network: the plain version that the fused ones are held equal to.
-  virtual Tensor one(const Tensor& x_RD, int64_t expert) = 0;
+  // one(x_RD, expert) of ExpertProbe is the plain version that the fused ones are held equal to.
   /// Views of one expert's weights over the fused storage, for adapters, quantisation and pruning.
   virtual std::vector<View> view(int64_t expert) = 0;
   virtual void collect(ParameterList& list) = 0;

@@ -20,6 +20,8 @@ struct LayerOutput {
   Tensor y_ND;
   std::vector<route::LossTerm> losses;
   std::optional<route::Decision> decision;  ///< absent in a dense layer, and in soft ones unless context.record
+  Tensor carried_NH;        ///< for the router of the next layer with experts; undefined when there is none
+  Tensor score_NE, bias_E;  ///< what was compared, without gradient; only if context.record, and where there is any
 };
 
 /// What a plan and the checks of a model need to know.
@@ -28,7 +30,8 @@ struct LayerFacts {
   double parameters_active = 0;     ///< parameters that one token meets, router included
   double flops_per_token = 0;       ///< forward, multiply and add counted as two
   bool is_causal = true;
-  bool needs_token_ids = false;
+  bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
+  route::ContextNeeds needs;
 };
 
 class MoeLayer {
@@ -38,6 +41,7 @@ class MoeLayer {
     int64_t d_model = 0;
     Random random{0};
     at::TensorOptions options;
+    route::Corpus corpus;
   };
   struct Claims {
     bool has_assignment = true;  ///< tokens are assigned to experts (soft and dense layers have none)

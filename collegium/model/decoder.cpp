@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <limits>
 
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/norm.h"
@@ -43,7 +44,7 @@ struct DecoderConfig {
 struct DecoderLayer {
   Tensor attention_norm_D, qkv_XD, out_DX, feed_forward_norm_D;
   std::unique_ptr<layer::MoeLayer> feed_forward;
-  bool has_experts = false;
+  bool has_experts = false, needs_attention = false;
 };
 
 class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel> {
@@ -77,9 +78,11 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                           (i - config_.moe_first) % config_.moe_every == 0;
       const auto& named = is_moe ? config_.moe : config_.dense;
       l.feed_forward = find(layer::layers(), named, "layer")
-                           .make(named, {.d_model = D, .random = random.at("feed_forward"), .options = in.options});
+                           .make(named, {.d_model = D, .random = random.at("feed_forward"), .options = in.options,
+                                         .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V}});
       const auto facts = l.feed_forward->facts();
-      l.has_experts = facts.n_experts > 0;
+      l.has_experts = facts.n_experts > 0, l.needs_attention = facts.needs.attention;
+      reads_other_tokens_ = reads_other_tokens_ || facts.reads_other_tokens;
       if (!facts.is_causal && !config_.allow_noncausal)
         throw Error(ErrorKind::usage,
                     text("decoder: ", named.path.empty() ? "layer" : named.path, ": '", named.name,
@@ -96,6 +99,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     require(token_BT.dim() == 2, "decoder: tokens must be [sequences, length], got ", token_BT.sizes());
     const auto B = token_BT.size(0), T = token_BT.size(1), D = config_.d_model;
     const auto past = cache ? cache->length : 0;
+    require(!cache || !reads_other_tokens_,
+            "decoder: a router mixes tokens, so whole sequences must go through; a cache cannot stand for them");
     if (cache && cache->key_BHTd.empty()) cache->key_BHTd.resize(layers_.size()), cache->value_BHTd.resize(layers_.size());
 
     route::Context routing{.phase = context.phase,
@@ -110,11 +115,15 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     auto x_ND = at::embedding(embedding_VD_, routing.token_id_N).to(context.compute);
     for (size_t i = 0; i < layers_.size(); ++i) {
       const auto& l = layers_[i];
-      const auto attended_ND = attention(l, norm(x_ND, l.attention_norm_D), B, T, rotation, cache, i);
+      const auto attended_ND =
+          attention(l, norm(x_ND, l.attention_norm_D), B, T, rotation, cache, i, routing.attention_BTT);
       x_ND = x_ND + attended_ND;
       routing.random = context.random.at("layer").at(i);
-      auto done = l.feed_forward->forward(norm(x_ND, l.feed_forward_norm_D), routing);
+      const auto input_ND = norm(x_ND, l.feed_forward_norm_D);
+      auto done = l.feed_forward->forward(input_ND, routing);
       x_ND = x_ND + done.y_ND;
+      if (l.has_experts) routing.carried_NH = done.carried_NH;
+      if (context.record && l.has_experts) out.records.push_back({input_ND.detach(), done.score_NE, done.bias_E});
       for (auto& term : done.losses) {
         term.name = text("layer ", i, ": ", term.name);
         out.losses.push_back(std::move(term));
@@ -151,6 +160,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       f.flops_per_token += 2 * projections + mixed.flops_per_token + 2 * D * static_cast<double>(context_length);
       f.activation_bytes_per_token += 4 * (12 * D + 3 * mixed.parameters_active / D);
       f.is_causal = f.is_causal && mixed.is_causal;
+      f.reads_other_tokens = f.reads_other_tokens || mixed.reads_other_tokens;
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
     }
     f.activation_bytes_per_token += 4 * 3 * V;  // logits, their log-softmax and its gradient
@@ -182,7 +192,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
   }
 
   Tensor attention(const DecoderLayer& l, const Tensor& x_ND, int64_t B, int64_t T, const kernels::Rotation& rotation,
-                   KeyValueCache* cache, size_t index) const {
+                   KeyValueCache* cache, size_t index, Tensor& attention_BTT) const {
     const auto H = config_.n_heads, G = config_.n_kv_heads, d = config_.d_model / H;
     const auto dtype = x_ND.scalar_type();
     const auto qkv = kernels::linear(x_ND, l.qkv_XD.to(dtype)).view({B, T, H + 2 * G, d});
@@ -197,6 +207,18 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       }
       cache->key_BHTd[index] = key_BGTd, cache->value_BHTd[index] = value_BGTd;
     }
+    attention_BTT.reset();
+    if (l.needs_attention) {
+      // Written out, because routers of this layer read the probabilities: torch's fused attention keeps none.
+      const auto wide = [&](const Tensor& t_BGTd) { return H == G ? t_BGTd : t_BGTd.repeat_interleave(H / G, 1); };
+      const auto score_BHTT = at::matmul(query_BHTd, wide(key_BGTd).transpose(2, 3)) / std::sqrt(static_cast<double>(d));
+      const auto later_TT = at::ones({T, T}, query_BHTd.options().dtype(at::kBool)).triu(1);
+      const auto share_BHTT =
+          score_BHTT.to(route::router_dtype(score_BHTT)).masked_fill(later_TT, -std::numeric_limits<float>::infinity()).softmax(-1);
+      attention_BTT = share_BHTT.mean(1);
+      const auto mixed_BTHd = at::matmul(share_BHTT.to(dtype), wide(value_BGTd)).transpose(1, 2);
+      return kernels::linear(mixed_BTHd.reshape({B * T, H * d}), l.out_DX.to(dtype));
+    }
     std::optional<Tensor> mask;
     if (past > 0 && T > 1)
       mask = at::ones({T, past + T}, query_BHTd.options().dtype(at::kBool)).tril(past);
@@ -207,6 +229,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
 
   Config config_;
   int64_t vocabulary_;
+  bool reads_other_tokens_ = false;
   Tensor embedding_VD_, output_VD_, final_norm_D_;
   std::vector<DecoderLayer> layers_;
 };

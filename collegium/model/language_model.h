@@ -29,10 +29,17 @@ struct KeyValueCache {
   int64_t length = 0;
 };
 
+/// What a layer with experts saw and compared, without gradient.
+struct LayerRecord {
+  Tensor input_ND;          ///< what it routed
+  Tensor score_NE, bias_E;  ///< undefined where there is none
+};
+
 struct ModelOutput {
   Tensor hidden_ND;                        ///< after the last norm
   std::vector<route::LossTerm> losses;     ///< of all layers, names prefixed "layer 2: "
   std::vector<route::Decision> decisions;  ///< one for each layer with experts (see moe_layers)
+  std::vector<LayerRecord> records;        ///< as many, if context.record
 };
 
 /// Sizes and costs for the plan.
@@ -45,6 +52,7 @@ struct ModelFacts {
   double flops_per_token = 0;          ///< forward, at context length `context`
   double activation_bytes_per_token = 0;  ///< kept for the backward pass; an estimate
   bool is_causal = true;
+  bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache
 };
 
 class LanguageModel {
@@ -52,6 +60,7 @@ class LanguageModel {
   using Interface = LanguageModel;
   struct Inputs {
     int64_t vocabulary = 0;
+    Tensor count_V;  ///< int64, how often each token id occurs in the training text; undefined = unknown
     Random random{0};
     at::TensorOptions options;
   };

@@ -75,7 +75,8 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
                      bool is_resumed, const RunSetting& setting) {
   auto& fs = io::real_file_system();
   io::RunStore store(setting.runs_root);
-  auto model = build_model(config, data.tokenizer.vocab_size(), setting.device);
+  auto model = build_model(config, data.tokenizer.vocab_size(), setting.device,
+                           at::tensor(data.train.counts(), at::kLong).to(setting.device));
   const auto& t = config.train;
   const auto train = training_batches(config, data);
   const auto held_out = held_out_batches(config, data);
@@ -179,9 +180,11 @@ Spread spread_of(const std::vector<double>& values) {
 
 }  // namespace
 
-std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device) {
+std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device,
+                                                  const Tensor& count_V) {
   return find(model::language_models(), config.model, "model")
       .make(config.model, {.vocabulary = vocabulary,
+                           .count_V = count_V,
                            .random = Random(static_cast<uint64_t>(config.seed)).at("model"),
                            .options = at::TensorOptions().dtype(at::kFloat).device(device)});
 }

@@ -65,7 +65,9 @@ struct OpenedRun {
 OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int64_t> step = {});
 
 /// The model of a configuration. device may be at::kMeta: then it has shapes and no numbers.
-std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device);
+/// count_V: how often each token occurs in the training text, where the model is to be trained.
+std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device,
+                                                  const Tensor& count_V = {});
 
 /// Data for `report_page`, from the run folder alone.
 nlohmann::json report_data(const io::Path& folder);

@@ -1,9 +1,11 @@
 // What a routing stage may know besides the hidden states. A stage that needs one of the optional parts says so
 // (`Needs`), so a layer that cannot give it is refused when the model is built, not in the middle of a run.
 //
-// N tokens (all sequences of the batch, flattened).
+// N tokens (all sequences of the batch, flattened), B sequences of T tokens, D model width.
 #pragma once
 #include <ATen/core/Tensor.h>
+
+#include <string>
 
 #include "collegium/base/random.h"
 
@@ -14,15 +16,42 @@ using at::Tensor;
 /// Why the layer runs. Balancers count only in `train`: a recomputed, evaluated or replayed pass leaves no mark.
 enum class Phase { train, evaluate, recompute, replay };
 
+/// The experts of the layer, for stages that ask them before anything is decided (competition, coupling losses).
+class ExpertProbe {
+ public:
+  virtual ~ExpertProbe() = default;
+  /// What one expert answers, as an ordinary differentiable network. [R, D]
+  virtual Tensor one(const Tensor& x_RD, int64_t expert) = 0;
+  /// Its hidden activations, before the projection back to the model width. [R, I], differentiable
+  virtual Tensor hidden(const Tensor& x_RD, int64_t expert) = 0;
+};
+
+/// Which of the optional parts of a Context a stage cannot do without.
+struct ContextNeeds {
+  bool token_ids = false, attention = false, experts = false;
+  /// "token ids, attention": what is needed and missing in `given`; empty = nothing.
+  std::string missing(const ContextNeeds& given) const;
+  friend ContextNeeds operator|(const ContextNeeds& a, const ContextNeeds& b) {
+    return {a.token_ids || b.token_ids, a.attention || b.attention, a.experts || b.experts};
+  }
+  friend bool operator==(const ContextNeeds&, const ContextNeeds&) = default;
+};
+
 struct Context {
   Phase phase = Phase::evaluate;
   Tensor token_id_N;    ///< int64 vocabulary ids; undefined where the host has none
   Tensor mask_N;        ///< bool, true = a real token; undefined = all real. Masked tokens are never routed
   Tensor sequence_N;    ///< int64 in [0, n_sequences), ascending; undefined = one sequence
   int64_t n_sequences = 1;
+  Tensor attention_BTT;      ///< this layer's attention, mean over heads: [b, t, s] = how much t looks at s. [B, T, T]
+  ExpertProbe* experts = nullptr;  ///< the layer's experts
+  Tensor carried_NH;         ///< what the router of the layer before left in Scores::carried_NH; undefined in the first
   bool record = false;  ///< the decision will be kept: layers without an assignment describe themselves as one
   Random random{0};     ///< noise of this layer in this step: the same again under recompute
 };
+
+/// What of ContextNeeds is there.
+ContextNeeds given(const Context& context);
 
 /// Number of real tokens.
 int64_t n_real(const Context& context, int64_t n_tokens);

@@ -77,6 +77,26 @@ Decision Decision::with_gates(Tensor gate_R) const {
   return d;
 }
 
+Decision Decision::only_experts(int64_t n_experts) const {
+  ensure(n_experts <= parts_.n_experts && !is_rerouted(), "only_experts: a fresh decision over at least as many is needed");
+  const auto kept = parts_.expert_R.lt(n_experts).nonzero().flatten();
+  const auto gone = parts_.dropped.expert_Q.lt(n_experts).nonzero().flatten();
+  const auto pick = [](const Tensor& t, const Tensor& index) { return t.defined() ? t.index_select(0, index) : t; };
+  const auto& q = parts_.dropped;
+  return from_parts({.n_tokens = parts_.n_tokens,
+                     .n_experts = n_experts,
+                     .token_R = pick(parts_.token_R, kept),
+                     .expert_R = pick(parts_.expert_R, kept),
+                     .gate_R = pick(parts_.gate_R, kept),
+                     .rank_R = pick(parts_.rank_R, kept),
+                     .slot_R = {},
+                     .score_R = pick(parts_.score_R, kept),
+                     .margin_R = pick(parts_.margin_R, kept),
+                     .wanted_R = {},
+                     .dropped = {pick(q.token_Q, gone), pick(q.expert_Q, gone), pick(q.rank_Q, gone),
+                                 pick(q.score_Q, gone), pick(q.margin_Q, gone), pick(q.reason_Q, gone)}});
+}
+
 Decision Decision::keep_only(const Tensor& keep_R, DropReason reason) const {
   const auto kept = keep_R.nonzero().flatten();
   if (kept.size(0) == n_kept()) return *this;

@@ -74,6 +74,9 @@ class Decision {
   /// The same decision with gate weights: gate_R of length R, any floating dtype, may carry a gradient.
   Decision with_gates(Tensor gate_R) const;
 
+  /// Without the assignments to experts from n_experts on, which are then unknown: neither kept nor dropped.
+  Decision only_experts(int64_t n_experts) const;
+
   /// Splits by `keep_R` (bool [R]): the rest joins the dropped ones with `reason`. Slots are renumbered.
   Decision keep_only(const Tensor& keep_R, DropReason reason) const;
 

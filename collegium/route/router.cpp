@@ -30,9 +30,12 @@ void Composition::visit(Fields& field) {
   field("capacity", capacity, {.help = "room per expert, and what happens without it", .catalogue = "capacities"});
   field("gate", gate, {.help = "how much each chosen expert counts", .catalogue = "gates"});
   field("balancers", balancers, {.help = "losses and biases that spread the load", .catalogue = "balancers"});
+  field("null_experts", null_experts,
+        {.help = "experts that do no work: a token that chooses them works less", .unit = "experts", .min = 0});
 }
 
-Router::Router(Stages stages, int64_t n_experts) : stages_(std::move(stages)), n_experts_(n_experts) {
+Router::Router(Stages stages, int64_t n_experts, int64_t n_null)
+    : stages_(std::move(stages)), n_experts_(n_experts), n_null_(n_null) {
   require(n_experts_ >= 1, "router: at least one expert is needed, got ", n_experts_);
   auto& s = stages_;
   ensure(s.scorer && s.selector && s.capacity && s.gate, "a router needs all of its stages");
@@ -46,7 +49,15 @@ Router::Router(Stages stages, int64_t n_experts) : stages_(std::move(stages)), n
     check_scores(needs, given, s.names[4 + i], s.names[0]);
     require(!needs.selection_bias || s.selector->claims().reads_bias, "router: balancer '", s.names[4 + i],
             "' moves a selection bias, but selector '", s.names[1], "' reads none");
+    require(!needs.prototypes || s.scorer->has_prototypes(), "router: balancer '", s.names[4 + i],
+            "' needs an embedding for each expert, but scorer '", s.names[0], "' has none");
   }
+  require(n_null_ == 0 || s.selector->claims().chooser == Chooser::token,
+          "router: null experts are chosen by tokens, but selector '", s.names[1], "' lets ",
+          s.selector->claims().chooser == Chooser::expert ? "experts" : "nobody", " choose");
+  needs_ = s.scorer->needs().context | s.selector->needs().context | s.capacity->needs().context |
+           s.gate->needs().context;
+  for (const auto& balancer : s.balancers) needs_ = needs_ | balancer->needs().context;
   require(!(s.selector->claims().chooser == Chooser::expert && s.capacity->claims().may_drop), "router: selector '",
           s.names[1], "' already gives each expert a fixed number of tokens; capacity '", s.names[2],
           "' must be 'unlimited'");
@@ -63,6 +74,7 @@ std::unique_ptr<Router> Router::compose(const Composition& composition, const In
     named = placed(named, what);
     const auto& found = find(all, named, what);
     auto below = inputs;
+    below.n_experts += composition.null_experts, below.n_null = composition.null_experts;
     below.random = inputs.random.at(stream);
     auto made = found.make(named, below);
     named.fields = found.resolve(named);
@@ -77,7 +89,7 @@ std::unique_ptr<Router> Router::compose(const Composition& composition, const In
     stages.balancers.push_back(build(balancers(), balancer, "balancer", text("balancer.", stages.balancers.size())));
     stages.names.push_back(balancer.name);
   }
-  auto router = std::make_unique<Router>(std::move(stages), inputs.n_experts);
+  auto router = std::make_unique<Router>(std::move(stages), inputs.n_experts, composition.null_experts);
   router->composition_ = std::move(resolved);
   return router;
 }
@@ -85,10 +97,8 @@ std::unique_ptr<Router> Router::compose(const Composition& composition, const In
 Routing Router::route(const Tensor& x_ND, const Context& context) {
   require(x_ND.dim() == 2, "router: x must be [tokens, d_model], got ", x_ND.sizes());
   auto& s = stages_;
-  require(!s.selector->needs().token_ids || context.token_id_N.defined(), "router: selector '", s.names[1],
-          "' needs token ids, and none were given");
-  require(!s.scorer->needs().token_ids || context.token_id_N.defined(), "router: scorer '", s.names[0],
-          "' needs token ids, and none were given");
+  const auto missing = needs_.missing(given(context));
+  require(missing.empty(), "router: its stages need ", missing, ", and none were given (", stages_with_needs(), ")");
   const auto check_length = [&](const Tensor& t_N, std::string_view what) {
     if (!t_N.defined()) return;
     require(t_N.dim() == 1 && t_N.size(0) == x_ND.size(0), "router: ", what,
@@ -103,31 +113,54 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
 
   Routing out;
   out.scores = s.scorer->score(x_ND, context);
-  out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_;
+  out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_ + n_null_;
   out.scores.kind = s.scorer->kind();
-  const auto asked = Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_);
-  const auto placed = s.capacity->apply(asked, out.scores, context);
+  out.bias_E = bias_E;
+  const auto asked = Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);
+  const auto working = n_null_ > 0 ? asked.only_experts(n_experts_) : asked;
+  const auto placed = s.capacity->apply(working, out.scores, context);
   out.decision = placed.with_gates(s.gate->weigh(out.scores, placed, context));
+  out.losses = std::move(out.scores.losses);
+  // Balancers see the choices of null experts, too: their share is what steers how much a token works.
+  const auto& seen = n_null_ > 0 ? asked : out.decision;
   for (const auto& balancer : s.balancers) {
-    for (auto& term : balancer->loss(out.scores, out.decision, context)) out.losses.push_back(std::move(term));
-    if (context.phase == Phase::train) balancer->observe(out.decision, context);
+    for (auto& term : balancer->loss(out.scores, seen, context)) out.losses.push_back(std::move(term));
+    if (context.phase == Phase::train) balancer->observe(seen, context);
   }
   return out;
 }
 
+std::string Router::stages_with_needs() const {
+  std::vector<std::string> words;
+  const auto add = [&](std::string_view what, const std::string& name, const Needs& needs) {
+    if (const auto all = needs.context.missing({}); !all.empty()) words.push_back(text(what, " '", name, "': ", all));
+  };
+  add("scorer", stages_.names[0], stages_.scorer->needs());
+  add("selector", stages_.names[1], stages_.selector->needs());
+  add("capacity", stages_.names[2], stages_.capacity->needs());
+  add("gate", stages_.names[3], stages_.gate->needs());
+  for (size_t i = 0; i < stages_.balancers.size(); ++i)
+    add("balancer", stages_.names[4 + i], stages_.balancers[i]->needs());
+  return join(words, "; ");
+}
+
 void Router::step() {
+  stages_.scorer->step();
   for (const auto& balancer : stages_.balancers) balancer->step();
 }
 
 RouterFacts Router::facts() const {
   const auto selector = stages_.selector->claims();
   const auto capacity = stages_.capacity->claims();
+  const auto scorer = stages_.scorer->claims();
   return {.chooser = selector.chooser,
           .is_exactly_balanced = selector.is_exactly_balanced,
           .may_drop = capacity.may_drop,
           // A capacity that is a share of what is asked depends on later tokens where their number of choices does.
-          .is_causal = selector.is_causal && capacity.is_causal && (!capacity.may_drop || selector.asks_fixed_number),
-          .needs_token_ids = stages_.selector->needs().token_ids || stages_.scorer->needs().token_ids,
+          .is_causal = scorer.is_causal && selector.is_causal && capacity.is_causal &&
+                       (!capacity.may_drop || (selector.asks_fixed_number && n_null_ == 0)),
+          .reads_other_tokens = scorer.reads_other_tokens,
+          .needs = needs_,
           .choices_per_token = stages_.selector->choices_per_token(),
           .flops_per_token = stages_.scorer->flops_per_token()};
 }

@@ -13,6 +13,7 @@ struct Composition {
   Named capacity{.name = "unlimited"};
   Named gate{.name = "normalised"};
   std::vector<Named> balancers;
+  int64_t null_experts = 0;
   void visit(Fields& field);
 };
 
@@ -21,6 +22,7 @@ struct Routing {
   Scores scores;
   Decision decision;
   std::vector<LossTerm> losses;
+  Tensor bias_E;  ///< what balancers added for selection; undefined = nothing
 };
 
 /// The stages as objects. C++ users may bring stages that no list knows.
@@ -36,7 +38,9 @@ struct Stages {
 /// Facts of the whole router, composed from those of its stages.
 struct RouterFacts {
   Chooser chooser = Chooser::token;
-  bool is_exactly_balanced = false, may_drop = false, is_causal = true, needs_token_ids = false;
+  bool is_exactly_balanced = false, may_drop = false, is_causal = true;
+  bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
+  ContextNeeds needs;
   double choices_per_token = 0, flops_per_token = 0;
 };
 
@@ -49,12 +53,14 @@ class Router {
     Chooser chooser = Chooser::token;
     bool is_exactly_balanced = false;
     bool is_causal = true;
-    bool needs_token_ids = false;
+    ContextNeeds needs;
     std::vector<std::pair<std::string, std::string>> describe() const;
   };
 
   /// Refuses a composition that makes no sense, with the reason.
-  Router(Stages stages, int64_t n_experts);
+  /// `stages` see n_experts + n_null experts; null experts do no work and are in no decision that leaves the router
+  /// (AdaMoE, P087).
+  Router(Stages stages, int64_t n_experts, int64_t n_null = 0);
   static std::unique_ptr<Router> compose(const Composition& composition, const Inputs& inputs, std::string_view path);
 
   /// Routes x_ND. Observations for the balancers are taken in Phase::train only.
@@ -70,8 +76,11 @@ class Router {
   void collect(ParameterList& list);
 
  private:
+  std::string stages_with_needs() const;
+
   Stages stages_;
-  int64_t n_experts_;
+  ContextNeeds needs_;
+  int64_t n_experts_, n_null_;
   std::optional<Composition> composition_;
 };
 

@@ -11,8 +11,25 @@ namespace {
 
 using Words = std::vector<std::pair<std::string, std::string>>;
 std::string yes_no(bool value) { return value ? "yes" : "no"; }
+std::string text_or_nothing(const ContextNeeds& needs) {
+  const auto words = needs.missing({});
+  return words.empty() ? "nothing but hidden states" : words;
+}
 
 }  // namespace
+
+std::string ContextNeeds::missing(const ContextNeeds& there) const {
+  std::vector<std::string> names;
+  if (token_ids && !there.token_ids) names.emplace_back("token ids");
+  if (attention && !there.attention) names.emplace_back("attention");
+  if (experts && !there.experts) names.emplace_back("experts");
+  return join(names);
+}
+
+ContextNeeds given(const Context& context) {
+  return {.token_ids = context.token_id_N.defined(), .attention = context.attention_BTT.defined(),
+          .experts = context.experts != nullptr};
+}
 
 int64_t n_real(const Context& context, int64_t n_tokens) {
   return context.mask_N.defined() ? context.mask_N.sum().item<int64_t>() : n_tokens;
@@ -30,6 +47,10 @@ std::span<const std::string_view> enum_names(Chooser) {
   return names;
 }
 
+Words Scorer::Claims::describe() const {
+  return {{"causal", yes_no(is_causal)}, {"reads other tokens", yes_no(reads_other_tokens)}};
+}
+
 Words Selector::Claims::describe() const {
   return {{"chosen by", std::string(enum_names(chooser)[static_cast<size_t>(chooser)])},
           {"reads the selection bias", yes_no(reads_bias)},
@@ -45,7 +66,7 @@ Words Router::Claims::describe() const {
   return {{"chosen by", std::string(enum_names(chooser)[static_cast<size_t>(chooser)])},
           {"balance is exact", yes_no(is_exactly_balanced)},
           {"causal", yes_no(is_causal)},
-          {"needs token ids", yes_no(needs_token_ids)}};
+          {"needs", text_or_nothing(needs)}};
 }
 
 }  // namespace collegium::route

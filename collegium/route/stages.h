@@ -20,11 +20,19 @@
 
 namespace collegium::route {
 
+/// What stages may know of the data before training; a model that is loaded has it in its buffers instead.
+struct Corpus {
+  int64_t vocabulary = 0;  ///< 0 = unknown
+  Tensor count_V;          ///< int64, how often each token id occurs in the training text; undefined = unknown
+};
+
 /// What every stage is built from.
 struct StageInputs {
   int64_t d_model = 0, n_experts = 0;
   Random random{0};
   at::TensorOptions options;  ///< dtype and device of the parameters
+  int64_t n_null = 0;         ///< of n_experts, the last ones that do no work
+  Corpus corpus;              ///< what is known of the text before training
 };
 
 /// The dtype a router computes in: double stays double, everything else is float32, however the model computes
@@ -35,10 +43,20 @@ at::ScalarType router_dtype(const Tensor& x);
 enum class ScoreKind { none, softmax, sigmoid, relu };
 std::span<const std::string_view> enum_names(ScoreKind);
 
+/// One auxiliary loss of a layer: `value` is weighted and carries a gradient, `raw` is for people.
+struct LossTerm {
+  std::string name;
+  Tensor value;  ///< scalar, coefficient applied
+  double raw = 0;
+};
+
 /// How well each expert suits each token.
 struct Scores {
   Tensor logit_NE;  ///< before the score function; undefined when the scorer has none
   Tensor score_NE;  ///< after it, >= 0, in router_dtype; undefined when the scorer has none
+  Tensor prototype_ED;  ///< one embedding per expert in the space of x, with gradient; undefined when there is none
+  Tensor carried_NH;    ///< state for the router of the next layer; undefined when there is none
+  std::vector<LossTerm> losses;  ///< of scorers that learn apart from the task
   ScoreKind kind = ScoreKind::none;
   int64_t n_tokens = 0, n_experts = 0;
 };
@@ -46,7 +64,8 @@ struct Scores {
 /// Facts of a built stage that composition is checked by.
 struct Needs {
   std::vector<ScoreKind> scores;  ///< kinds of score the stage can work with; empty = it reads none
-  bool token_ids = false;
+  ContextNeeds context;
+  bool prototypes = false;        ///< the scorer must have an embedding per expert
   bool selection_bias = false;    ///< a balancer that moves a bias which the selector must read
 };
 
@@ -57,13 +76,19 @@ class Scorer {
   using Interface = Scorer;
   using Inputs = StageInputs;
   struct Claims {
-    std::vector<std::pair<std::string, std::string>> describe() const { return {}; }
+    bool is_causal = true;            ///< a token's scores do not depend on later tokens
+    bool reads_other_tokens = false;  ///< they depend on earlier ones, so decoding needs the whole sequence
+    std::vector<std::pair<std::string, std::string>> describe() const;
   };
   virtual ~Scorer() = default;
   /// x_ND of any floating dtype.
   virtual Scores score(const Tensor& x_ND, const Context& context) = 0;
   virtual ScoreKind kind() const = 0;
   virtual Needs needs() const { return {}; }
+  virtual Claims claims() const { return {}; }
+  virtual bool has_prototypes() const { return false; }
+  /// After each optimiser step, for schedules and running statistics; state is in buffers.
+  virtual void step() {}
   /// Multiply-adds per token, for the plan.
   virtual double flops_per_token() const { return 0; }
   virtual void collect(ParameterList&) {}
@@ -131,13 +156,6 @@ class Capacity {
 };
 
 // --- Balancer -----------------------------------------------------------------------------------------------------
-
-/// One auxiliary loss of a layer: `value` is weighted and carries a gradient, `raw` is for people.
-struct LossTerm {
-  std::string name;
-  Tensor value;  ///< scalar, coefficient applied
-  double raw = 0;
-};
 
 /// A life cycle: loss and observe in each forward pass (observe only in Phase::train), step once per optimiser step.
 /// All state is in buffers, so it is in the checkpoint.

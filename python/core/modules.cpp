@@ -58,7 +58,8 @@ class RouterCore {
     py::dict out;
     out["chooser"] = std::string(route::enum_names(f.chooser)[static_cast<size_t>(f.chooser)]);
     out["is_exactly_balanced"] = f.is_exactly_balanced, out["may_drop"] = f.may_drop;
-    out["is_causal"] = f.is_causal, out["needs_token_ids"] = f.needs_token_ids;
+    out["is_causal"] = f.is_causal, out["needs_token_ids"] = f.needs.token_ids;
+    out["reads_other_tokens"] = f.reads_other_tokens, out["needs"] = f.needs.missing({});
     out["choices_per_token"] = f.choices_per_token, out["flops_per_token"] = f.flops_per_token;
     return out;
   }
@@ -97,14 +98,13 @@ class LayerCore {
     py::dict out;
     out["n_experts"] = f.n_experts, out["parameters_active"] = f.parameters_active;
     out["flops_per_token"] = f.flops_per_token, out["is_causal"] = f.is_causal;
-    out["needs_token_ids"] = f.needs_token_ids;
+    out["needs_token_ids"] = f.needs.token_ids, out["needs"] = f.needs.missing({});
+    out["reads_other_tokens"] = f.reads_other_tokens;
     return out;
   }
   py::tuple forward(const std::vector<Tensor>& tensors, const Tensor& x_ND, const CallContext& call) {
     const auto done = bound_.with(tensors, [&] {
       const auto context = context_from(call, x_ND);
-      require(!layer_->facts().needs_token_ids || context.token_id_N.defined(), "layer: '", named_.name,
-              "' routes by token ids; give token_ids");
       return layer_->forward(x_ND, context);
     });
     return py::make_tuple(done.y_ND, list_from(done.losses),

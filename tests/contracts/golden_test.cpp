@@ -117,7 +117,7 @@ std::string golden_of(const Entry<route::Router>& entry) {
       << "causal " << facts.is_causal << '\n'
       << "may_drop " << facts.may_drop << '\n'
       << "choices_per_token " << number(facts.choices_per_token) << '\n';
-  if (facts.needs_token_ids) write_rows(out, "token_id", context.token_id_N.unsqueeze(1));
+  if (facts.needs.token_ids) write_rows(out, "token_id", context.token_id_N.unsqueeze(1));
   if (routing.scores.score_NE.defined()) {
     out << "# score: token, then one number an expert\n";
     write_rows(out, "score", routing.scores.score_NE);

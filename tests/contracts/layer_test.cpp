@@ -269,8 +269,8 @@ TEST_CASE_FIXTURE(OneThread, "token ids are needed by the layers that say so") {
     auto context = context_of(kTokens, 2);
     context.token_id_N = Tensor();
     const auto said = complaint([&] { made->forward(inputs(), context); });
-    CHECK((said.find("needs token ids") != std::string::npos) == made->facts().needs_token_ids);
-    needed += made->facts().needs_token_ids;
+    CHECK((said.find("token ids") != std::string::npos) == made->facts().needs.token_ids);
+    needed += made->facts().needs.token_ids;
   }
   CHECK(needed > 0);
 }

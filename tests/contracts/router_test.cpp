@@ -176,7 +176,7 @@ TEST_CASE_FIXTURE(OneThread, "claims of the cards are those of the built parts")
     CHECK((facts.chooser == e->card.claims.chooser));
     CHECK(facts.is_exactly_balanced == e->card.claims.is_exactly_balanced);
     CHECK(facts.is_causal == e->card.claims.is_causal);
-    CHECK(facts.needs_token_ids == e->card.claims.needs_token_ids);
+    CHECK(facts.needs == e->card.claims.needs);
   }
   for (const auto* e : selectors()) {
     CAPTURE(e->card.name);
@@ -332,9 +332,9 @@ TEST_CASE_FIXTURE(OneThread, "token ids are asked for where they are needed, and
     auto context = context_of(kTokens);
     const auto with = router->route(inputs(), context);
     context.token_id_N = Tensor();
-    if (router->facts().needs_token_ids) {
+    if (router->facts().needs.token_ids) {
       ++needed;
-      CHECK(complaint([&] { router->route(inputs(), context); }).find("needs token ids") != std::string::npos);
+      CHECK(complaint([&] { router->route(inputs(), context); }).find("need token ids") != std::string::npos);
     } else {
       CHECK(same_decision(with.decision, router->route(inputs(), context).decision));
     }

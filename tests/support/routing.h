@@ -232,6 +232,24 @@ inline void check_decision(const route::Decision& d, int64_t n_tokens, int64_t n
   }
 }
 
+/// Experts that need no weights: elementwise, different for each one.
+class PlainProbe final : public route::ExpertProbe {
+ public:
+  Tensor one(const Tensor& x_RD, int64_t expert) override { return hidden(x_RD, expert) * 0.5; }
+  Tensor hidden(const Tensor& x_RD, int64_t expert) override { return at::tanh(x_RD * (0.4 + 0.3 * static_cast<double>(expert))); }
+};
+
+inline route::ExpertProbe* plain_probe() {
+  static PlainProbe probe;
+  return &probe;
+}
+
+/// Attention of B sequences of T tokens: causal, rows sum to one. [B, T, T]
+inline Tensor some_attention(int64_t B, int64_t T, const at::TensorOptions& options = at::kFloat) {
+  const auto later = at::ones({T, T}, at::kBool).triu(1);
+  return numbers(Random(78).at("attention"), {B, T, T}).masked_fill(later, -1e30).softmax(-1).to(options);
+}
+
 /// A context of `n_sequences` equal sequences with token ids.
 inline route::Context context_of(int64_t n_tokens, int64_t n_sequences = 1,
                                  route::Phase phase = route::Phase::evaluate) {
@@ -239,6 +257,9 @@ inline route::Context context_of(int64_t n_tokens, int64_t n_sequences = 1,
   c.phase = phase;
   c.token_id_N = ids(Random(77).at("ids"), n_tokens, 1000);
   c.n_sequences = n_sequences;
+  c.experts = plain_probe();
+  if (n_sequences > 0 && n_tokens % n_sequences == 0)
+    c.attention_BTT = some_attention(n_sequences, n_tokens / n_sequences);
   if (n_sequences > 0 && n_tokens % n_sequences == 0)
     c.sequence_N = at::arange(n_sequences, at::kLong).repeat_interleave(n_tokens / n_sequences);
   c.random = Random(5);

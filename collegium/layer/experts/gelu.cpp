@@ -40,8 +40,10 @@ class GeluExperts final : public Experts, public Makes<GeluExperts, Experts> {
     return kernels::grouped_linear(at::gelu(h_RH), down_EDI_.to(dtype), offset_E1);
   }
   Tensor one(const Tensor& x_RD, int64_t expert) override {
-    const auto h_RI = at::linear(x_RD, up_EHD_[expert].to(x_RD.scalar_type()));
-    return at::linear(at::gelu(h_RI), down_EDI_[expert].to(x_RD.scalar_type()));
+    return at::linear(hidden(x_RD, expert), down_EDI_[expert].to(x_RD.scalar_type()));
+  }
+  Tensor hidden(const Tensor& x_RD, int64_t expert) override {
+    return at::gelu(at::linear(x_RD, up_EHD_[expert].to(x_RD.scalar_type())));
   }
   std::vector<View> view(int64_t expert) override {
     require(expert >= 0 && expert < up_EHD_.size(0), "gelu: there is no expert ", expert);

@@ -40,10 +40,12 @@ class SwigluExperts final : public Experts, public Makes<SwigluExperts, Experts>
     const auto h_RH = kernels::grouped_linear(x_RD, up_EHD_.to(dtype), offset_E1);
     return kernels::grouped_linear(kernels::swiglu(h_RH), down_EDI_.to(dtype), offset_E1);
   }
+  Tensor hidden(const Tensor& x_RD, int64_t expert) override {
+    const auto halves = at::linear(x_RD, up_EHD_[expert].to(x_RD.scalar_type())).chunk(2, -1);
+    return at::silu(halves[0]) * halves[1];
+  }
   Tensor one(const Tensor& x_RD, int64_t expert) override {
-    const auto h_RH = at::linear(x_RD, up_EHD_[expert].to(x_RD.scalar_type()));
-    const auto halves = h_RH.chunk(2, -1);
-    return at::linear(at::silu(halves[0]) * halves[1], down_EDI_[expert].to(x_RD.scalar_type()));
+    return at::linear(hidden(x_RD, expert), down_EDI_[expert].to(x_RD.scalar_type()));
   }
   std::vector<View> view(int64_t expert) override {
     require(expert >= 0 && expert < up_EHD_.size(0), "swiglu: there is no expert ", expert);

@@ -50,17 +50,25 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
     if (config.n_shared > 0) shared_ = make(1, config.n_shared * d_expert, "shared");
     router_ = find(route::routers(), config.router, "router")
                   .make(config.router, {.d_model = in.d_model, .n_experts = config.n_experts,
-                                        .random = in.random.at("router"), .options = in.options});
+                                        .random = in.random.at("router"), .options = in.options,
+                                        .corpus = in.corpus});
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
-    auto routing = router_->route(x_ND, context);
+    auto here = context;
+    here.experts = experts_.get();
+    auto routing = router_->route(x_ND, here);
     LayerOutput out;
     out.y_ND = dispatch_ == Dispatch::fused ? experts_->forward(x_ND, routing.decision)
                                             : forward_loop(*experts_, x_ND, routing.decision);
     if (shared_) out.y_ND = out.y_ND + shared_->one(x_ND, 0);
     out.losses = std::move(routing.losses);
     out.decision = std::move(routing.decision);
+    out.carried_NH = routing.scores.carried_NH;
+    if (context.record) {
+      if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
+      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
+    }
     return out;
   }
   void step() override { router_->step(); }
@@ -73,7 +81,8 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
             .parameters_active = working + router.flops_per_token / 2,
             .flops_per_token = 2 * working + router.flops_per_token,
             .is_causal = router.is_causal,
-            .needs_token_ids = router.needs_token_ids};
+            .reads_other_tokens = router.reads_other_tokens,
+            .needs = router.needs};
   }
   route::Router* router() override { return router_.get(); }
   void collect(ParameterList& list) override {

@@ -32,6 +32,6 @@ extern constinit const Entry<Router> router_hash =
                        .source = "Roller 2021 (Hash Layers), section 3.1",
                        .taxonomy = "gating/sparse/fixed",
                        .summary = "the token id decides: no parameters, no router forward pass",
-                       .claims = {.chooser = Chooser::nobody, .needs_token_ids = true}});
+                       .claims = {.chooser = Chooser::nobody, .needs = {.token_ids = true}}});
 
 }  // namespace collegium::route
