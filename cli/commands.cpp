@@ -11,8 +11,10 @@ extern const Command data_command;
 extern const Command docs_command;
 extern const Command doctor_command;
 extern const Command evidence_command;
+extern const Command explain_command;
 extern const Command generate_command;
 extern const Command help_command;
+extern const Command inspect_command;
 extern const Command list_command;
 extern const Command plan_command;
 extern const Command report_command;
@@ -28,6 +30,8 @@ constexpr std::array kCommands = {
     &generate_command,
     &report_command,
     &compare_command,
+    &inspect_command,
+    &explain_command,
     &evidence_command,
     &runs_command,
     &list_command,

@@ -28,10 +28,10 @@ std::string utc_now() {
   return out.data();
 }
 
-// The commit of the working folder, with "-dirty" where tracked files differ; empty outside a repository.
-std::string working_commit() {
+// What a command prints, without the last line's end; empty when it cannot run.
+std::string output_of(const char* command) {
   std::string out;
-  if (auto* pipe = popen("git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null", "r")) {
+  if (auto* pipe = popen(command, "r")) {
     std::array<char, 128> buffer{};
     while (std::fgets(buffer.data(), buffer.size(), pipe)) out += buffer.data();
     pclose(pipe);
@@ -65,8 +65,13 @@ at::Device parse_device(const std::string& name) {
 void apply_threads(const Arguments& arguments) {
   const auto wanted = has_option(arguments, "threads") ? arguments.integer("threads") : 0;
   require(wanted >= 0 && wanted <= 4096, "--threads must be in [0, 4096], got ", wanted);
-  at::set_num_threads(wanted > 0 ? static_cast<int>(wanted)
-                                 : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+  if (wanted > 0) return at::set_num_threads(static_cast<int>(wanted));
+  if (!arguments.streams().environment("OMP_NUM_THREADS").empty()) return;  // what the user told OpenMP
+  at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+}
+
+std::string working_code() {
+  return output_of("git diff --quiet HEAD -- collegium 2>/dev/null && git rev-parse HEAD:collegium 2>/dev/null");
 }
 
 RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrupt, Progress* progress) {
@@ -81,7 +86,8 @@ RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrup
   if (interrupt) out.is_interrupted = [interrupt] { return interrupt->raised(); };
   out.clock = steady_clock();
   out.now = utc_now;
-  out.git_commit = working_commit();
+  // With "-dirty" where tracked files differ; empty outside a repository.
+  out.git_commit = output_of("git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null");
   return out;
 }
 

@@ -30,6 +30,9 @@ void apply_threads(const Arguments& arguments);
 /// be null and must outlive the setting.
 RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrupt, Progress* progress);
 
+/// Names the engine's source as committed; empty outside a repository or where it was changed since.
+std::string working_code();
+
 /// The folder of the run that a person means: an id, the start of one, or a path.
 io::Path run_folder(const Arguments& arguments, const std::string& word);
 

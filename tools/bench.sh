@@ -3,9 +3,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
+"$python" -m pip install -q --disable-pip-version-check $(grep -v -e "^#" -e "^-r" requirements-bench.txt)
 results=build/ci/bench/results
 mkdir -p "$results"
 echo "== kernels: experts"
 build/ci/bench/kernels/bench_kernels_experts | tee "$results/kernels_experts.txt"
 echo "== training step"
 PYTHONPATH=$PWD/build/ci/python "$python" bench/training_step.py --json "$results/training_step.json"
+echo "== routers"
+PYTHONPATH=$PWD/build/ci/python "$python" bench/routers.py --json "$results/routers.json"

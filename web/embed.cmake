@@ -1,6 +1,6 @@
 # cmake -DFOLDER=… -DOUTPUT=… -P embed.cmake: writes the page's files as byte arrays into one C++ header.
-# The scripts share one scope and are joined in this order: a file uses only what stands before it.
-set(scripts base.js plot.js heat.js sample.js report.js compare.js)
+# The scripts of a page share one scope and are joined in this order: a file uses only what stands before it.
+set(shared base.js plot.js heat.js sample.js report.js)
 
 function(embed name)
   set(hex "")
@@ -16,5 +16,7 @@ endfunction()
 set(text "// Made from web/ by embed.cmake.\n#pragma once\n\nnamespace collegium::web {\n")
 embed(kPage page.html)
 embed(kStyle report.css)
-embed(kScript ${scripts})
+embed(kReportScript ${shared})
+embed(kCompareScript ${shared} compare.js)
+embed(kInspectScript ${shared} inspect.js)
 file(WRITE ${OUTPUT} "${text}\n}  // namespace collegium::web\n")

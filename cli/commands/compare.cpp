@@ -1,4 +1,5 @@
 // `collegium compare`: several runs on one page.
+#include <algorithm>
 #include <fstream>
 #include <iomanip>
 #include <nlohmann/json.hpp>
@@ -6,22 +7,36 @@
 
 #include "cli/setting.h"
 #include "collegium/inspect/page.h"
+#include "collegium/io/json.h"
+#include "collegium/recipe/leaderboard.h"
 
 namespace collegium::cli {
 namespace {
 
 constexpr Positional kCompareArguments[] = {
-    {.name = "RUN", .help = "runs to compare; those that differ only in their seed form a group", .min = 1,
+    {.name = "RUN", .help = "runs to compare; those that differ only in their seed form a group", .min = 0,
      .max = kUnlimited, .complete = Complete::runs}};
+constexpr std::string_view kRooms[] = {"route"};
 constexpr Option kCompareOptions[] = {
     {.name = "out", .letter = 'o', .value = "FILE", .help = "the page", .default_text = "compare.html",
      .complete = Complete::files},
     {.name = "label", .value = "NAME", .help = "name of a group, in the order of the runs", .repeatable = true},
     {.name = "title", .value = "TEXT", .help = "title of the page", .default_text = "Comparison"},
-    kRunsOption,
+    {.name = "room", .value = "ROOM", .help = "instead of runs: train every recipe of recipes/ROOM on one task, head to head",
+     .choices = kRooms},
+    {.name = "recipes", .value = "DIR", .help = "where the rooms' recipes are", .default_text = "recipes",
+     .complete = Complete::folders},
+    {.name = "reference", .value = "RECIPE", .help = "the recipe whose task, steps and seeds count for --room",
+     .default_text = "recipes/route/top_k.toml", .complete = Complete::recipes},
+    {.name = "store", .value = "DIR", .help = "with --room: keep the table, picture and numbers here",
+     .default_text = "docs", .complete = Complete::folders},
+    {.name = "seeds", .value = "N", .kind = ValueKind::integer, .help = "with --room: only the first N seeds; 0 = all",
+     .default_text = "0"},
+    kRunsOption, kDeviceOption, kThreadsOption, kOfflineOption,
 };
 constexpr Example kCompareExamples[] = {
-    {"collegium compare tiny_moe-s1 tiny_moe-s2 dense-s1 dense-s2 --label moe --label dense", "two groups, two seeds"}};
+    {"collegium compare tiny_moe-s1 tiny_moe-s2 dense-s1 dense-s2 --label moe --label dense", "two groups, two seeds"},
+    {"collegium compare --room route --runs runs/evidence", "the leaderboard of all routers"}};
 
 std::string cell_text(const nlohmann::json& value) {
   if (value.is_null()) return "-";
@@ -31,8 +46,60 @@ std::string cell_text(const nlohmann::json& value) {
   return out.str();
 }
 
+int run_room(const Arguments& arguments) {
+  auto& out = arguments.out();
+  auto& fs = io::real_file_system();
+  require(arguments.positionals("RUN").empty(), "give runs or --room, not both");
+  apply_threads(arguments);
+  const InterruptFlag interrupt;
+  const auto progress = arguments.progress();
+  const auto setting = run_setting(arguments, &interrupt, progress.get());
+  auto reference = read_recipe(arguments.text("reference"));
+  const auto n_seeds = arguments.integer("seeds");
+  require(n_seeds >= 0 && n_seeds <= static_cast<int64_t>(reference.seeds.size()), "--seeds ", n_seeds, ": the reference has ",
+          reference.seeds.size(), " seeds");
+  if (n_seeds > 0) reference.seeds.resize(static_cast<size_t>(n_seeds));
+  const auto folder = io::Path(arguments.text("recipes")) / arguments.text("room");
+  std::vector<Recipe> recipes;
+  for (const auto& file : fs.list(folder))
+    if (file.ends_with(".toml")) recipes.push_back(read_recipe(folder / file));
+  if (recipes.empty()) fail(ErrorKind::usage, folder.string(), ": no recipe here");
+  std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  const auto board = gather_leaderboard(reference, recipes, setting, [&](const std::string& line) { out.note(line); });
+  const auto data = leaderboard_json(board, setting);
+  const io::Path store = arguments.text("store");
+  fs.create_directories(store);
+  io::write_atomically(fs, store / "leaderboard.md", io::as_bytes(leaderboard_markdown(data)));
+  io::write_atomically(fs, store / "leaderboard.svg", io::as_bytes(leaderboard_svg(data)));
+  io::write_atomically(fs, store / "leaderboard.json", io::as_bytes(io::dump_json(data, 1) + "\n"));
+
+  TextTable rows({"router", "held-out bpb", "noisy", "tok/s", "µs/token E=8", "MaxVio", "dropped", "experts/token", "changed", "sacrifices"});
+  for (const auto& row : data["rows"]) {
+    const auto value = [&](const char* measure, int digits) {
+      if (!row["measures"].contains(measure)) return std::string("-");
+      std::ostringstream cell;
+      cell << std::fixed << std::setprecision(digits) << row["measures"][measure]["mean"].get<double>();
+      return cell.str();
+    };
+    std::vector<std::string> sacrifices;
+    for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
+    std::ostringstream cost;
+    cost << std::setprecision(3);
+    if (row["router_us"].contains("8")) cost << row["router_us"]["8"].get<double>();
+    else cost << "-";
+    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3), value("tokens_per_second", 0), cost.str(),
+              value("max_violation", 2), value("dropped", 3), value("per_token", 2), value("fluctuation", 3), join(sacrifices)});
+  }
+  out.block(rows.render(out.table_style()));
+  out.line(text("table: ", (store / "leaderboard.md").string()));
+  out.json(Json::parse(data.dump()));
+  return 0;
+}
+
 int run_compare(const Arguments& arguments) {
   auto& out = arguments.out();
+  if (arguments.given("room")) return run_room(arguments);
+  require(!arguments.positionals("RUN").empty(), "name at least one run, or --room");
   std::vector<io::Path> folders;
   for (const auto& word : arguments.positionals("RUN")) folders.push_back(run_folder(arguments, word));
   auto data = compare_data(folders, arguments.all("label"));
@@ -61,7 +128,9 @@ int run_compare(const Arguments& arguments) {
 extern constinit const Command compare_command = {
     .name = "compare",
     .summary = "compare runs on one page, same axes, with seeds and spread",
-    .help = "Runs with equal configuration, seeds aside, form a group: a thin line a seed, a thick one for the mean.",
+    .help = "Runs with equal configuration, seeds aside, form a group: a thin line a seed, a thick one for the mean. With --room, the "
+            "leaderboard: every recipe of a room whose task is the reference's is trained over the same seeds (finished runs "
+            "of this commit are used again) and stands in one table with what it sacrifices.",
     .group = "train and use",
     .positionals = kCompareArguments,
     .options = kCompareOptions,

@@ -19,6 +19,7 @@ constexpr Option kEvidenceOptions[] = {
     kSetOption,
     {.name = "store", .value = "DIR", .help = "keep results here, NAME.json a recipe, and a table of all in README.md",
      .complete = Complete::folders},
+    {.name = "again", .help = "train and judge also where the stored result is of this very code and recipe"},
     {.name = "page", .value = "FILE", .help = "write the comparison page of the (last) recipe", .complete = Complete::files},
     kRunsOption, kDeviceOption, kThreadsOption, kOfflineOption,
 };
@@ -60,7 +61,20 @@ int run_evidence(const Arguments& arguments) {
     require(!recipe.expectations.empty(), recipe.path, ": has no [[expect]], so there is nothing to judge");
   auto json = Json::array();
   bool any_failed = false;
+  const auto code = working_code();
   for (const auto& recipe : recipes) {
+    const auto hash = recipe_hash(recipe);
+    if (arguments.given("store") && !arguments.flag("again") && !code.empty()) {
+      const auto stored = io::Path(arguments.text("store")) / (recipe.name + ".json");
+      if (io::real_file_system().exists(stored)) {
+        const auto before = io::parse_json(io::read_text(io::real_file_system(), stored), stored.string());
+        if (before.value("code", "") == code && before.value("recipe_hash", "") == hash) {
+          out.line(text(recipe.name, ": unchanged since ", before.value("date", "?"), "; --again trains it again"));
+          json.push_back(Json::parse(before.dump()));
+          continue;
+        }
+      }
+    }
     const auto evidence = gather_evidence(recipe, setting);
     out.line(text(recipe.name, ": ", recipe.claim));
     TextTable rows({"measure", recipe.name, recipe.has_baseline ? recipe.baseline_name : "bound", "verdict", "the paper says"});
@@ -72,7 +86,8 @@ int run_evidence(const Arguments& arguments) {
                 std::string(verdict_text(j.verdict)), j.expectation.paper_says});
     }
     out.block(rows.render(out.table_style()));
-    const auto result = evidence_json(evidence, setting);
+    auto result = evidence_json(evidence, setting);
+    result["code"] = code, result["recipe_hash"] = hash;
     if (arguments.given("store")) store_result(arguments.text("store"), recipe.name, result);
     if (arguments.given("page")) {
       auto folders = evidence.ours;

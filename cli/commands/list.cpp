@@ -1,9 +1,15 @@
 // `collegium list`: which mechanisms there are.
+#include <algorithm>
+#include <iomanip>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "cli/command.h"
 #include "cli/entries.h"
+#include "collegium/io/fs.h"
+#include "collegium/io/json.h"
 #include "collegium/recipe/catalogues.h"
+#include "collegium/recipe/recipe.h"
 
 namespace collegium::cli {
 namespace {
@@ -15,15 +21,68 @@ constexpr Option kListOptions[] = {
     {.name = "taxonomy", .value = "TEXT", .help = "only what has TEXT in its place in the taxonomy"},
     {.name = "names", .help = "only the names, one a line, as 'collegium show' takes them"},
     {.name = "catalogues", .help = "only the names of the catalogues, one a line"},
+    {.name = "room", .value = "ROOM", .help = "the recipes of a room with the verdicts of their last evidence: route, layer, model"},
+    {.name = "recipes", .value = "DIR", .help = "with --room: where the rooms' recipes are", .default_text = "recipes",
+     .complete = Complete::folders},
+    {.name = "store", .value = "DIR", .help = "with --room: where the evidence is", .default_text = "docs/evidence",
+     .complete = Complete::folders},
 };
 constexpr Example kListExamples[] = {
     {"collegium list", "every mechanism"},
     {"collegium list --paper 65", "what paper number 65 contributes"},
     {"collegium list --names", "names for a script"},
+    {"collegium list --room route", "every recipe of the room, its paper, and what its evidence says"},
 };
+
+int run_room(const Arguments& arguments) {
+  auto& out = arguments.out();
+  auto& fs = io::real_file_system();
+  const io::Path root = arguments.text("recipes"), store = arguments.text("store");
+  const auto room = arguments.text("room");
+  if (!fs.exists(root / room)) {
+    std::vector<std::string> known;
+    if (fs.exists(root)) known = fs.list(root);
+    throw Error(ErrorKind::usage, text("--room ", room, ": there is no ", (root / room).string()),
+                known.empty() ? "run it where recipes/ is, or name the folder with --recipes" : text("rooms here: ", join(known)));
+  }
+  std::vector<Recipe> recipes;
+  for (const auto& file : fs.list(root / room))
+    if (file.ends_with(".toml")) recipes.push_back(read_recipe(root / room / file));
+  std::stable_sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.paper < b.paper; });
+  TextTable rows({"paper", "recipe", "status", "verdicts", "what it should show"});
+  auto list = Json::array();
+  for (const auto& recipe : recipes) {
+    Json row = {{"paper", recipe.paper}, {"recipe", recipe.name}, {"claim", recipe.claim}, {"status", "no evidence yet"},
+                {"verdicts", Json::object()}};
+    std::string verdicts;
+    if (const auto path = store / (recipe.name + ".json"); fs.exists(path)) {
+      const auto stored = io::parse_json(io::read_text(fs, path), path.string());
+      row["status"] = stored.value("recipe_hash", "") == recipe_hash(recipe) ? "measured" : "measured before the recipe changed";
+      row["commit"] = stored.value("commit", "");
+      for (const auto& e : stored["expectations"]) {
+        const auto measure = e["measure"].get<std::string>(), verdict = e["verdict"].get<std::string>();
+        row["verdicts"][measure] = verdict;
+        verdicts += (verdicts.empty() ? "" : "; ") + measure + ": " + verdict;
+      }
+    }
+    std::ostringstream paper;
+    if (recipe.paper > 0) paper << "P" << std::setw(3) << std::setfill('0') << recipe.paper;
+    rows.row({paper.str(), recipe.name, row["status"].get<std::string>(), verdicts, recipe.claim});
+    list.push_back(std::move(row));
+  }
+  out.block(rows.render(out.table_style()));
+  out.json(list);
+  return 0;
+}
 
 int run_list(const Arguments& arguments) {
   auto& out = arguments.out();
+  if (arguments.given("room")) {
+    require(arguments.positional("CATALOGUE").empty() && !arguments.given("paper") && !arguments.given("taxonomy") &&
+                !arguments.flag("names") && !arguments.flag("catalogues"),
+            "--room lists recipes; the other filters are for mechanisms");
+    return run_room(arguments);
+  }
   EntryFilter filter = {.catalogue = arguments.positional("CATALOGUE"), .taxonomy = arguments.text("taxonomy")};
   if (arguments.given("paper")) filter.paper = static_cast<int>(arguments.integer("paper"));
   const auto all = all_entries();

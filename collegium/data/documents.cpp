@@ -52,9 +52,11 @@ bool is_wanted(const Source& source, std::string_view member) {
 Document read_work(const Source& source, const ArchiveMember& member) {
   check_text(member.bytes, member.name);
   Document out{.id = id_of(source, member.name), .language = std::string(source.language)};
-  out.text = clean_gutenberg(member.bytes);
+  const bool is_plain = source.reader == SourceReader::plain;
+  out.text = is_plain ? member.bytes : clean_gutenberg(member.bytes);
+  if (is_plain && !out.text.empty() && out.text.back() != '\n') out.text += '\n';
   if (out.text.empty()) fail(ErrorKind::data, member.name, ": no text is left after cleaning");
-  out.title = first_line(out.text);
+  out.title = is_plain ? out.id : first_line(out.text);
   for (const auto& shared : source.shared)
     if (shared.id == out.id) out.group = shared.group;
   return out;

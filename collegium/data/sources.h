@@ -18,6 +18,7 @@ enum class PackageKind { npm, pypi };
 /// How the files of an archive become documents.
 enum class SourceReader {
   gutenberg,  ///< one work a file, cleaned by `clean_gutenberg`
+  plain,      ///< one document a file, as it is
   udhr        ///< one translation a file, HTML
 };
 
@@ -41,7 +42,7 @@ struct Source {
   int64_t n_documents;
 };
 
-/// Every source: shakespeare, milton, udhr.
+/// Every source: shakespeare, milton, sotu, udhr.
 std::span<const Source> sources();
 
 /// The source called `name`, or nullptr.

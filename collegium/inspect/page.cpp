@@ -75,12 +75,12 @@ void require_list(const nlohmann::json& data, const char* key, const char* page)
   fail(ErrorKind::data, page, ": '", key, "' must be a list, got ", at->type_name());
 }
 
-std::string make_page(const nlohmann::json& data, std::string_view kind, const std::string& title) {
+std::string make_page(const nlohmann::json& data, std::string_view kind, std::string_view script, const std::string& title) {
   const auto json = json_for_html(data);
   const auto safe_title = text_for_html(title);
   return fill_page(asset_text(web::kPage), {{"title", safe_title},
                                             {"style", asset_text(web::kStyle)},
-                                            {"script", asset_text(web::kScript)},
+                                            {"script", script},
                                             {"data", json},
                                             {"page", kind}});
 }
@@ -93,13 +93,19 @@ std::string report_page(const nlohmann::json& data) {
   require_list(data, "timing", "report page");
   auto run = data.value("run", nlohmann::json());
   if (!run.is_object()) run = nlohmann::json::object();
-  return make_page(data, "reportPage", title_text(run, "name", "Training run"));
+  return make_page(data, "reportPage", asset_text(web::kReportScript), title_text(run, "name", "Training run"));
 }
 
 std::string compare_page(const nlohmann::json& data) {
   if (!data.is_object()) fail(ErrorKind::data, "compare page: the data must be an object, got ", data.type_name());
   require_list(data, "groups", "compare page");
-  return make_page(data, "comparePage", title_text(data, "title", "Comparison of runs"));
+  return make_page(data, "comparePage", asset_text(web::kCompareScript), title_text(data, "title", "Comparison of runs"));
+}
+
+std::string inspect_page(const nlohmann::json& data) {
+  if (!data.is_object()) fail(ErrorKind::data, "inspect page: the data must be an object, got ", data.type_name());
+  require_list(data, "layers", "inspect page");
+  return make_page(data, "inspectPage", asset_text(web::kInspectScript), title_text(data, "title", "Routing"));
 }
 
 }  // namespace collegium

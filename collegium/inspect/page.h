@@ -36,4 +36,8 @@ std::string report_page(const nlohmann::json& data);
 /// @throws Error (data) when `data` is not an object, or groups is not a list.
 std::string compare_page(const nlohmann::json& data);
 
+/// What routing does: `data` as insight_of (recipe/insight.h) gives it: {title, tokens, layers, history, step}.
+/// @throws Error (data) when `data` is not an object, or layers is not a list.
+std::string inspect_page(const nlohmann::json& data);
+
 }  // namespace collegium

@@ -44,9 +44,11 @@ class MoeLayer {
     route::Corpus corpus;
   };
   struct Claims {
-    bool has_assignment = true;  ///< tokens are assigned to experts (soft and dense layers have none)
+    bool has_assignment = true;      ///< tokens are assigned to experts (soft and dense layers have none)
+    bool has_exact_gradient = true;  ///< false = some gradient is an estimate, as straight through a rounding
     std::vector<std::pair<std::string, std::string>> describe() const {
-      return {{"assigns tokens to experts", has_assignment ? "yes" : "no"}};
+      return {{"assigns tokens to experts", has_assignment ? "yes" : "no"},
+              {"exact gradient", has_exact_gradient ? "yes" : "no"}};
     }
   };
   virtual ~MoeLayer() = default;

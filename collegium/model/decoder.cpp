@@ -160,6 +160,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       f.flops_per_token += 2 * projections + mixed.flops_per_token + 2 * D * static_cast<double>(context_length);
       f.activation_bytes_per_token += 4 * (12 * D + 3 * mixed.parameters_active / D);
       f.is_causal = f.is_causal && mixed.is_causal;
+      f.needs = f.needs | mixed.needs;
       f.reads_other_tokens = f.reads_other_tokens || mixed.reads_other_tokens;
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
     }

@@ -52,6 +52,7 @@ struct ModelFacts {
   double flops_per_token = 0;          ///< forward, at context length `context`
   double activation_bytes_per_token = 0;  ///< kept for the backward pass; an estimate
   bool is_causal = true;
+  route::ContextNeeds needs;        ///< what its routers take besides hidden states
   bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache
 };
 
@@ -80,6 +81,8 @@ class LanguageModel {
 
 /// Negative log-likelihood of each target in nats, float32 [N].
 Tensor token_losses(const LanguageModel& model, const Tensor& hidden_ND, const Tensor& target_N);
+/// The same from the scores of the next token.
+Tensor token_losses(const Tensor& logit_NV, const Tensor& target_N);
 
 /// Every kind of language model.
 Entries<LanguageModel> language_models();

@@ -14,7 +14,10 @@ Entries<LanguageModel> language_models() {
 }
 
 Tensor token_losses(const LanguageModel& model, const Tensor& hidden_ND, const Tensor& target_N) {
-  const auto logit_NV = model.logits(hidden_ND);
+  return token_losses(model.logits(hidden_ND), target_N);
+}
+
+Tensor token_losses(const Tensor& logit_NV, const Tensor& target_N) {
   const auto exact = logit_NV.scalar_type() == at::kDouble ? logit_NV : logit_NV.to(at::kFloat);
   return at::cross_entropy_loss(exact, target_N, {}, at::Reduction::None);
 }

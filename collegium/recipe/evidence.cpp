@@ -7,6 +7,7 @@
 
 #include "collegium/io/env.h"
 #include "collegium/io/json.h"
+#include "collegium/recipe/measures.h"
 
 namespace collegium {
 namespace {
@@ -81,6 +82,12 @@ Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::
     better += gain > e.value, worse += gain < 0;
   }
   return better == ours.size() ? Verdict::held : worse == ours.size() ? Verdict::failed : Verdict::not_shown;
+}
+
+std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting) {
+  std::vector<io::Path> out;
+  for (const auto seed : recipe.seeds) out.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting));
+  return out;
 }
 
 Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {

@@ -25,6 +25,9 @@ struct Evidence {
 /// worse on every seed, else not shown at this scale.
 Verdict judge(const Expectation& expectation, const std::vector<double>& ours, const std::vector<double>& baseline);
 
+/// The finished runs of the recipe's own side, one a seed, trained where they are not there yet.
+std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting);
+
 /// Trains what is not there yet (a finished run of the same configuration and seed below the runs root is used
 /// again) and judges.
 Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting);

@@ -2,7 +2,9 @@
 
 #include <array>
 
+#include "collegium/io/sha256.h"
 #include "collegium/recipe/catalogues.h"
+#include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
 
 namespace collegium {
@@ -44,6 +46,11 @@ std::vector<Expectation> take_expectations(Table& root) {
     const auto* t = std::get_if<Table>(&element.data);
     if (!t) throw config_error(element.origin, "expect", "must be a list of tables: [[expect]]");
     out.push_back(read_config<Expectation>(*t, text("expect[", out.size(), "]")));
+    try {
+      find_measure(out.back().measure);
+    } catch (const Error& e) {
+      throw config_error(element.origin, text("expect[", out.size() - 1, "].measure"), e.what());
+    }
   }
   std::erase_if(root.items, [](const Item& item) { return item.key == "expect"; });
   return out;
@@ -88,9 +95,14 @@ void RunConfig::visit(Fields& field) {
   field("sample", sample, {.help = "the sample in the report"});
 }
 
+std::string measure_names() {
+  std::vector<std::string> names;
+  for (const auto& m : measures()) names.emplace_back(m.name);
+  return join(names);
+}
+
 void Expectation::visit(Fields& field) {
-  field("measure", measure, {.help = "what is compared: valid_bpb, train_bpb, max_violation, dropped, entropy, "
-                                     "per_token, tokens_per_second, parameters_active, parameters_total"});
+  field("measure", measure, {.help = text("what is compared: ", measure_names())});
   field("relation", relation, {.help = "how it must stand"});
   field("value", value, {.help = "the bound, or the margin over the baseline"});
   field("tolerance", tolerance, {.help = "for equals: how far it may be off", .min = 0});
@@ -122,5 +134,12 @@ Table resolved(const RunConfig& run) { return resolve_fields(write_config(run), 
 RunConfig read_run_config(const Table& from) { return read_config<RunConfig>(from); }
 
 std::vector<FieldInfo> recipe_fields() { return list_config<RecipeFile>(); }
+
+std::string recipe_hash(const Recipe& recipe) {
+  auto all = to_toml(resolved(recipe.run)) + (recipe.has_baseline ? to_toml(resolved(recipe.baseline)) : "");
+  for (const auto seed : recipe.seeds) all += text("seed ", seed, "\n");
+  for (const auto& e : recipe.expectations) all += to_toml(write_config(e));
+  return io::sha256_hex(std::string_view(all)).substr(0, 16);
+}
 
 }  // namespace collegium

@@ -67,6 +67,9 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
 /// The run's configuration with every field written out, components too; checks them all.
 Table resolved(const RunConfig& run);
 
+/// Names everything a recipe's evidence depends on: both sides' configurations, seeds, expectations.
+std::string recipe_hash(const Recipe& recipe);
+
 /// Reads a resolved configuration back.
 RunConfig read_run_config(const Table& resolved);
 

@@ -10,6 +10,7 @@
 #include "collegium/io/env.h"
 #include "collegium/io/json.h"
 #include "collegium/io/sha256.h"
+#include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
 
 namespace collegium {
@@ -128,11 +129,6 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
   return out;
 }
 
-std::vector<nlohmann::json> rows_of(const io::Path& path) {
-  auto& fs = io::real_file_system();
-  return fs.exists(path) ? io::read_json_lines(fs, path).rows : std::vector<nlohmann::json>{};
-}
-
 io::Run stored_run(const io::Path& folder) {
   return io::RunStore(io::parent_of(std::filesystem::absolute(folder))).find(folder.filename().string());
 }
@@ -141,26 +137,6 @@ Table read_config_table(const io::Path& folder) {
   if (!io::real_file_system().exists(folder / "config.toml"))
     throw Error(ErrorKind::usage, text(folder.string(), ": not a run folder (no config.toml)"), "see `collegium runs`");
   return read_toml(folder / "config.toml");
-}
-
-nlohmann::json run_facts(const io::Path& folder, const RunConfig& config) {
-  const auto run = stored_run(folder);
-  const auto data = read_json(folder / "data.json");
-  auto model = build_model(config, data.at("tokenizer").at("vocabulary").get<int64_t>(), at::kMeta);
-  const auto facts = model->facts(config.train.context);
-  nlohmann::json out = {{"id", run.id}, {"name", run.name}, {"status", io::run_status_name(run.status)},
-                        {"recipe", run.recipe_path}, {"started", run.created_at}, {"finished", run.finished_at},
-                        {"seed", run.seed}, {"commit", run.git_commit}, {"steps", run.steps},
-                        {"tokens", run.steps * config.train.batch_size * config.train.accumulation * config.train.context},
-                        {"parameters_total", facts.parameters_total}, {"parameters_active", facts.parameters_active},
-                        {"flops_per_token", 3 * facts.flops_per_token},
-                        {"precision", train::enum_names(config.train.precision)[static_cast<size_t>(config.train.precision)]}};
-  if (run.tokens_per_second) out["tokens_per_second"] = *run.tokens_per_second;
-  if (run.train_bpb) out["train_bpb"] = *run.train_bpb;
-  if (run.valid_bpb) out["valid_bpb"] = *run.valid_bpb;
-  std::vector<std::string> names;
-  for (const auto layer : facts.moe_layers) names.push_back(text("layer ", layer));
-  return {{"run", out}, {"layer_names", names}, {"n_experts", facts.n_experts}};
 }
 
 struct Spread {
@@ -179,6 +155,32 @@ Spread spread_of(const std::vector<double>& values) {
 }
 
 }  // namespace
+
+std::vector<nlohmann::json> rows_of(const io::Path& path) {
+  auto& fs = io::real_file_system();
+  return fs.exists(path) ? io::read_json_lines(fs, path).rows : std::vector<nlohmann::json>{};
+}
+
+nlohmann::json run_facts(const io::Path& folder) {
+  const auto config = read_run_config(read_config_table(folder));
+  const auto run = stored_run(folder);
+  const auto data = read_json(folder / "data.json");
+  auto model = build_model(config, data.at("tokenizer").at("vocabulary").get<int64_t>(), at::kMeta);
+  const auto facts = model->facts(config.train.context);
+  nlohmann::json out = {{"id", run.id}, {"name", run.name}, {"status", io::run_status_name(run.status)},
+                        {"recipe", run.recipe_path}, {"started", run.created_at}, {"finished", run.finished_at},
+                        {"seed", run.seed}, {"commit", run.git_commit}, {"steps", run.steps},
+                        {"tokens", run.steps * config.train.batch_size * config.train.accumulation * config.train.context},
+                        {"parameters_total", facts.parameters_total}, {"parameters_active", facts.parameters_active},
+                        {"flops_per_token", 3 * facts.flops_per_token},
+                        {"precision", train::enum_names(config.train.precision)[static_cast<size_t>(config.train.precision)]}};
+  if (run.tokens_per_second) out["tokens_per_second"] = *run.tokens_per_second;
+  if (run.train_bpb) out["train_bpb"] = *run.train_bpb;
+  if (run.valid_bpb) out["valid_bpb"] = *run.valid_bpb;
+  std::vector<std::string> names;
+  for (const auto layer : facts.moe_layers) names.push_back(text("layer ", layer));
+  return {{"run", out}, {"layer_names", names}, {"n_experts", facts.n_experts}};
+}
 
 std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device,
                                                   const Tensor& count_V) {
@@ -294,8 +296,7 @@ void write_sample(OpenedRun& run, at::Device device) {
 
 nlohmann::json report_data(const io::Path& folder) {
   const auto config_table = read_config_table(folder);
-  const auto config = read_run_config(config_table);
-  auto out = run_facts(folder, config);
+  auto out = run_facts(folder);
   out["metrics"] = rows_of(folder / "metrics.jsonl");
   // Only rows with a speed are points of the timing chart.
   out["timing"] = nlohmann::json::array();
@@ -313,34 +314,6 @@ io::Path write_report(const io::Path& folder) {
   const auto path = folder / "report.html";
   io::write_atomically(io::real_file_system(), path, io::as_bytes(report_page(report_data(folder))));
   return path;
-}
-
-double measure_of(const io::Path& folder, std::string_view measure) {
-  const auto run = stored_run(folder);
-  const auto need = [&](const std::optional<double>& value) {
-    if (!value) fail(ErrorKind::data, run.id, ": there is no ", measure, " yet");
-    return *value;
-  };
-  if (measure == "valid_bpb") return need(run.valid_bpb);
-  if (measure == "train_bpb") return need(run.train_bpb);
-  if (measure == "tokens_per_second") return need(run.tokens_per_second);
-  if (measure == "parameters_active" || measure == "parameters_total")
-    return run_facts(folder, read_run_config(read_config_table(folder))).at("run").at(std::string(measure));
-  const std::vector<std::string> layered = {"max_violation", "dropped", "entropy", "per_token"};
-  if (std::find(layered.begin(), layered.end(), measure) == layered.end()) {
-    auto known = layered;
-    known.insert(known.begin(), {"valid_bpb", "train_bpb", "tokens_per_second", "parameters_active", "parameters_total"});
-    const auto near = nearest(measure, known);
-    fail(ErrorKind::usage, "unknown measure '", measure, "'", near.empty() ? "" : text("; did you mean '", near, "'?"),
-         " (known: ", join(known), ")");
-  }
-  // Mean over layers of the last held-out row.
-  const auto rows = rows_of(folder / "metrics.jsonl");
-  const auto last = std::find_if(rows.rbegin(), rows.rend(), [](const auto& row) { return row["kind"] == "valid"; });
-  if (last == rows.rend() || (*last)["layers"].empty()) fail(ErrorKind::data, run.id, ": no layer with experts was measured");
-  double sum = 0;
-  for (const auto& layer : (*last)["layers"]) sum += layer.at(std::string(measure)).get<double>();
-  return sum / static_cast<double>((*last)["layers"].size());
 }
 
 nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vector<std::string>& names) {
@@ -389,24 +362,14 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
       if (other["name"] == label) label += text(" (", g + 1, ")");
     out["groups"].push_back({{"name", label}, {"runs", runs}});
   }
-  struct Line {
-    const char *measure, *title, *unit, *better;
-  };
-  constexpr Line lines[] = {{"valid_bpb", "held-out loss", "bits per byte", "lower"},
-                            {"train_bpb", "training loss", "bits per byte", "lower"},
-                            {"tokens_per_second", "training speed", "tokens/s", "higher"},
-                            {"parameters_active", "active parameters", "", "lower"},
-                            {"parameters_total", "parameters", "", "lower"},
-                            {"max_violation", "largest overload (MaxVio)", "share of even load", "lower"},
-                            {"dropped", "dropped assignments", "share", "lower"},
-                            {"per_token", "experts per token", "experts", "lower"}};
-  for (const auto& line : lines) {
+  for (const auto& line : measures()) {
+    if (!line.in_comparisons) continue;
     nlohmann::json values = nlohmann::json::array();
     bool any = false;
     for (const auto& g : groups) {
       std::vector<double> found;
       for (const auto& folder : g.folders) try {
-          found.push_back(measure_of(folder, line.measure));
+          found.push_back(measure_of(folder, line.name));
         } catch (const Error& e) {
           if (e.kind() != ErrorKind::data) throw;  // a dense run has no experts to measure: an empty cell
         }

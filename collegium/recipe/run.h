@@ -82,7 +82,10 @@ io::Path write_report(const io::Path& folder);
 /// Samples text as config.sample says and writes sample.json. Nothing when the prompt is empty.
 void write_sample(OpenedRun& run, at::Device device);
 
-/// Measures of a run by name, from its last held-out row: see Expectation::measure.
-double measure_of(const io::Path& folder, std::string_view measure);
+/// {"run": what it is and cost, "layer_names", "n_experts"} of a stored run.
+nlohmann::json run_facts(const io::Path& folder);
+
+/// A line of a JSON lines file each; empty when there is no file.
+std::vector<nlohmann::json> rows_of(const io::Path& path);
 
 }  // namespace collegium

@@ -2,12 +2,14 @@
 
 namespace collegium::route {
 
+extern const Entry<Gate> gate_group_share;
 extern const Entry<Gate> gate_normalised;
 extern const Entry<Gate> gate_one;
 extern const Entry<Gate> gate_score;
 
 Entries<Gate> gates() {
   static constexpr const Entry<Gate>* kAll[] = {
+      &gate_group_share,
       &gate_normalised,
       &gate_one,
       &gate_score,

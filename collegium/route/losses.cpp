@@ -50,7 +50,7 @@ std::span<const std::string_view> enum_names(LossScope) {
 }
 
 Tensor balance_loss(const Scores& scores, const Decision& decision, const Context& context, LossConvention convention,
-                    LossScope scope) {
+                    LossScope scope, int64_t n_null) {
   const auto score_NE = probabilities(scores);
   const auto options = score_NE.options().requires_grad(false);
   const auto N = score_NE.size(0), E = score_NE.size(1);
@@ -65,6 +65,10 @@ Tensor balance_loss(const Scores& scores, const Decision& decision, const Contex
   const auto mean_GE = sum_GE / safe_G1;
 
   const auto counts_GE = asked_counts(decision, group_N, G, convention == LossConvention::gshard, options);
+  if (n_null > 0) {
+    auto null_GE = counts_GE.slice(1, E - n_null);
+    null_GE.copy_(null_GE.mean(1, true).expand_as(null_GE).clone());
+  }
   const auto dE = static_cast<double>(E);
   Tensor loss_G;
   if (convention == LossConvention::switch_)

@@ -20,9 +20,9 @@ std::span<const std::string_view> enum_names(LossScope);
 /// Scalar with the gradient of the scores; P_e is the mean of each token's scores divided by their sum (softmax scores
 /// sum to one already). Masked tokens count neither in a_e nor in P_e; dropped assignments do
 /// count (they were asked for; with kept ones only, the loss of a full expert would stop rising).
-/// Zero real tokens give 0.
+/// Zero real tokens give 0. The last `n_null` experts are all charged their mean load (AdaMoE, P087).
 Tensor balance_loss(const Scores& scores, const Decision& decision, const Context& context, LossConvention convention,
-                    LossScope scope = LossScope::batch);
+                    LossScope scope = LossScope::batch, int64_t n_null = 0);
 
 /// transformers' loss over several layers: counts and probabilities pooled first, so that imbalances of different
 /// layers may cancel. hf_pooled of one layer is `balance_loss`.

@@ -55,6 +55,14 @@ Router::Router(Stages stages, int64_t n_experts, int64_t n_null)
   require(n_null_ == 0 || s.selector->claims().chooser == Chooser::token,
           "router: null experts are chosen by tokens, but selector '", s.names[1], "' lets ",
           s.selector->claims().chooser == Chooser::expert ? "experts" : "nobody", " choose");
+  if (s.scorer->claims().closes_experts) {
+    const auto check_closed = [&](bool respects, std::string_view what, const std::string& who) {
+      require(respects, "router: scorer '", s.names[0], "' closes experts to some tokens, but ", what, " '", who,
+              "' may give them all the same");
+    };
+    check_closed(s.selector->claims().respects_closed, "selector", s.names[1]);
+    check_closed(s.capacity->claims().respects_closed, "capacity", s.names[2]);
+  }
   needs_ = s.scorer->needs().context | s.selector->needs().context | s.capacity->needs().context |
            s.gate->needs().context;
   for (const auto& balancer : s.balancers) needs_ = needs_ | balancer->needs().context;
@@ -153,15 +161,23 @@ RouterFacts Router::facts() const {
   const auto selector = stages_.selector->claims();
   const auto capacity = stages_.capacity->claims();
   const auto scorer = stages_.scorer->claims();
+  // A capacity that is a share of what is asked depends on later tokens where their number of choices does.
+  const bool is_causal = scorer.is_causal && selector.is_causal && capacity.is_causal &&
+                         (!capacity.may_drop ||
+                          (selector.asks_fixed_number && !scorer.closes_experts && n_null_ == 0));
+  const auto working = static_cast<double>(n_experts_) / static_cast<double>(n_experts_ + n_null_);
   return {.chooser = selector.chooser,
           .is_exactly_balanced = selector.is_exactly_balanced,
           .may_drop = capacity.may_drop,
-          // A capacity that is a share of what is asked depends on later tokens where their number of choices does.
-          .is_causal = scorer.is_causal && selector.is_causal && capacity.is_causal &&
-                       (!capacity.may_drop || (selector.asks_fixed_number && n_null_ == 0)),
-          .reads_other_tokens = scorer.reads_other_tokens,
+          .is_causal = is_causal,
+          .is_causal_in_training = is_causal && scorer.is_causal_in_training && selector.is_causal_in_training,
+          .chooses_any_set = selector.chooses_any_set && !scorer.closes_experts,
+          .is_random = selector.is_random,
+          .reads_other_tokens = scorer.reads_other_tokens || selector.reads_other_tokens,
+          .learns_from_task = scorer.learns_from_task,
           .needs = needs_,
-          .choices_per_token = stages_.selector->choices_per_token(),
+          // Of even choices, the null experts' share is no work.
+          .choices_per_token = stages_.selector->choices_per_token() * working,
           .flops_per_token = stages_.scorer->flops_per_token()};
 }
 

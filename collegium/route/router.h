@@ -38,8 +38,12 @@ struct Stages {
 /// Facts of the whole router, composed from those of its stages.
 struct RouterFacts {
   Chooser chooser = Chooser::token;
-  bool is_exactly_balanced = false, may_drop = false, is_causal = true;
+  bool is_exactly_balanced = false, may_drop = false;
+  bool is_causal = true;              ///< when evaluating: held-out loss and generation look at no later token
+  bool is_causal_in_training = true;  ///< and when training
+  bool chooses_any_set = true, is_random = false;
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
+  bool learns_from_task = true;     ///< gates carry a gradient
   ContextNeeds needs;
   double choices_per_token = 0, flops_per_token = 0;
 };
@@ -54,6 +58,7 @@ class Router {
     bool is_exactly_balanced = false;
     bool is_causal = true;
     ContextNeeds needs;
+    bool is_causal_in_training = true;
     std::vector<std::pair<std::string, std::string>> describe() const;
   };
 

@@ -11,6 +11,9 @@ namespace {
 
 using Words = std::vector<std::pair<std::string, std::string>>;
 std::string yes_no(bool value) { return value ? "yes" : "no"; }
+std::string causal(bool evaluating, bool training) {
+  return evaluating && !training ? "when evaluating" : yes_no(evaluating);
+}
 std::string text_or_nothing(const ContextNeeds& needs) {
   const auto words = needs.missing({});
   return words.empty() ? "nothing but hidden states" : words;
@@ -48,14 +51,18 @@ std::span<const std::string_view> enum_names(Chooser) {
 }
 
 Words Scorer::Claims::describe() const {
-  return {{"causal", yes_no(is_causal)}, {"reads other tokens", yes_no(reads_other_tokens)}};
+  return {{"causal", causal(is_causal, is_causal_in_training)}, {"reads other tokens", yes_no(reads_other_tokens)},
+          {"closes experts to some tokens", yes_no(closes_experts)},
+          {"learns from the task", yes_no(learns_from_task)}};
 }
 
 Words Selector::Claims::describe() const {
   return {{"chosen by", std::string(enum_names(chooser)[static_cast<size_t>(chooser)])},
           {"reads the selection bias", yes_no(reads_bias)},
           {"balance is exact", yes_no(is_exactly_balanced)},
-          {"causal", yes_no(is_causal)}};
+          {"causal", causal(is_causal, is_causal_in_training)},
+          {"random", yes_no(is_random)},
+          {"reads other tokens", yes_no(reads_other_tokens)}};
 }
 
 Words Capacity::Claims::describe() const {
@@ -65,7 +72,7 @@ Words Capacity::Claims::describe() const {
 Words Router::Claims::describe() const {
   return {{"chosen by", std::string(enum_names(chooser)[static_cast<size_t>(chooser)])},
           {"balance is exact", yes_no(is_exactly_balanced)},
-          {"causal", yes_no(is_causal)},
+          {"causal", causal(is_causal, is_causal_in_training)},
           {"needs", text_or_nothing(needs)}};
 }
 

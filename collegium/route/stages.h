@@ -56,6 +56,7 @@ struct Scores {
   Tensor score_NE;  ///< after it, >= 0, in router_dtype; undefined when the scorer has none
   Tensor prototype_ED;  ///< one embedding per expert in the space of x, with gradient; undefined when there is none
   Tensor carried_NH;    ///< state for the router of the next layer; undefined when there is none
+  Tensor open_NE;       ///< bool: experts that the token may be given; undefined = all (Claims::closes_experts)
   std::vector<LossTerm> losses;  ///< of scorers that learn apart from the task
   ScoreKind kind = ScoreKind::none;
   int64_t n_tokens = 0, n_experts = 0;
@@ -76,8 +77,12 @@ class Scorer {
   using Interface = Scorer;
   using Inputs = StageInputs;
   struct Claims {
-    bool is_causal = true;            ///< a token's scores do not depend on later tokens
+    bool is_causal = true;            ///< when evaluating, a token's scores do not depend on later tokens
     bool reads_other_tokens = false;  ///< they depend on earlier ones, so decoding needs the whole sequence
+    bool is_causal_in_training = true;  ///< and when training; false = the tokens of a training batch are balanced
+                                        ///< against each other, which evaluation and generation do not repeat
+    bool closes_experts = false;   ///< some tokens may not be given some experts: Scores::open_NE says which
+    bool learns_from_task = true;  ///< false = scores carry no gradient; the scorer has a loss of its own
     std::vector<std::pair<std::string, std::string>> describe() const;
   };
   virtual ~Scorer() = default;
@@ -107,8 +112,13 @@ class Selector {
     Chooser chooser = Chooser::token;
     bool reads_bias = false;     ///< adds the balancers' bias before it compares
     bool is_exactly_balanced = false;  ///< loads differ by at most one by construction
-    bool is_causal = true;       ///< a token's choice does not depend on later tokens
+    bool is_causal = true;       ///< when evaluating, a token's choice does not depend on later tokens
     bool asks_fixed_number = true;  ///< every token asks for as many experts, whatever the scores
+    bool is_causal_in_training = true;  ///< and when training; see Scorer::Claims
+    bool chooses_any_set = true;        ///< no rule forbids two experts to be chosen together (groups do)
+    bool is_random = false;             ///< Context::random chooses, by the token's place in the batch
+    bool reads_other_tokens = false;    ///< a choice depends on earlier tokens, so decoding needs the whole sequence
+    bool respects_closed = false;       ///< never asks for an expert that Scores::open_NE closes
     std::vector<std::pair<std::string, std::string>> describe() const;
   };
   virtual ~Selector() = default;
@@ -146,10 +156,12 @@ class Capacity {
   struct Claims {
     bool may_drop = false;
     bool is_causal = true;  ///< a token's place does not depend on later tokens
+    bool respects_closed = false;  ///< never gives a token an expert that Scores::open_NE closes
     std::vector<std::pair<std::string, std::string>> describe() const;
   };
   virtual ~Capacity() = default;
-  /// May drop (with a reason) or reroute; never asks for more than `decision` did.
+  /// May drop (with a reason), reroute, or give free slots to tokens that did not ask (wanted_R = -1, counted by
+  /// n_filled). What was asked for stays what it was: kept, moved and dropped assignments together are `decision`.
   virtual Decision apply(const Decision& decision, const Scores& scores, const Context& context) = 0;
   virtual Needs needs() const { return {}; }
   virtual Claims claims() const = 0;

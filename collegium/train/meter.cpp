@@ -49,6 +49,7 @@ void Meter::add(double nats, int64_t n_targets, int64_t bytes, int64_t n_real, c
   for (size_t l = 0; l < output.decisions.size(); ++l) {
     add_counts(layers_[l].kept, output.decisions[l].kept_E());
     add_counts(layers_[l].asked, output.decisions[l].asked_E());
+    layers_[l].dropped += output.decisions[l].n_dropped();
   }
 }
 
@@ -64,6 +65,7 @@ void Meter::merge(const Meter& other) {
     };
     add(layers_[l].kept, other.layers_[l].kept);
     add(layers_[l].asked, other.layers_[l].asked);
+    layers_[l].dropped += other.layers_[l].dropped;
   }
 }
 
@@ -78,7 +80,7 @@ nlohmann::json Meter::row() const {
     const auto kept = static_cast<double>(std::accumulate(layer.kept.begin(), layer.kept.end(), int64_t{0}));
     const auto asked = static_cast<double>(std::accumulate(layer.asked.begin(), layer.asked.end(), int64_t{0}));
     out["layers"].push_back({{"load", load},
-                             {"dropped", asked > 0 ? 1 - kept / asked : 0.0},
+                             {"dropped", asked > 0 ? static_cast<double>(layer.dropped) / asked : 0.0},
                              {"entropy", normalised_entropy(load)},
                              {"max_violation", max_violation(load)},
                              {"per_token", n_real_ ? kept / static_cast<double>(n_real_) : 0.0}});
@@ -102,7 +104,7 @@ std::vector<double> Meter::mean_load() const {
 
 nlohmann::json Meter::state() const {
   nlohmann::json layers = nlohmann::json::array(), aux = nlohmann::json::object();
-  for (const auto& l : layers_) layers.push_back({{"kept", l.kept}, {"asked", l.asked}});
+  for (const auto& l : layers_) layers.push_back({{"kept", l.kept}, {"asked", l.asked}, {"dropped", l.dropped}});
   for (const auto& [name, sum] : aux_) aux[name] = {sum.first, sum.second};
   return {{"nats", nats_}, {"n_targets", n_targets_}, {"bytes", bytes_}, {"n_real", n_real_},
           {"passes", passes_}, {"aux", aux}, {"layers", layers}};
@@ -114,7 +116,8 @@ Meter Meter::from_state(const nlohmann::json& state) {
   m.n_real_ = state.at("n_real"), m.passes_ = state.at("passes");
   for (const auto& [name, sum] : state.at("aux").items()) m.aux_[name] = {sum[0].get<double>(), sum[1].get<int64_t>()};
   for (const auto& l : state.at("layers"))
-    m.layers_.push_back({l.at("kept").get<std::vector<int64_t>>(), l.at("asked").get<std::vector<int64_t>>()});
+    m.layers_.push_back({l.at("kept").get<std::vector<int64_t>>(), l.at("asked").get<std::vector<int64_t>>(),
+                         l.at("dropped").get<int64_t>()});
   return m;
 }
 

@@ -33,6 +33,7 @@ class Meter {
  private:
   struct Layer {
     std::vector<int64_t> kept, asked;
+    int64_t dropped = 0;  ///< not asked - kept: a capacity may fill free slots that nobody asked for
   };
   double nats_ = 0;
   int64_t n_targets_ = 0, bytes_ = 0, n_real_ = 0, passes_ = 0;

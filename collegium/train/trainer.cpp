@@ -9,6 +9,8 @@
 #include <set>
 #include <sstream>
 
+#include "collegium/train/consistency.h"
+
 namespace collegium::train {
 namespace {
 
@@ -45,8 +47,12 @@ void TrainConfig::visit(Fields& field) {
   field("optimizer", optimizer, {.help = "how gradients become steps", .catalogue = "optimizers"});
   field("schedule", schedule, {.help = "learning rate over the run", .catalogue = "schedules"});
   field("clip", clip, {.help = "gradients are scaled down to this norm; 0 = never", .min = 0});
+  field("consistency", consistency,
+        {.help = "weight of the divergence between two passes with different routing noise (THOR); 0 = one pass", .min = 0});
   field("precision", precision, {.help = "arithmetic of the model; routers, norms and losses stay in float32"});
   field("eval_every", eval_every, {.help = "steps between evaluations; 0 = only at the end", .unit = "steps", .min = 0});
+  field("noise", noise, {.help = "share of input tokens replaced at random in a last evaluation, for robustness; 0 = none",
+                         .min = 0, .max = 1});
   field("eval_windows", eval_windows, {.help = "held-out sequences per evaluation; 0 = all", .min = 0});
   field("log_every", log_every, {.help = "steps between rows of metrics", .unit = "steps", .min = 1});
   field("save_every", save_every, {.help = "steps between checkpoints; 0 = only at the end", .unit = "steps", .min = 0});
@@ -60,6 +66,7 @@ Trainer::Trainer(TrainConfig config, model::LanguageModel& model, const data::Ba
   std::vector<ParameterRef> trained;
   for (const auto& p : parameters_)
     if (p.trained()) trained.push_back(p);
+  vocabulary_ = model.facts(config_.context).vocabulary;
   optimizer_ = find(optimizers(), config_.optimizer, "optimizer").make(config_.optimizer, {trained});
   schedule_ = find(schedules(), config_.schedule, "schedule").make(config_.schedule, {config_.steps});
 }
@@ -74,8 +81,10 @@ bool Trainer::train_step(Meter& meter) {
     const model::ModelContext context{.phase = route::Phase::train,
                                       .random = random_.at(static_cast<uint64_t>(step_)).at(static_cast<uint64_t>(micro)),
                                       .compute = compute_type(config_.precision)};
-    const auto out = model_.forward(at_device.input_BT, context);
-    auto loss = model::token_losses(model_, out.hidden_ND, at_device.target_N).mean();
+    auto out = model_.forward(at_device.input_BT, context);
+    const auto logit_NV = model_.logits(out.hidden_ND);
+    auto loss = model::token_losses(logit_NV, at_device.target_N).mean();
+    if (config_.consistency > 0) loss = (loss + second_pass(at_device.input_BT, at_device.target_N, context, logit_NV, out)) / 2;
     const auto nats = loss.item<double>();
     if (!std::isfinite(nats)) return false;
     fresh.add(nats * static_cast<double>(batch.n_targets), batch.n_targets, batch.bytes, batch.n_targets, out);
@@ -97,19 +106,44 @@ bool Trainer::train_step(Meter& meter) {
   return true;
 }
 
-Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted) {
+Tensor Trainer::second_pass(const Tensor& input_BT, const Tensor& target_N, const model::ModelContext& context,
+                            const Tensor& first_NV, model::ModelOutput& out) {
+  auto other = context;
+  other.random = context.random.at("second pass");
+  const auto second = model_.forward(input_BT, other);
+  const auto second_NV = model_.logits(second.hidden_ND);
+  for (auto& term : out.losses) term.value = term.value / 2;
+  for (const auto& term : second.losses) out.losses.push_back({term.name, term.value / 2, term.raw});
+  const auto divergence = consistency_loss(first_NV, second_NV);
+  out.losses.push_back({"model: consistency", divergence * config_.consistency, divergence.item<double>()});
+  return model::token_losses(second_NV, target_N).mean();
+}
+
+Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted, double noise) {
   const at::NoGradGuard no_grad;
   Evaluation out;
   for (int64_t i = 0; i < held_out_.n_batches(); ++i) {
     if (is_interrupted && is_interrupted()) break;
     const auto batch = held_out_.batch(i);
-    const auto at_device = moved(batch, device_);
+    auto at_device = moved(batch, device_);
+    if (noise > 0) {
+      const auto random = Random(0).at("token noise").at(static_cast<uint64_t>(i));
+      const auto real = at::TensorOptions().dtype(at::kDouble);
+      const auto sizes = batch.input_BT.sizes();
+      const auto other_BT =
+          (random.at("token").uniform(sizes, 0, 1, real) * static_cast<double>(vocabulary_)).floor().to(at::kLong);
+      const auto is_replaced_BT = random.at("place").uniform(sizes, 0, 1, real).lt(noise).to(device_);
+      at_device.input_BT = at::where(is_replaced_BT, other_BT.to(device_), at_device.input_BT);
+    }
     const auto result = model_.forward(at_device.input_BT, {.phase = route::Phase::evaluate,
                                                             .mask_BT = at_device.mask_BT,
-                                                            .compute = compute_type(config_.precision)});
+                                                            .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
+                                                            .compute = compute_type(config_.precision),
+                                                            .record = true});
     const auto loss_N = model::token_losses(model_, result.hidden_ND, at_device.target_N);
     const auto nats = (loss_N.to(at::kDouble) * at_device.mask_BT.reshape({-1})).sum().item<double>();
     out.meter.add(nats, batch.n_targets, batch.bytes, batch.n_targets, result);
+    out.routing.add(result, at_device.mask_BT.reshape({-1}));
   }
   return out;
 }
@@ -127,6 +161,7 @@ io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
   out.step = step_;
   out.weights = save_tensors(parameters_);
   out.state = save_tensors(parameters_of(*optimizer_));
+  if (first_expert_LN_.defined()) out.state.push_back({"evaluation.first_expert", first_expert_LN_});
   out.meta = sinks.meta.is_null() ? nlohmann::json::object() : sinks.meta;
   const auto cursor = train_.cursor(step_);
   out.meta["loop"] = {{"step", step_}, {"tokens", tokens_}, {"gradient_norm", gradient_norm_},
@@ -140,7 +175,11 @@ io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
 
 void Trainer::restore(const io::CheckpointData& data, io::JsonLines* metrics) {
   load_tensors(parameters_, data.weights, "checkpoint weights");
-  load_tensors(parameters_of(*optimizer_), data.state, "checkpoint optimiser state");
+  auto state = data.state;
+  const auto seen = std::find_if(state.begin(), state.end(), [](const auto& t) { return t.name == "evaluation.first_expert"; });
+  first_expert_LN_.reset();
+  if (seen != state.end()) first_expert_LN_ = seen->tensor, state.erase(seen);
+  load_tensors(parameters_of(*optimizer_), state, "checkpoint optimiser state");
   const auto& loop = data.meta.at("loop");
   step_ = loop.at("step"), tokens_ = loop.at("tokens"), gradient_norm_ = loop.at("gradient_norm");
   meter_ = Meter::from_state(loop.at("meter"));
@@ -168,8 +207,16 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
     const auto evaluation = evaluate(sinks.is_interrupted);
     evaluation_due_ = sinks.is_interrupted && sinks.is_interrupted();
     if (evaluation_due_) return;  // a half evaluation is none
+    auto valid = row("valid", evaluation.meter);
+    evaluation.routing.report(valid, first_expert_LN_);
+    if (step_ == config_.steps && config_.noise > 0) {
+      valid["noisy_bpb"] = evaluate(sinks.is_interrupted, config_.noise).meter.bits_per_byte();
+      evaluation_due_ = sinks.is_interrupted && sinks.is_interrupted();
+      if (evaluation_due_) return;
+    }
     valid_bpb_ = evaluation.meter.bits_per_byte();
-    if (sinks.metrics) sinks.metrics->append(row("valid", evaluation.meter));
+    first_expert_LN_ = evaluation.routing.first_experts();
+    if (sinks.metrics) sinks.metrics->append(valid);
     if (sinks.timing) sinks.timing->append({{"step", step_}, {"eval_seconds", sinks.clock() - before}});
     std::ostringstream line;
     line << "step " << step_ << ": held-out " << std::fixed << std::setprecision(4) << *valid_bpb_ << " bits per byte";

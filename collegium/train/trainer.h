@@ -13,6 +13,7 @@
 #include "collegium/io/jsonl.h"
 #include "collegium/model/language_model.h"
 #include "collegium/train/meter.h"
+#include "collegium/train/routing_meter.h"
 #include "collegium/train/optimizer.h"
 
 namespace collegium::train {
@@ -24,7 +25,8 @@ at::ScalarType compute_type(Precision precision);
 struct TrainConfig {
   int64_t steps = 500, batch_size = 16, context = 256, accumulation = 1;
   Named optimizer{.name = "adamw"}, schedule{.name = "cosine"};
-  double clip = 1.0;
+  double consistency = 0;
+  double clip = 1.0, noise = 0.15;
   Precision precision = Precision::fp32;
   int64_t eval_every = 100, eval_windows = 0, log_every = 10, save_every = 100, keep = 2;
   void visit(Fields& field);
@@ -33,7 +35,7 @@ struct TrainConfig {
 /// One pass over held-out windows.
 struct Evaluation {
   Meter meter;
-  double seconds = 0;
+  RoutingMeter routing;
 };
 
 /// Where a run goes and who listens. Everything but `clock` may be absent.
@@ -72,8 +74,9 @@ class Trainer {
   /// holds the last good state).
   TrainResult run(const TrainSinks& sinks);
 
-  /// Mean loss over the held-out windows; changes no state.
-  Evaluation evaluate(const std::function<bool()>& is_interrupted = {});
+  /// Mean loss over the held-out windows; changes no state. `noise`: share of the input tokens that are replaced by
+  /// tokens drawn evenly from the vocabulary; the targets stay.
+  Evaluation evaluate(const std::function<bool()>& is_interrupted = {}, double noise = 0);
 
   int64_t step() const { return step_; }
   /// One optimiser step: the loop's body, for benchmarks and tests. False when the loss or gradient is not finite
@@ -81,6 +84,10 @@ class Trainer {
   bool train_step(Meter& meter);
 
  private:
+  /// Runs the batch again with other noise: adds its losses and the divergence from the first pass to `out`, each pass
+  /// counting half, and returns its mean token loss.
+  Tensor second_pass(const Tensor& input_BT, const Tensor& target_N, const model::ModelContext& context,
+                     const Tensor& first_NV, model::ModelOutput& out);
   io::CheckpointData snapshot(const TrainSinks& sinks) const;
   nlohmann::json row(std::string_view kind, const Meter& meter) const;
 
@@ -93,10 +100,11 @@ class Trainer {
   std::vector<ParameterRef> parameters_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Schedule> schedule_;
-  int64_t step_ = 0, tokens_ = 0;
+  int64_t step_ = 0, tokens_ = 0, vocabulary_ = 0;
   double gradient_norm_ = 0;
   bool evaluation_due_ = false;  ///< an interrupt cut the evaluation of this step short: a resumed run repeats it
   Meter meter_;
+  Tensor first_expert_LN_;  ///< of the held-out tokens at the last evaluation, for the fluctuation at the next
   std::optional<double> train_bpb_, valid_bpb_;
 };
 

@@ -90,6 +90,8 @@ Tensor golden_inputs() {
 route::Context golden_context() {
   route::Context context;
   context.token_id_N = ids(Random(2).at("ids"), kTokens, 100);
+  context.attention_BTT = some_attention(1, kTokens, at::kDouble);
+  context.experts = plain_probe();
   return context;
 }
 

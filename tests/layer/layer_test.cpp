@@ -5,34 +5,13 @@
 #include "collegium/layer/layer.h"
 
 #include "collegium/layer/experts.h"
-#include "tests/support/routing.h"
+#include "tests/support/layers.h"
 
 namespace {
 
 using namespace collegium;
 using namespace collegium::layer;
 using namespace collegium::test;
-
-std::unique_ptr<MoeLayer> make_layer(const Named& named, int64_t d_model, uint64_t seed = 1) {
-  return find(layers(), named, "layer")
-      .make(named, {.d_model = d_model, .random = Random(seed), .options = at::kDouble});
-}
-
-Tensor weight(MoeLayer& made, std::string_view name) {
-  for (const auto& p : parameters_of(made))
-    if (p.name == name) return p.tensor->detach();
-  FAIL("no parameter " << name);
-  return {};
-}
-
-Tensor swiglu(const Tensor& x_ND, const Tensor& gate_up_HD, const Tensor& down_DI) {
-  const auto halves = at::linear(x_ND, gate_up_HD).chunk(2, -1);
-  return at::linear(at::silu(halves[0]) * halves[1], down_DI);
-}
-
-Tensor inputs(int64_t N, int64_t D) {
-  return numbers(Random(3), {N, D}, -1, 1, at::kDouble);
-}
 
 }  // namespace
 

@@ -145,12 +145,18 @@ inline Pairs pairs(const Tensor& a, const Tensor& b) {
   return out;
 }
 
-/// (token, rank) of everything that was asked for.
-inline Pairs asked_ranks(const route::Decision& d) {
-  auto out = pairs(d.token_R(), d.rank_R());
-  out.merge(pairs(d.dropped().token_Q, d.dropped().rank_Q));
+/// (token, `what`) of everything that was asked for: fill-ins were not.
+inline Pairs of_asked(const route::Decision& d, const Tensor& what_R, const Tensor& what_Q) {
+  const auto asked = d.wanted_R().ge(0).nonzero().flatten();
+  auto out = pairs(d.token_R().index_select(0, asked), what_R.index_select(0, asked));
+  out.merge(pairs(d.dropped().token_Q, what_Q));
   return out;
 }
+
+/// (token, rank) of everything that was asked for.
+inline Pairs asked_ranks(const route::Decision& d) { return of_asked(d, d.rank_R(), d.dropped().rank_Q); }
+/// (token, expert asked) of everything that was asked for.
+inline Pairs asked_pairs(const route::Decision& d) { return of_asked(d, d.wanted_R(), d.dropped().expert_Q); }
 
 inline bool same_decision(const route::Decision& a, const route::Decision& b) {
   const auto &p = a.dropped(), &q = b.dropped();
@@ -266,10 +272,18 @@ inline route::Context context_of(int64_t n_tokens, int64_t n_sequences = 1,
   return c;
 }
 
+/// 1000 token ids, few of them frequent: counts fall like 1 / rank, in an order that says nothing.
+inline route::Corpus some_corpus() {
+  auto count_V = at::empty({1000}, at::kLong);
+  for (int64_t id = 0; id < 1000; ++id) count_V.mutable_data_ptr<int64_t>()[id] = 1000 / (1 + id * 387 % 1000);
+  return {.vocabulary = 1000, .count_V = count_V};
+}
+
 inline std::unique_ptr<route::Router> make_router(const Named& named, int64_t d_model, int64_t n_experts,
                                                   uint64_t seed = 1, at::ScalarType type = at::kFloat) {
   return find(route::routers(), named, "router")
-      .make(named, {.d_model = d_model, .n_experts = n_experts, .random = Random(seed), .options = type});
+      .make(named, {.d_model = d_model, .n_experts = n_experts, .random = Random(seed), .options = type,
+                    .corpus = some_corpus()});
 }
 
 /// The free composition as a router component.

@@ -10,6 +10,7 @@
 
 #include "collegium/layer/experts.h"
 #include "collegium/layer/layer.h"
+#include "collegium/layer/soft_decision.h"
 
 namespace collegium::layer {
 namespace {
@@ -50,7 +51,7 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
             "soft: needs sequences of equal length, one after the other; fill up with masked tokens");
     if (N == 0) {
       LayerOutput none{.y_ND = at::zeros_like(x_ND)};
-      if (context.record) none.decision = describe(at::zeros({0, E}, x_ND.options().dtype(at::kFloat)), context);
+      if (context.record) none.decision = soft_decision(at::zeros({0, E}, x_ND.options().dtype(at::kFloat)), context);
       return none;
     }
     const auto dtype = route::router_dtype(x_ND);
@@ -72,7 +73,7 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     if (real_BT1.defined()) y_BTD = y_BTD * real_BT1.to(y_BTD.scalar_type());
 
     LayerOutput out{.y_ND = y_BTD.reshape({N, D})};
-    if (context.record) out.decision = describe(combine_BTP.detach().reshape({N, E, S}).sum(2), context);
+    if (context.record) out.decision = soft_decision(combine_BTP.detach().reshape({N, E, S}).sum(2), context);
     return out;
   }
   LayerFacts facts() const override {
@@ -91,23 +92,6 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
  private:
   static bool has_equal_lengths(const Tensor& sequence_N, int64_t N, int64_t B) {
     return sequence_N.size(0) == N && sequence_N.equal(at::arange(B, sequence_N.options()).repeat_interleave(N / B));
-  }
-
-  // For the trace: every token met every expert, with the share of the token's output that came from it.
-  static route::Decision describe(const Tensor& share_NE, const route::Context& context) {
-    const auto N = share_NE.size(0), E = share_NE.size(1);
-    const auto ints = share_NE.options().dtype(at::kLong);
-    auto token_A = at::arange(N, ints).repeat_interleave(E);
-    auto expert_A = at::arange(E, ints).repeat({N});
-    auto rank_A = share_NE.argsort(/*stable=*/true, 1, true).argsort(int64_t{1}, false).reshape({-1});
-    auto score_A = share_NE.reshape({-1});
-    if (context.mask_N.defined()) {
-      const auto real = context.mask_N.index_select(0, token_A).nonzero().flatten();
-      for (auto* t : {&token_A, &expert_A, &rank_A, &score_A}) *t = t->index_select(0, real);
-    }
-    const auto d = route::Decision::make(
-        {token_A, expert_A, rank_A, score_A, at::full_like(score_A, std::numeric_limits<double>::infinity())}, N, E);
-    return d.with_gates(d.score_R());
   }
 
   Config config_;

@@ -8,7 +8,7 @@
 namespace collegium::route {
 namespace {
 
-constexpr Capacity::Claims kFactorClaims = {.may_drop = true, .is_causal = false};
+constexpr Capacity::Claims kFactorClaims = {.may_drop = true, .is_causal = false, .respects_closed = true};
 
 class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capacity> {
  public:
@@ -46,7 +46,7 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
   }
   // In position order a token's place depends on earlier ones only; in the others a later token may push it out.
   Claims claims() const override {
-    return {.may_drop = true, .is_causal = config_.priority == Priority::position};
+    return {.may_drop = true, .is_causal = config_.priority == Priority::position, .respects_closed = true};
   }
 
  private:

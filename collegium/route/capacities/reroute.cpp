@@ -45,7 +45,9 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
  private:
   // Few assignments overflow, so a plain loop over them in token order is enough.
   static Decision reroute(const Decision& d, const Scores& scores, int64_t slots) {
-    const auto score_NE = scores.score_NE.detach().to(at::kCPU, at::kDouble).contiguous();
+    // Null experts have scores, too, but no room to send a token to.
+    const auto working_NE = scores.score_NE.detach().slice(1, 0, d.n_experts());
+    const auto score_NE = working_NE.to(at::kCPU, at::kDouble).contiguous();
     const auto* score = score_NE.const_data_ptr<double>();
     const auto E = d.n_experts();
     const auto kept_E = d.kept_E();
@@ -90,7 +92,7 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
     const auto from = [&](const Tensor& kept, const Tensor& dropped) {
       return at::cat({kept, dropped.index_select(0, moved_M)});
     };
-    const auto score_M = scores.score_NE.detach().reshape({-1}).index_select(
+    const auto score_M = working_NE.reshape({-1}).index_select(
         0, gone.token_Q.index_select(0, moved_M) * E + expert_M);
     const auto expert_R = at::cat({d.expert_R(), expert_M});
     const auto order_R = kernels::group_by_expert(expert_R, E).order_R;

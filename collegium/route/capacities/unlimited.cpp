@@ -4,7 +4,7 @@
 namespace collegium::route {
 namespace {
 
-constexpr Capacity::Claims kUnlimitedClaims = {.may_drop = false, .is_causal = true};
+constexpr Capacity::Claims kUnlimitedClaims = {.may_drop = false, .is_causal = true, .respects_closed = true};
 
 class Unlimited final : public Capacity, public Makes<Unlimited, Capacity> {
  public:

@@ -6,7 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "collegium/kernels/router_linear.h"
-#include "collegium/route/stages.h"
+#include "collegium/route/score_function.h"
 
 namespace collegium::route {
 namespace {
@@ -40,13 +40,13 @@ class LinearScorer final : public Scorer, public Makes<LinearScorer, Scorer> {
       input_ND = input_ND * context.random.at("jitter").uniform(input_ND.sizes(), 1 - config_.jitter,
                                                                 1 + config_.jitter, input_ND.options());
     Scores out;
-    out.logit_NE = kernels::router_linear(input_ND, weight_ED_.to(dtype));
-    out.score_NE = config_.activation == ScoreKind::softmax   ? out.logit_NE.softmax(-1)
-                   : config_.activation == ScoreKind::sigmoid ? out.logit_NE.sigmoid()
-                                                              : out.logit_NE.relu();
+    out.prototype_ED = weight_ED_.to(dtype);
+    out.logit_NE = kernels::router_linear(input_ND, out.prototype_ED);
+    out.score_NE = score_function(out.logit_NE, config_.activation);
     return out;
   }
   ScoreKind kind() const override { return config_.activation; }
+  bool has_prototypes() const override { return true; }
   double flops_per_token() const override { return 2.0 * static_cast<double>(weight_ED_.numel()); }
   void collect(ParameterList& list) override { list.parameter("weight", weight_ED_, ParameterKind::embedding); }
 

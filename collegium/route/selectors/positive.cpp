@@ -9,7 +9,8 @@
 namespace collegium::route {
 namespace {
 
-constexpr Selector::Claims kPositiveClaims = {.chooser = Chooser::token, .asks_fixed_number = false};
+constexpr Selector::Claims kPositiveClaims = {
+    .chooser = Chooser::token, .asks_fixed_number = false, .respects_closed = true};  // a closed expert's score is 0
 
 class PositiveSelector final : public Selector, public Makes<PositiveSelector, Selector> {
  public:

@@ -1,0 +1,96 @@
+"""One forward pass of each router over 4096 tokens beside transformers' and st-moe-pytorch's gates, interleaved.
+
+    PYTHONPATH=build/ci/python .venv/bin/python bench/routers.py --json out.json
+
+All see the same hidden states [4096, 512] and stand in evaluation mode without gradients. transformers' MixtralTopKRouter gives indices and
+weights; Collegium's routers give a whole Decision as well (sorted by expert, with slots and margins); st-moe-pytorch's TopNGating gives
+one-hot dispatch and combine tensors and is left out where those need more than 2 GiB.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+import torch
+
+TOKENS, WIDTH = 4096, 512
+
+
+def rivals(n_experts, k):
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
+
+    gate = MixtralTopKRouter(MixtralConfig(hidden_size=WIDTH, num_local_experts=n_experts, num_experts_per_tok=k))
+    torch.nn.init.normal_(gate.weight, std=0.02)
+    yield "transformers", lambda x: gate(x)
+    capacity = int(TOKENS * 2.0 / n_experts) + 1
+    if k >= 2 and TOKENS * n_experts * capacity * 4 * 2 < 2**31:
+        try:
+            from st_moe_pytorch.st_moe_pytorch import TopNGating
+        except ImportError:
+            return
+        other = TopNGating(dim=WIDTH, num_gates=n_experts, top_n=k).eval()
+        yield "st-moe-pytorch", lambda x: other(x[None])
+
+
+def ours(n_experts, k, only):
+    import collegium
+
+    for name in collegium.list("routers"):
+        if only and name not in only:
+            continue
+        fields = {f["name"] for f in collegium.describe(name, "routers")["fields"]}
+        if "k" not in fields and k > 1:
+            continue
+        try:
+            router = collegium.Router(name, d_model=WIDTH, n_experts=n_experts, fields={"k": k} if "k" in fields else {}).eval()
+        except collegium.Error:
+            continue  # a size that this router cannot have
+        needs = router.facts["needs"]
+        if "attention" in needs or "experts" in needs or router.facts["reads_other_tokens"]:
+            continue  # what it takes from its layer is not the router's own cost
+        ids = {"token_ids": torch.arange(TOKENS) % 1000} if "token ids" in needs else {}
+        yield name, lambda x, router=router, ids=ids: router(x, **ids)
+
+
+def measure(n_experts, k, rounds, only):
+    torch.manual_seed(0)
+    x = torch.randn(TOKENS, WIDTH)
+    sides = list(rivals(n_experts, k)) + list(ours(n_experts, k, only))
+    times = {name: [] for name, _ in sides}
+    with torch.no_grad():
+        for _, run in sides:
+            run(x)
+        for _ in range(rounds):
+            for name, run in sides:
+                start = time.perf_counter()
+                run(x)
+                times[name].append((time.perf_counter() - start) * 1e6 / TOKENS)
+    return {name: {"median_us": statistics.median(t), "best_us": min(t)} for name, t in times.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="*", help="these routers")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = []
+    for k in (1, 2, 8):
+        for n_experts in (8, 64, 256):
+            row = measure(n_experts, k, arguments.rounds, arguments.only)
+            results.append({"experts": n_experts, "k": k, "tokens": TOKENS, "times": row})
+            rival = row["transformers"]["median_us"]
+            print(f"E = {n_experts}, k = {k}: µs a token; in brackets: how many times as fast as transformers")
+            for name, t in sorted(row.items(), key=lambda item: item[1]["median_us"]):
+                print(f"  {name:20} {t['median_us']:8.3f}  ({rival / t['median_us']:.2f})")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

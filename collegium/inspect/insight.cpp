@@ -1,0 +1,286 @@
+#include "collegium/inspect/insight.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <sstream>
+
+#include "collegium/base/error.h"
+#include "collegium/route/first_expert.h"
+
+namespace collegium {
+namespace {
+
+using route::Decision;
+
+std::vector<double> reals(const Tensor& t) {
+  const auto c = t.detach().to(at::kCPU, at::kDouble).contiguous();
+  return {c.const_data_ptr<double>(), c.const_data_ptr<double>() + c.numel()};
+}
+std::vector<int64_t> ints(const Tensor& t) {
+  const auto c = t.to(at::kCPU, at::kLong).contiguous();
+  return {c.const_data_ptr<int64_t>(), c.const_data_ptr<int64_t>() + c.numel()};
+}
+
+double entropy_of(const std::map<int64_t, int64_t>& counts) {
+  double total = 0, sum = 0;
+  for (const auto& [_, n] : counts) total += static_cast<double>(n);
+  for (const auto& [_, n] : counts) sum -= static_cast<double>(n) / total * std::log(static_cast<double>(n) / total);
+  return sum;
+}
+
+// I(key; expert) / H(key).
+double information(const std::vector<std::pair<int64_t, int64_t>>& key_and_expert) {
+  std::map<int64_t, int64_t> key, expert;
+  std::map<std::pair<int64_t, int64_t>, int64_t> both;
+  for (const auto& pair : key_and_expert) ++key[pair.first], ++expert[pair.second], ++both[pair];
+  const auto h = entropy_of(key);
+  if (h <= 0) return 0;
+  double joint = 0;
+  const auto n = static_cast<double>(key_and_expert.size());
+  for (const auto& [_, c] : both) joint -= static_cast<double>(c) / n * std::log(static_cast<double>(c) / n);
+  return std::clamp((h + entropy_of(expert) - joint) / h, 0.0, 1.0);
+}
+
+struct LayerSums {
+  int64_t n_tokens = 0, n_experts = 0, asked = 0, dropped = 0, moved = 0, with_two = 0;
+  std::vector<int64_t> kept_E, working_E;
+  std::vector<std::vector<int64_t>> pair_EE;
+  std::vector<double> margins;
+  std::vector<int64_t> first_N, token_id_N;  // of all passes, one after the other; -1 = none or unknown
+};
+
+void add(LayerSums& sums, const route::TraceRecord& record) {
+  const auto& d = record.decision;
+  const auto E = static_cast<size_t>(d.n_experts());
+  if (sums.kept_E.empty()) {
+    sums.n_experts = d.n_experts();
+    sums.kept_E.resize(E), sums.working_E.resize(E), sums.pair_EE.assign(E, std::vector<int64_t>(E));
+  }
+  if (sums.n_experts != d.n_experts()) fail(ErrorKind::data, "trace: layer ", record.layer, " changes its number of experts");
+  sums.n_tokens += d.n_tokens(), sums.asked += d.n_asked(), sums.dropped += d.n_dropped();
+  const auto token = ints(d.token_R()), expert = ints(d.expert_R()), wanted = ints(d.wanted_R()), rank = ints(d.rank_R());
+  const auto margin = reals(d.margin_R());
+  std::vector<std::vector<int64_t>> experts_N(static_cast<size_t>(d.n_tokens()));
+  for (size_t r = 0; r < token.size(); ++r) {
+    ++sums.kept_E[static_cast<size_t>(expert[r])], sums.moved += wanted[r] != expert[r];
+    experts_N[static_cast<size_t>(token[r])].push_back(expert[r]);
+    if (rank[r] == 0 && std::isfinite(margin[r])) sums.margins.push_back(margin[r]);
+  }
+  for (const auto& experts : experts_N) {
+    sums.with_two += experts.size() > 1;
+    for (const auto e : experts) {
+      ++sums.working_E[static_cast<size_t>(e)];
+      for (const auto f : experts) ++sums.pair_EE[static_cast<size_t>(e)][static_cast<size_t>(f)];
+    }
+  }
+  const auto first = ints(route::first_expert(d));
+  sums.first_N.insert(sums.first_N.end(), first.begin(), first.end());
+  const auto ids = record.token_id_N.defined() ? ints(record.token_id_N) : std::vector<int64_t>(first.size(), -1);
+  sums.token_id_N.insert(sums.token_id_N.end(), ids.begin(), ids.end());
+}
+
+nlohmann::json margins_of(std::vector<double> margins) {
+  std::sort(margins.begin(), margins.end());
+  const auto at = [&](double q) { return margins[static_cast<size_t>(q * static_cast<double>(margins.size() - 1))]; };
+  const auto close = std::lower_bound(margins.begin(), margins.end(), at(.5) / 10) - margins.begin();
+  return {{"p10", at(.1)}, {"p50", at(.5)}, {"p90", at(.9)},
+          {"close", static_cast<double>(close) / static_cast<double>(margins.size())}};
+}
+
+void add_classes(nlohmann::json& out, const LayerSums& sums, const TokenText& text) {
+  std::map<std::string, std::vector<int64_t>> class_E;
+  std::map<std::string, int64_t> number;
+  std::map<int64_t, std::pair<std::string, int64_t>> known;  // id -> text, class number
+  std::map<int64_t, std::vector<int64_t>> id_E;
+  std::vector<std::pair<int64_t, int64_t>> by_class, by_id;
+  const auto E = static_cast<size_t>(sums.n_experts);
+  for (size_t n = 0; n < sums.first_N.size(); ++n) {
+    const auto id = sums.token_id_N[n], e = sums.first_N[n];
+    if (id < 0 || e < 0) continue;
+    auto found = known.find(id);
+    if (found == known.end()) {
+      const auto words = text(id);
+      const std::string name(token_class(words));
+      const auto number_of = number.emplace(name, static_cast<int64_t>(number.size())).first->second;
+      found = known.emplace(id, std::pair{words, number_of}).first;
+      class_E.emplace(name, std::vector<int64_t>(E));
+      id_E.emplace(id, std::vector<int64_t>(E));
+    }
+    ++class_E[std::string(token_class(found->second.first))][static_cast<size_t>(e)];
+    ++id_E[id][static_cast<size_t>(e)];
+    by_class.emplace_back(found->second.second, e), by_id.emplace_back(id, e);
+  }
+  if (by_id.empty()) return;
+  out["class_information"] = information(by_class), out["token_information"] = information(by_id);
+  std::vector<nlohmann::json> classes;
+  for (const auto& [name, count_E] : class_E) {
+    const auto total = std::accumulate(count_E.begin(), count_E.end(), int64_t{0});
+    std::vector<double> share(E);
+    for (size_t e = 0; e < E; ++e) share[e] = static_cast<double>(count_E[e]) / static_cast<double>(total);
+    classes.push_back({{"name", name}, {"tokens", total}, {"share", share}});
+  }
+  std::stable_sort(classes.begin(), classes.end(), [](const auto& a, const auto& b) { return a["tokens"] > b["tokens"]; });
+  out["classes"] = classes;
+
+  std::vector<double> share_E(E);
+  for (const auto& [_, e] : by_id) share_E[static_cast<size_t>(e)] += 1 / static_cast<double>(by_id.size());
+  out["favourites"] = nlohmann::json::array();
+  for (size_t e = 0; e < E; ++e) {
+    // Frequent and typical: count times the logarithm of how much more often than its share the expert takes it.
+    std::vector<std::pair<double, int64_t>> rated;
+    for (const auto& [id, count_E] : id_E) {
+      const auto total = std::accumulate(count_E.begin(), count_E.end(), int64_t{0});
+      const auto lift = static_cast<double>(count_E[e]) / (static_cast<double>(total) * share_E[e]);
+      if (count_E[e] >= 2 && lift > 1) rated.emplace_back(static_cast<double>(count_E[e]) * std::log(lift), id);
+    }
+    std::sort(rated.begin(), rated.end(), [](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    nlohmann::json texts = nlohmann::json::array();
+    for (size_t i = 0; i < std::min<size_t>(8, rated.size()); ++i) texts.push_back(known.at(rated[i].second).first);
+    out["favourites"].push_back(texts);
+  }
+}
+
+std::string number_text(double value) {
+  std::ostringstream out;
+  out << std::setprecision(3) << value;
+  return out.str();
+}
+
+}  // namespace
+
+std::string_view token_class(std::string_view token) {
+  if (token.empty()) return "other";
+  if (token.find('\n') != std::string_view::npos) return "line break";
+  const bool has_space = token.front() == ' ';
+  const auto word = token.substr(std::min(token.find_first_not_of(" \t"), token.size()));
+  if (word.empty()) return "space";
+  const auto c = static_cast<unsigned char>(word.front());
+  if (c >= '0' && c <= '9') return "number";
+  if (c >= 'A' && c <= 'Z') return "capital";
+  if ((c >= 'a' && c <= 'z') || (c == '\'' && word.size() > 1)) return has_space ? "word start" : "word part";
+  if (c >= 0xC3 && c < 0xE2) return has_space ? "word start" : "word part";  // letters beyond ASCII, mostly
+  if (c < 0x80) return "punctuation";
+  return "other";
+}
+
+nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText& text) {
+  std::map<int64_t, LayerSums> layers;
+  for (const auto& record : trace.records) add(layers[record.layer], record);
+  nlohmann::json out = nlohmann::json::array();
+  const std::vector<int64_t>* before = nullptr;
+  for (const auto& [layer, s] : layers) {
+    const auto E = static_cast<size_t>(s.n_experts);
+    const auto kept = std::accumulate(s.kept_E.begin(), s.kept_E.end(), int64_t{0});
+    const auto share = [](int64_t part, int64_t of) {
+      return of > 0 ? static_cast<double>(part) / static_cast<double>(of) : 0.0;
+    };
+    std::vector<double> load(E);
+    double entropy = 0, most = 0;
+    for (size_t e = 0; e < E; ++e) {
+      load[e] = share(s.kept_E[e], kept), most = std::max(most, load[e]);
+      if (load[e] > 0) entropy -= load[e] * std::log(load[e]);
+    }
+    nlohmann::json row = {{"layer", layer}, {"n_tokens", s.n_tokens}, {"n_experts", s.n_experts},
+                          {"per_token", share(kept, s.n_tokens)}, {"dropped", share(s.dropped, s.asked)},
+                          {"moved", share(s.moved, kept)}, {"load", load},
+                          {"entropy", E > 1 && kept > 0 ? entropy / std::log(static_cast<double>(E)) : 1.0},
+                          {"max_violation", kept > 0 ? most * static_cast<double>(E) - 1 : 0.0}};
+    if (s.with_two > 0) {
+      row["pairs"] = nlohmann::json::array();
+      for (size_t e = 0; e < E; ++e) {
+        std::vector<double> with(E);
+        for (size_t f = 0; f < E; ++f) with[f] = share(s.pair_EE[e][f], s.working_E[e]);
+        row["pairs"].push_back(with);
+      }
+    }
+    if (!s.margins.empty()) row["margin"] = margins_of(s.margins);
+    if (before && before->size() == s.first_N.size()) {
+      int64_t same = 0;
+      for (size_t n = 0; n < before->size(); ++n) same += (*before)[n] == s.first_N[n];
+      row["same_as_before"] = share(same, static_cast<int64_t>(before->size()));
+    }
+    if (text) add_classes(row, s, text);
+    before = &s.first_N;
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+nlohmann::json explain_token(const Decision& d, int64_t token, const Tensor& score_NE, const Tensor& bias_E) {
+  require(token >= 0 && token < d.n_tokens(), "explain: there is no token ", token, " among ", d.n_tokens());
+  const auto E = static_cast<size_t>(d.n_experts());
+  struct Seen {
+    std::optional<double> score, bias, gate, margin;
+    int64_t rank = -1, slot = -1;
+    bool is_kept = false, is_dropped = false, is_filled = false, is_moved = false;
+  };
+  std::vector<Seen> seen(E);
+  if (score_NE.defined()) {
+    const auto row = reals(score_NE[token]);
+    for (size_t e = 0; e < std::min(E, row.size()); ++e) seen[e].score = row[e];
+  }
+  if (bias_E.defined()) {
+    const auto bias = reals(bias_E);
+    for (size_t e = 0; e < std::min(E, bias.size()); ++e) seen[e].bias = bias[e];
+  }
+  const auto rows = d.token_R().eq(token).nonzero().flatten();
+  for (const auto r : ints(rows)) {
+    auto& s = seen[static_cast<size_t>(d.expert_R()[r].item<int64_t>())];
+    s.is_kept = true, s.rank = d.rank_R()[r].item<int64_t>(), s.slot = d.slot_R()[r].item<int64_t>();
+    s.gate = d.gate_R()[r].item<double>();
+    if (const auto m = d.margin_R()[r].item<double>(); std::isfinite(m)) s.margin = m;
+    const auto wanted = d.wanted_R()[r].item<int64_t>();
+    s.is_filled = wanted < 0, s.is_moved = wanted >= 0 && wanted != d.expert_R()[r].item<int64_t>();
+  }
+  for (const auto q : ints(d.dropped().token_Q.eq(token).nonzero().flatten())) {
+    auto& s = seen[static_cast<size_t>(d.dropped().expert_Q[q].item<int64_t>())];
+    s.is_dropped = true, s.rank = d.dropped().rank_Q[q].item<int64_t>();
+  }
+  const auto compared = [&](size_t e) { return seen[e].score.value_or(0) + seen[e].bias.value_or(0); };
+  double last_chosen = std::numeric_limits<double>::infinity();
+  bool any = false;
+  for (size_t e = 0; e < E; ++e)
+    if (seen[e].rank >= 0 && !seen[e].is_filled && !seen[e].is_moved && seen[e].score)
+      last_chosen = std::min(last_chosen, compared(e)), any = true;
+
+  const auto asked_E = ints(d.asked_E()), kept_E = ints(d.kept_E());
+  std::vector<size_t> order(E);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const auto chosen = [&](size_t e) { return seen[e].rank >= 0; };
+    if (chosen(a) != chosen(b)) return chosen(a);
+    return compared(a) > compared(b);
+  });
+  nlohmann::json out = nlohmann::json::array();
+  for (const auto e : order) {
+    const auto& s = seen[e];
+    nlohmann::json row = {{"expert", e}, {"chosen", s.rank >= 0}, {"asked_by", asked_E[e]}, {"kept_by", kept_E[e]}};
+    if (s.score) row["score"] = *s.score, row["compared"] = compared(e);
+    if (s.bias) row["bias"] = *s.bias;
+    if (s.rank >= 0) row["rank"] = s.rank;
+    if (s.is_kept) row["gate"] = *s.gate, row["slot"] = s.slot;
+    std::string fate;
+    if (s.is_filled) fate = "fills a free slot: not asked for, but the expert had room";
+    else if (s.is_moved) fate = "the wanted expert was full, this one had room";
+    else if (s.is_dropped) fate = text("asked for and dropped: ", asked_E[e], " asked, room for ", kept_E[e]);
+    else if (s.is_kept && s.margin) fate = text("chosen; lost only if its score fell by ", number_text(*s.margin));
+    else if (s.is_kept) fate = "chosen; nothing rivals it";
+    else if (s.score && any) fate = text("not chosen: its score would have to rise by ", number_text(std::max(0.0, last_chosen - compared(e))));
+    else fate = "not chosen";
+    if (s.margin) row["margin"] = *s.margin;
+    else if (s.score && any && s.rank < 0) row["margin"] = compared(e) - last_chosen;
+    row["fate"] = fate;
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+}  // namespace collegium

@@ -1,0 +1,164 @@
+// CartesianMoE: two sets of sub-experts, one after the other. Stage one routes the token to sub-experts A, stage two
+// routes what they made of it to sub-experts B, so an expert is a pair (i, j) and every pair shares half of itself
+// with others: knowledge is shared by composition ("multiplication") instead of by adding shared experts' outputs.
+//
+//   a = shared_A(x) + sum_i gate_i A_i(x),   h = norm(x + a),   y = shared_B(h) + sum_j gate_j B_j(h)
+//
+// P086 (Su 2024, CartesianMoE), section 3: two sequential sub-layers with a router, sub-experts and shared experts
+// each, a residual and a normalisation between them, and a residual around both (the decoder's). Assumed: the
+// normalisation is RMSNorm, as elsewhere in the decoder, and x is the layer's normalised input, the only one it sees.
+// Whether a is part of the layer's output too, as between two sub-layers of a transformer, is the field `residual`.
+//
+// The decision in the output is that of stage one, whose input the layer's host knows; loads of stage two are in its
+// losses only.
+//
+// N tokens, D model width, E sub-experts in each set.
+#include <ATen/ATen.h>
+
+#include "collegium/kernels/norm.h"
+#include "collegium/layer/experts.h"
+#include "collegium/layer/layer.h"
+
+namespace collegium::layer {
+namespace {
+
+class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLayer> {
+ public:
+  using Interface = MoeLayer;
+  struct Config {
+    int64_t n_experts = 8;
+    int64_t d_expert = 0;
+    int64_t n_shared = 1;
+    bool residual = false;
+    double norm_epsilon = 1e-5;
+    Named expert{.name = "swiglu"};
+    Named first{.name = "top_k"};
+    Named second{.name = "top_k"};
+    void visit(Fields& field) {
+      field("n_experts", n_experts, {.help = "sub-experts in each of the two sets; experts are their pairs",
+                                     .unit = "sub-experts", .min = 1});
+      field("d_expert", d_expert, {.help = "hidden width of one sub-expert; 0 = d_model", .min = 0});
+      field("n_shared", n_shared, {.help = "sub-experts of each set that work for every token, besides",
+                                   .unit = "sub-experts", .min = 0});
+      field("residual", residual,
+            {.help = "the first stage's output is part of the layer's, besides feeding the second"});
+      field("norm_epsilon", norm_epsilon, {.help = "of the normalisation between the stages", .min = 0});
+      field("expert", expert, {.help = "kind of sub-expert", .catalogue = "experts"});
+      field("first", first, {.help = "who chooses from the first set", .catalogue = "routers"});
+      field("second", second, {.help = "who chooses from the second set", .catalogue = "routers"});
+    }
+  };
+
+  CartesianLayer(const Config& config, const Inputs& in)
+      : has_residual_(config.residual),
+        norm_epsilon_(config.norm_epsilon),
+        first_(config, config.first, in, in.random.at("first")),
+        second_(config, config.second, in, in.random.at("second")) {
+    norm_D_ = at::ones({in.d_model}, in.options).requires_grad_(true);
+  }
+
+  LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
+    LayerOutput out;
+    auto one = first_.forward(x_ND, context, "first ", out.losses);
+    auto between = context;
+    between.random = context.random.at("second");
+    between.carried_NH = one.routing.scores.carried_NH;
+    const auto h_ND = kernels::rms_norm(x_ND + one.y_ND, norm_D_, norm_epsilon_);
+    auto two = second_.forward(h_ND, between, "second ", out.losses);
+    out.y_ND = has_residual_ ? one.y_ND + two.y_ND : two.y_ND;
+    if (context.mask_N.defined()) out.y_ND = out.y_ND * context.mask_N.unsqueeze(1).to(out.y_ND.scalar_type());
+    out.carried_NH = two.routing.scores.carried_NH;
+    if (context.record) {
+      const auto& routing = one.routing;
+      if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
+      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
+    }
+    out.decision = std::move(one.routing.decision);
+    return out;
+  }
+  void step() override {
+    first_.router->step();
+    second_.router->step();
+  }
+  LayerFacts facts() const override {
+    const auto a = first_.router->facts(), b = second_.router->facts();
+    const auto working = first_.parameters_active() + second_.parameters_active();
+    const auto routing = a.flops_per_token + b.flops_per_token;
+    return {.n_experts = first_.router->n_experts(),
+            .parameters_active = working + static_cast<double>(norm_D_.numel()) + routing / 2,
+            .flops_per_token = 2 * working + routing,
+            .is_causal = a.is_causal && b.is_causal,
+            .reads_other_tokens = a.reads_other_tokens || b.reads_other_tokens,
+            .needs = a.needs | b.needs};
+  }
+  route::Router* router() override { return first_.router.get(); }
+  void collect(ParameterList& list) override {
+    list.child("first", first_);
+    list.parameter("norm", norm_D_, ParameterKind::vector);
+    list.child("second", second_);
+  }
+
+ private:
+  struct StageOutput {
+    Tensor y_ND;
+    route::Routing routing;
+  };
+
+  struct Stage {
+    Stage(const Config& config, const Named& named, const Inputs& in, const Random& random) {
+      const auto d_expert = config.d_expert > 0 ? config.d_expert : in.d_model;
+      const auto make = [&](int64_t count, int64_t width, std::string_view stream) {
+        return find(layer::experts(), config.expert, "expert")
+            .make(config.expert, {.n_experts = count, .d_model = in.d_model, .d_expert = width,
+                                  .random = random.at(stream), .options = in.options});
+      };
+      experts = make(config.n_experts, d_expert, "experts");
+      if (config.n_shared > 0) shared = make(1, config.n_shared * d_expert, "shared");
+      router = find(route::routers(), named, "router")
+                   .make(named, {.d_model = in.d_model, .n_experts = config.n_experts, .random = random.at("router"),
+                                 .options = in.options, .corpus = in.corpus});
+    }
+
+    StageOutput forward(const Tensor& x_ND, const route::Context& context, std::string_view prefix,
+                        std::vector<route::LossTerm>& losses) {
+      auto here = context;
+      here.experts = experts.get();
+      StageOutput out{.routing = router->route(x_ND, here)};
+      out.y_ND = experts->forward(x_ND, out.routing.decision);
+      if (shared) out.y_ND = out.y_ND + shared->one(x_ND, 0);
+      for (auto& term : out.routing.losses) {
+        term.name = text(prefix, term.name);
+        losses.push_back(std::move(term));
+      }
+      return out;
+    }
+    double parameters_active() const {
+      return router->facts().choices_per_token * static_cast<double>(experts->parameters_per_expert()) +
+             (shared ? static_cast<double>(shared->parameters_per_expert()) : 0.0);
+    }
+    void collect(ParameterList& list) {
+      list.child("router", *router);
+      list.child("experts", *experts);
+      if (shared) list.child("shared", *shared);
+    }
+
+    std::unique_ptr<Experts> experts, shared;
+    std::unique_ptr<route::Router> router;
+  };
+
+  bool has_residual_;
+  double norm_epsilon_;
+  Stage first_, second_;
+  Tensor norm_D_;
+};
+
+}  // namespace
+
+extern constinit const Entry<MoeLayer> layer_cartesian =
+    entry<CartesianLayer>({.name = "cartesian",
+                           .paper = 86,
+                           .source = "Su 2024 (CartesianMoE), section 3",
+                           .taxonomy = "architecture/sparse/composed experts",
+                           .summary = "two routed stages of sub-experts in a row: their pairs are the experts"});
+
+}  // namespace collegium::layer

@@ -1,0 +1,99 @@
+#include "collegium/recipe/insight.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+namespace collegium {
+namespace {
+
+// One pass over a batch, appended to the trace.
+void add_pass(route::RoutingTrace& trace, OpenedRun& run, const Tensor& token_BT, const Tensor& mask_BT, int64_t pass) {
+  const at::NoGradGuard no_grad;
+  const auto out = run.model->forward(token_BT, {.phase = route::Phase::evaluate, .mask_BT = mask_BT,
+                                                 .random = Random(0).at("trace").at(static_cast<uint64_t>(pass)),
+                                                 .record = true});
+  const auto facts = run.model->facts(run.config.train.context);
+  ensure(out.decisions.size() == facts.moe_layers.size(), "a recorded pass has a decision for each MoE layer");
+  for (size_t i = 0; i < out.decisions.size(); ++i)
+    trace.records.push_back({.step = run.step, .pass = pass, .layer = facts.moe_layers[i],
+                             .token_id_N = token_BT.reshape({-1}), .decision = out.decisions[i]});
+}
+
+TokenText token_text_of(const OpenedRun& run) {
+  return [&run](int64_t id) {
+    const auto narrow = static_cast<int32_t>(id);
+    return run.tokenizer.decode(std::span(&narrow, 1));
+  };
+}
+
+}  // namespace
+
+route::RoutingTrace trace_held_out(OpenedRun& run, const RunSetting& setting, int64_t n_tokens) {
+  const auto prepared = data::prepare(run.config.data, setting.data_paths);
+  const auto& t = run.config.train;
+  const auto windows = (n_tokens + t.context - 1) / t.context;
+  const data::EvalStream stream(prepared.held_out,
+                                {.batch_size = std::min(t.batch_size, windows), .context = t.context, .max_windows = windows});
+  route::RoutingTrace trace;
+  trace.model = run.folder.filename().string();
+  for (int64_t i = 0; i < stream.n_batches(); ++i) {
+    const auto batch = stream.batch(i);
+    add_pass(trace, run, batch.input_BT.to(setting.device), batch.mask_BT.to(setting.device), i);
+  }
+  return trace;
+}
+
+route::RoutingTrace trace_text(OpenedRun& run, const std::string& words, int64_t n_tokens, at::Device device) {
+  const auto ids = run.tokenizer.encode(words);
+  if (ids.empty()) fail(ErrorKind::data, "inspect: the text has no tokens");
+  const auto T = run.config.train.context;
+  route::RoutingTrace trace;
+  trace.model = run.folder.filename().string();
+  const auto end = std::min(static_cast<int64_t>(ids.size()), n_tokens);
+  for (int64_t begin = 0, pass = 0; begin < end; begin += T, ++pass) {
+    const auto stop = std::min<int64_t>(begin + T, static_cast<int64_t>(ids.size()));
+    const std::vector<int64_t> part(ids.begin() + begin, ids.begin() + stop);
+    add_pass(trace, run, at::tensor(part, at::kLong).unsqueeze(0).to(device), Tensor(), pass);
+  }
+  return trace;
+}
+
+nlohmann::json insight_of(const route::RoutingTrace& trace, OpenedRun* run) {
+  int64_t tokens = 0;
+  for (const auto& record : trace.records)
+    if (record.layer == trace.records.front().layer) tokens += record.decision.n_tokens();
+  nlohmann::json out = {{"title", trace.model.empty() ? "trace" : trace.model}, {"tokens", tokens}};
+  out["layers"] = routing_insight(trace, run ? token_text_of(*run) : TokenText());
+  if (!run) return out;
+  out["step"] = run->step;
+  out["history"] = nlohmann::json::array();
+  for (auto& row : rows_of(run->folder / "metrics.jsonl"))
+    if (row["kind"] == "valid") out["history"].push_back({{"step", row["step"]}, {"layers", row["layers"]}});
+  return out;
+}
+
+nlohmann::json explain_text(OpenedRun& run, const std::string& words, int64_t index, at::Device device) {
+  const auto ids = run.tokenizer.encode(words);
+  const auto n = static_cast<int64_t>(ids.size());
+  require(n > 0, "explain: the text has no tokens");
+  require(n <= run.config.train.context, "explain: the text has ", n, " tokens, more than the run's context of ",
+          run.config.train.context);
+  const auto at = index < 0 ? n + index : index;
+  require(at >= 0 && at < n, "explain: --token ", index, ": the text has tokens 0 to ", n - 1);
+  const at::NoGradGuard no_grad;
+  const std::vector<int64_t> tokens(ids.begin(), ids.end());
+  const auto out = run.model->forward(at::tensor(tokens, at::kLong).unsqueeze(0).to(device), {.record = true});
+  const auto facts = run.model->facts(run.config.train.context);
+  const auto text_of = token_text_of(run);
+  nlohmann::json result = {{"run", run.folder.filename().string()}, {"step", run.step}, {"index", at},
+                           {"token", text_of(tokens[static_cast<size_t>(at)])}, {"token_id", tokens[static_cast<size_t>(at)]},
+                           {"tokens", nlohmann::json::array()}, {"layers", nlohmann::json::array()}};
+  for (const auto id : tokens) result["tokens"].push_back(text_of(id));
+  if (out.decisions.empty()) fail(ErrorKind::data, run.folder.filename().string(), ": the model has no layer with experts");
+  for (size_t i = 0; i < out.decisions.size(); ++i)
+    result["layers"].push_back({{"layer", facts.moe_layers[i]},
+                                {"experts", explain_token(out.decisions[i], at, out.records[i].score_NE, out.records[i].bias_E)}});
+  return result;
+}
+
+}  // namespace collegium

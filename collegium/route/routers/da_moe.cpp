@@ -1,0 +1,43 @@
+// Top-k routing whose number of experts follows the token's importance in the layer's attention. P029.
+#include "collegium/route/router.h"
+
+namespace collegium::route {
+namespace {
+
+class DaMoeRouter final : public Preset<DaMoeRouter> {
+ public:
+  struct Config {
+    double budget = 2;
+    int64_t min_k = 1;
+    int64_t max_k = 4;
+    double balance_loss = 0.01;
+    void visit(Fields& field) {
+      field("budget", budget, {.help = "experts per token on average", .unit = "experts", .min = 1});
+      field("min_k", min_k, {.help = "experts of the least important tokens", .unit = "experts", .min = 1});
+      field("max_k", max_k, {.help = "experts of the most important tokens", .unit = "experts", .min = 1});
+      field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
+    }
+  };
+
+  static Composition compose(const Config& c, const StageInputs&) {
+    Composition out;
+    out.scorer = {.name = "linear"};
+    out.selector = {.name = "importance_top_k",
+                    .fields = table({{"budget", c.budget}, {"min_k", c.min_k}, {"max_k", c.max_k}})};
+    if (c.balance_loss > 0)
+      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    return out;
+  }
+};
+
+}  // namespace
+
+extern constinit const Entry<Router> router_da_moe =
+    entry<DaMoeRouter>({.name = "da_moe",
+                        .paper = 29,
+                        .source = "Akhavan Aghdam 2024 (DA-MoE), section 3",
+                        .taxonomy = "gating/sparse/dynamic number of experts",
+                        .summary = "experts per token by its importance in the layer's attention",
+                        .claims = {.needs = {.attention = true}}});
+
+}  // namespace collegium::route

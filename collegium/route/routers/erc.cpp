@@ -1,0 +1,45 @@
+// Top-k routing whose router embeddings are coupled to the experts by an auxiliary loss. P072.
+#include "collegium/route/router.h"
+
+namespace collegium::route {
+namespace {
+
+class ErcRouter final : public Preset<ErcRouter> {
+ public:
+  struct Config {
+    int64_t k = 2;
+    double coupling = 1;
+    double alpha = 1;
+    double balance_loss = 0.01;
+    void visit(Fields& field) {
+      field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
+      field("coupling", coupling, {.help = "weight of the coupling loss", .min = 0});
+      field("alpha", alpha, {.help = "share of its own activation that others may reach: lower = more specialised",
+                             .min = 0, .max = 1});
+      field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
+    }
+  };
+
+  static Composition compose(const Config& c, const StageInputs&) {
+    Composition out;
+    out.scorer = {.name = "linear"};
+    out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
+    out.balancers.push_back(
+        {.name = "coupling_loss", .fields = table({{"coefficient", c.coupling}, {"alpha", c.alpha}})});
+    if (c.balance_loss > 0)
+      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    return out;
+  }
+};
+
+}  // namespace
+
+extern constinit const Entry<Router> router_erc =
+    entry<ErcRouter>({.name = "erc",
+                      .paper = 72,
+                      .source = "Lv 2025 (Expert-Router Coupling loss), section 3",
+                      .taxonomy = "gating/sparse/token choice",
+                      .summary = "top-k routing with router embeddings coupled to what experts answer to",
+                      .claims = {.needs = {.experts = true}}});
+
+}  // namespace collegium::route

@@ -1,0 +1,40 @@
+// HyperRouter: top-2 routing whose weight a fixed hypernetwork generates from a trained embedding. P075, section 3.
+#include "collegium/route/router.h"
+
+namespace collegium::route {
+namespace {
+
+class HyperRouter final : public Preset<HyperRouter> {
+ public:
+  struct Config {
+    int64_t k = 2;
+    int64_t hidden = 256;
+    double balance_loss = 0.01;
+    void visit(Fields& field) {
+      field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
+      field("hidden", hidden, {.help = "hidden width of the hypernetwork", .min = 1});
+      field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
+    }
+  };
+
+  static Composition compose(const Config& c, const StageInputs&) {
+    Composition out;
+    out.scorer = {.name = "hyper", .fields = table({{"hidden", c.hidden}})};
+    out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
+    out.gate = {.name = "normalised"};
+    if (c.balance_loss > 0)
+      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    return out;
+  }
+};
+
+}  // namespace
+
+extern constinit const Entry<Router> router_hyper =
+    entry<HyperRouter>({.name = "hyper",
+                        .paper = 75,
+                        .source = "Do 2023 (HyperRouter), section 3",
+                        .taxonomy = "gating/sparse/token choice",
+                        .summary = "top-k with a router weight that a fixed random network generates"});
+
+}  // namespace collegium::route

@@ -1,0 +1,53 @@
+// LocMoE's routing: top-1 with a capacity, load balance, and a preference for experts on the token's own device. P070.
+#include "collegium/route/router.h"
+
+namespace collegium::route {
+namespace {
+
+class LocMoeRouter final : public Preset<LocMoeRouter> {
+ public:
+  struct Config {
+    int64_t k = 1;
+    int64_t n_devices = 2;
+    double local = 0.8;
+    double locality_loss = 0.01;
+    double balance_loss = 0.01;
+    double capacity_factor = 1.25;
+    void visit(Fields& field) {
+      field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
+      field("n_devices", n_devices, {.help = "devices that experts and sequences are spread over", .min = 1});
+      field("local", local, {.help = "share of a token's probability that should stay on its device",
+                             .min = 0.001, .max = 0.999});
+      field("locality_loss", locality_loss, {.help = "weight of the locality loss", .min = 0});
+      field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
+      field("capacity_factor", capacity_factor,
+            {.help = "slots per expert = capacity_factor * k * tokens / experts; 0 = no limit", .min = 0});
+    }
+  };
+
+  static Composition compose(const Config& c, const StageInputs&) {
+    Composition out;
+    out.scorer = {.name = "linear"};
+    out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
+    if (c.capacity_factor > 0)
+      out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}, {"priority", "position"}})};
+    out.gate = {.name = "score"};
+    out.balancers.push_back({.name = "locality_loss", .fields = table({{"coefficient", c.locality_loss},
+                                                                       {"n_devices", c.n_devices},
+                                                                       {"local", c.local}})});
+    if (c.balance_loss > 0)
+      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    return out;
+  }
+};
+
+}  // namespace
+
+extern constinit const Entry<Router> router_loc_moe =
+    entry<LocMoeRouter>({.name = "loc_moe",
+                         .paper = 70,
+                         .source = "Li 2024 (LocMoE)",
+                         .taxonomy = "gating/sparse/token choice",
+                         .summary = "top-1 that keeps work on the token's own device while balancing the load"});
+
+}  // namespace collegium::route

@@ -1,0 +1,35 @@
+// THOR: experts are drawn at random for each token, in training and in inference, and count the same. What keeps them
+// consistent is the trainer's field `consistency`: two passes with different draws should predict the same.
+// P062, section 3, eq. 3 to 5. The paper draws two experts in training, one for each pass.
+#include "collegium/route/router.h"
+
+namespace collegium::route {
+namespace {
+
+class ThorRouter final : public Preset<ThorRouter> {
+ public:
+  struct Config {
+    int64_t k = 1;
+    void visit(Fields& field) { field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1}); }
+  };
+
+  static Composition compose(const Config& c, const StageInputs&) {
+    Composition out;
+    out.scorer = {.name = "none"};
+    out.selector = {.name = "random", .fields = table({{"k", c.k}})};
+    out.gate = {.name = "one"};
+    return out;
+  }
+};
+
+}  // namespace
+
+extern constinit const Entry<Router> router_thor =
+    entry<ThorRouter>({.name = "thor",
+                       .paper = 62,
+                       .source = "Zuo 2021 (THOR), section 3",
+                       .taxonomy = "gating/sparse/random",
+                       .summary = "randomly drawn experts, to be trained with the consistency loss",
+                       .claims = {.chooser = Chooser::nobody}});
+
+}  // namespace collegium::route

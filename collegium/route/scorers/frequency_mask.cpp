@@ -1,0 +1,135 @@
+// Rare tokens see few experts, frequent ones see all: a rare token's training is not spread over experts that each
+// see it too seldom, and frequent ones keep their choice. Wraps any scorer. P090 (MaskMoE), section 3: before
+// training each id of the vocabulary gets a mask over the experts, drawn once.
+//
+// Frequent are the fewest ids that make up `frequent_share` of the training tokens; all others see `visible` experts,
+// which a hash of layer and id chooses. The mask is a buffer, so a checkpoint restores it and the text is not counted
+// again. Without a known vocabulary nothing is rare.
+//
+// A closed expert's score is 0 and its logit the lowest; `open_NE` tells selectors, which never ask for it. Softmax
+// scores are divided by their sum over the open experts, as a softmax over the open logits would be.
+//
+// Assumed: the share that separates frequent from rare (0.8), and one visible expert.
+//
+// N tokens, V vocabulary, E experts.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+namespace {
+
+constexpr double kClosedLogit = -1e9;  // far below any logit, and still a number for sums and squares
+
+class FrequencyMaskScorer final : public Scorer, public Makes<FrequencyMaskScorer, Scorer> {
+ public:
+  using Interface = Scorer;
+  struct Config {
+    Named of{.name = "linear"};
+    double frequent_share = 0.8;
+    int64_t visible = 1;
+    void visit(Fields& field) {
+      field("of", of, {.help = "the scorer that is masked", .catalogue = "scorers"});
+      field("frequent_share", frequent_share,
+            {.help = "share of the training tokens that the frequent ids make up; they see all experts",
+             .min = 0, .max = 1});
+      field("visible", visible, {.help = "experts that a rare id sees", .unit = "experts", .min = 1});
+    }
+  };
+
+  FrequencyMaskScorer(const Config& config, const StageInputs& in)
+      : inner_(find(scorers(), config.of, "scorer").make(config.of, in)) {
+    require(inner_->kind() != ScoreKind::none, "frequency_mask: scorer '", config.of.name, "' has no scores to mask");
+    const auto n_working = in.n_experts - in.n_null;
+    require(config.visible <= n_working, "frequency_mask: visible = ", config.visible, " is more than the ", n_working,
+            " experts there are");
+    auto open_VE = at::ones({in.corpus.vocabulary, in.n_experts}, at::kByte);
+    if (in.corpus.count_V.defined()) close_rare(open_VE, config, in);
+    open_VE_ = open_VE.to(in.options.device());
+  }
+
+  Scores score(const Tensor& x_ND, const Context& context) override {
+    auto out = inner_->score(x_ND, context);
+    const auto V = open_VE_.size(0);
+    if (V == 0) return out;
+    const auto& id_N = context.token_id_N;
+    const auto known = id_N.numel() == 0 || (id_N.min().item<int64_t>() >= 0 && id_N.max().item<int64_t>() < V);
+    require(known, "frequency_mask: a token id is outside the vocabulary of ", V);
+    out.open_NE = open_VE_.index_select(0, id_N).to(at::kBool);
+    const auto closed_NE = out.open_NE.logical_not();
+    out.score_NE = out.score_NE.masked_fill(closed_NE, 0);
+    if (inner_->kind() == ScoreKind::softmax) {
+      // Where the open scores vanish beside a closed one, the open experts share evenly.
+      const auto sum_N1 = out.score_NE.sum(-1, true);
+      const auto has_N1 = sum_N1.gt(0);
+      const auto even_NE = out.open_NE.to(out.score_NE) / out.open_NE.sum(-1, true);
+      out.score_NE = at::where(has_N1, out.score_NE / at::where(has_N1, sum_N1, at::ones_like(sum_N1)), even_NE);
+    }
+    if (out.logit_NE.defined()) out.logit_NE = out.logit_NE.masked_fill(closed_NE, kClosedLogit);
+    return out;
+  }
+  ScoreKind kind() const override { return inner_->kind(); }
+  Needs needs() const override {
+    auto needs = inner_->needs();
+    needs.context = needs.context | ContextNeeds{.token_ids = true};
+    return needs;
+  }
+  Claims claims() const override {
+    auto claims = inner_->claims();
+    claims.closes_experts = true;
+    return claims;
+  }
+  bool has_prototypes() const override { return inner_->has_prototypes(); }
+  void step() override { inner_->step(); }
+  double flops_per_token() const override { return inner_->flops_per_token(); }
+  void collect(ParameterList& list) override {
+    list.child("of", *inner_);
+    list.buffer("open", open_VE_);
+  }
+
+ private:
+  static void close_rare(Tensor& open_VE, const Config& config, const StageInputs& in) {
+    const auto V = in.corpus.vocabulary, E = in.n_experts, n_working = in.n_experts - in.n_null;
+    const auto count_V = in.corpus.count_V.cpu().contiguous();
+    require(count_V.size(0) == V, "frequency_mask: one count for each of ", V, " ids was wanted, got ",
+            count_V.size(0));
+    const auto* count = count_V.const_data_ptr<int64_t>();
+    std::vector<int64_t> by_count(static_cast<size_t>(V));
+    std::iota(by_count.begin(), by_count.end(), 0);
+    std::stable_sort(by_count.begin(), by_count.end(), [&](int64_t a, int64_t b) { return count[a] > count[b]; });
+    const auto wanted = config.frequent_share * count_V.sum().item<double>();
+    const auto hash = in.random.at("mask");
+    auto* open = open_VE.mutable_data_ptr<uint8_t>();
+    double seen = 0;
+    for (const auto id : by_count) {
+      const bool is_frequent = seen < wanted;
+      seen += static_cast<double>(count[id]);
+      if (is_frequent) continue;
+      std::fill_n(open + id * E, E, uint8_t{0});
+      for (int64_t i = 0; i < config.visible; ++i) {
+        auto e = static_cast<int64_t>(
+            hash.at(static_cast<uint64_t>(i)).below(static_cast<uint64_t>(id), static_cast<uint64_t>(n_working)));
+        while (open[id * E + e]) e = (e + 1) % n_working;
+        open[id * E + e] = 1;
+      }
+    }
+  }
+
+  std::unique_ptr<Scorer> inner_;
+  Tensor open_VE_;
+};
+
+}  // namespace
+
+extern constinit const Entry<Scorer> scorer_frequency_mask =
+    entry<FrequencyMaskScorer>({.name = "frequency_mask",
+                                .paper = 90,
+                                .source = "Su 2024 (MaskMoE), section 3",
+                                .taxonomy = "gating/sparse/masked",
+                                .summary = "rare token ids see one hashed expert, frequent ones see all",
+                                .claims = {.closes_experts = true}});
+
+}  // namespace collegium::route

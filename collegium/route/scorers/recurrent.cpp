@@ -1,0 +1,104 @@
+// Routing with a memory of the layers below: the token is projected to a small state, a GRU cell joins it with what
+// the router of the layer before left, and experts are scored from the result. P103 (RMoE), section 3:
+// r_i = GRU(Proj_i(x_i), r_{i-1}), logits = W_i r_i; the first layer starts from zeros.
+//
+// The cell is the usual one: reset = s(W_ir p + W_hr h), update = s(W_iz p + W_hz h),
+// new = tanh(W_in p + b_in + reset * (W_hn h + b_hn)), h' = (1 - update) * new + update * h, rows in the order of
+// torch's GRUCell (reset, update, new).
+//
+// Assumed: each layer has its own cell (a layer owns its router here; the paper shares one cell and keeps Proj_i and
+// W_i apart), and a state of a quarter of the model width.
+//
+// N tokens, D model width, E experts, H state, G = 3 H.
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "collegium/kernels/router_linear.h"
+#include "collegium/route/score_function.h"
+
+namespace collegium::route {
+namespace {
+
+class RecurrentScorer final : public Scorer, public Makes<RecurrentScorer, Scorer> {
+ public:
+  using Interface = Scorer;
+  struct Config {
+    ScoreKind activation = ScoreKind::softmax;
+    int64_t d_state = 0;
+    void visit(Fields& field) {
+      field("activation", activation, {.help = "score function over the experts"});
+      field("d_state", d_state,
+            {.help = "width of what is carried from layer to layer; 0 = a quarter of d_model", .min = 0});
+    }
+  };
+
+  RecurrentScorer(const Config& config, const StageInputs& in)
+      : activation_(config.activation), d_state_(config.d_state > 0 ? config.d_state : (in.d_model + 3) / 4) {
+    require(config.activation != ScoreKind::none, "recurrent: activation must be softmax, sigmoid or relu");
+    const auto H = d_state_;
+    const auto normal = [&](std::string_view name, int64_t rows, int64_t columns) {
+      return in.random.at(name)
+          .normal({rows, columns}, 1 / std::sqrt(static_cast<double>(columns)), in.options)
+          .requires_grad_(true);
+    };
+    project_HD_ = normal("project", H, in.d_model);
+    input_GH_ = normal("input", 3 * H, H), state_GH_ = normal("state", 3 * H, H);
+    input_bias_G_ = at::zeros({3 * H}, in.options).requires_grad_(true);
+    state_bias_G_ = at::zeros({3 * H}, in.options).requires_grad_(true);
+    weight_EH_ = normal("weight", in.n_experts, H);
+  }
+
+  Scores score(const Tensor& x_ND, const Context& context) override {
+    const auto dtype = router_dtype(x_ND);
+    const auto N = x_ND.size(0);
+    const auto& carried = context.carried_NH;
+    require(!carried.defined() || (carried.dim() == 2 && carried.size(0) == N && carried.size(1) == d_state_),
+            "recurrent: a state of [", N, ", ", d_state_, "] from the layer before was wanted, got ",
+            carried.defined() ? carried.sizes() : at::IntArrayRef{});
+    const auto before_NH =
+        carried.defined() ? carried.to(dtype) : at::zeros({N, d_state_}, x_ND.options().dtype(dtype));
+    const auto affine = [&](const Tensor& in_NH, const Tensor& weight_GH, const Tensor& bias_G) {
+      return (kernels::router_linear(in_NH, weight_GH.to(dtype)) + bias_G.to(dtype)).split(d_state_, 1);
+    };
+    const auto low_NH = kernels::router_linear(x_ND.to(dtype), project_HD_.to(dtype));
+    const auto from_input = affine(low_NH, input_GH_, input_bias_G_);
+    const auto from_state = affine(before_NH, state_GH_, state_bias_G_);
+    const auto reset_NH = steady_sigmoid(from_input[0] + from_state[0]);
+    const auto update_NH = steady_sigmoid(from_input[1] + from_state[1]);
+    const auto new_NH = 2 * steady_sigmoid(2 * (from_input[2] + reset_NH * from_state[2])) - 1;  // tanh
+    Scores out;
+    out.carried_NH = new_NH + update_NH * (before_NH - new_NH);
+    out.logit_NE = kernels::router_linear(out.carried_NH, weight_EH_.to(dtype));
+    out.score_NE = score_function(out.logit_NE, activation_);
+    return out;
+  }
+  ScoreKind kind() const override { return activation_; }
+  double flops_per_token() const override {
+    return 2.0 * static_cast<double>(project_HD_.numel() + input_GH_.numel() + state_GH_.numel() + weight_EH_.numel());
+  }
+  void collect(ParameterList& list) override {
+    list.parameter("project", project_HD_);
+    list.parameter("input", input_GH_);
+    list.parameter("state", state_GH_);
+    list.parameter("input_bias", input_bias_G_, ParameterKind::vector);
+    list.parameter("state_bias", state_bias_G_, ParameterKind::vector);
+    list.parameter("weight", weight_EH_, ParameterKind::embedding);
+  }
+
+ private:
+  ScoreKind activation_;
+  int64_t d_state_;
+  Tensor project_HD_, input_GH_, state_GH_, input_bias_G_, state_bias_G_, weight_EH_;
+};
+
+}  // namespace
+
+extern constinit const Entry<Scorer> scorer_recurrent =
+    entry<RecurrentScorer>({.name = "recurrent",
+                            .paper = 103,
+                            .source = "Qiu 2024 (RMoE), section 3",
+                            .taxonomy = "gating/sparse/recurrent",
+                            .summary = "a GRU carries what routers decided from layer to layer"});
+
+}  // namespace collegium::route

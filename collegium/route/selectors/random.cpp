@@ -1,0 +1,72 @@
+// Chance decides: k different experts for each token, drawn uniformly from the noise of this layer and step, in
+// training and in evaluation. P062 (THOR), section 3: no router, so no load to balance and none that can collapse.
+// Assumed: drawn token by token (the paper's "dispatch at token level"; its training draws for each input, too).
+//
+// N tokens, E experts, K choices.
+#include <ATen/ATen.h>
+
+#include <limits>
+#include <numeric>
+
+#include "collegium/route/stages.h"
+
+namespace collegium::route {
+namespace {
+
+constexpr Selector::Claims kRandomClaims = {.chooser = Chooser::nobody, .is_random = true};
+
+class RandomSelector final : public Selector, public Makes<RandomSelector, Selector> {
+ public:
+  using Interface = Selector;
+  struct Config {
+    int64_t k = 1;
+    void visit(Fields& field) { field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1}); }
+  };
+
+  RandomSelector(const Config& config, const StageInputs& in) : k_(config.k), n_experts_(in.n_experts) {
+    require(k_ <= n_experts_, "random: k = ", k_, " is more than the ", n_experts_, " experts there are");
+  }
+
+  Assignments select(const Scores& scores, const Tensor&, const Context& context) override {
+    const auto draw = context.random.at("choice");
+    const auto real_N = context.mask_N.defined() ? context.mask_N.cpu().contiguous() : Tensor();
+    const auto* real = real_N.defined() ? real_N.const_data_ptr<bool>() : nullptr;
+    std::vector<int64_t> token, expert, rank;
+    std::vector<int64_t> all(static_cast<size_t>(n_experts_));
+    uint64_t place = 0;  // among real tokens: padding draws nothing
+    for (int64_t n = 0; n < scores.n_tokens; ++n) {
+      if (real && !real[n]) continue;
+      const auto mine = draw.at(place++);
+      std::iota(all.begin(), all.end(), 0);
+      for (int64_t j = 0; j < k_; ++j) {  // the first k places of a shuffle
+        const auto other = j + static_cast<int64_t>(mine.below(static_cast<uint64_t>(j), static_cast<uint64_t>(n_experts_ - j)));
+        std::swap(all[static_cast<size_t>(j)], all[static_cast<size_t>(other)]);
+        token.push_back(n), expert.push_back(all[static_cast<size_t>(j)]), rank.push_back(j);
+      }
+    }
+    const auto device = context.token_id_N.defined() ? context.token_id_N.device() : at::Device(at::kCPU);
+    const auto ints = [&](const std::vector<int64_t>& v) { return at::tensor(v, at::kLong).to(device); };
+    const auto count = static_cast<int64_t>(token.size());
+    const auto floats = at::TensorOptions().dtype(at::kFloat).device(device);
+    return {ints(token), ints(expert), ints(rank), at::ones({count}, floats),
+            at::full({count}, std::numeric_limits<double>::infinity(), floats)};
+  }
+  Needs needs() const override { return {}; }
+  Claims claims() const override { return kRandomClaims; }
+  double choices_per_token() const override { return static_cast<double>(k_); }
+
+ private:
+  int64_t k_, n_experts_;
+};
+
+}  // namespace
+
+extern constinit const Entry<Selector> selector_random =
+    entry<RandomSelector>({.name = "random",
+                           .paper = 62,
+                           .source = "Zuo 2021 (THOR), section 3",
+                           .taxonomy = "gating/sparse/random",
+                           .summary = "chance decides, in training and in evaluation",
+                           .claims = kRandomClaims});
+
+}  // namespace collegium::route

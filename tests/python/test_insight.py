@@ -1,0 +1,100 @@
+"""`inspect`, `explain` and the leaderboard through the command line, on a run trained here; bad input with its error."""
+import json
+import pathlib
+
+import pytest
+from test_runs import CLI, cli, place, write_recipe  # noqa: F401  place is a fixture
+
+pytestmark = pytest.mark.skipif(CLI is None, reason="the command line is not built")
+
+
+@pytest.fixture
+def trained(place):  # noqa: F811
+    cli("train", write_recipe(place, router="loss_free", steps=20), "--threads", 1, "--no-report", "--name", "tiny", cwd=place, check=0)
+    return place
+
+
+def test_inspect_a_run_and_its_trace(trained):
+    said = cli("inspect", "tiny", "-n", 256, "--trace", "t.safetensors", cwd=trained, check=0).stdout
+    assert "layer 0: what each expert takes" in said and "page: " in said
+    data = json.loads(cli("inspect", "tiny", "-n", 256, "--json", cwd=trained, check=0).stdout)
+    assert [layer["layer"] for layer in data["layers"]] == [0, 1]
+    for layer in data["layers"]:
+        assert abs(sum(layer["load"]) - 1) < 1e-9 and layer["per_token"] == 2
+        assert all(abs(row[e] - 1) < 1e-9 for e, row in enumerate(layer["pairs"]) if layer["load"][e] > 0)
+        assert 0 <= layer["class_information"] <= layer["token_information"] + 1e-9 or layer["token_information"] >= 0
+    assert len(data["history"]) == 2 and data["history"][1]["layers"][0]["fluctuation"] >= 0
+    page = pathlib.Path(data["page"])
+    assert page.name == "inspect.html" and "inspectPage" in page.read_text()
+    # The trace alone says the same, and knows no token texts.
+    alone = json.loads(cli("inspect", "t.safetensors", "--json", cwd=trained, check=0).stdout)
+    assert [layer["load"] for layer in alone["layers"]] == [layer["load"] for layer in data["layers"]]
+    assert "favourites" not in alone["layers"][0] and (trained / "t.html").exists()
+    only = json.loads(cli("inspect", "tiny", "--layer", 1, "--text", trained / "text.txt", "--json", cwd=trained, check=0).stdout)
+    assert [layer["layer"] for layer in only["layers"]] == [1]
+
+
+def test_explain_a_token(trained):
+    said = cli("explain", "tiny", "--text", "the expert", "--token", 2, cwd=trained, check=0).stdout
+    assert "layer 1" in said and "would have to rise" in said and '>"e"<' in said
+    data = json.loads(cli("explain", "tiny", "--text", "the expert", "--json", cwd=trained, check=0).stdout)
+    assert data["index"] == 9 and data["token"] == "t"
+    for layer in data["layers"]:
+        experts = layer["experts"]
+        assert sorted(e["expert"] for e in experts) == [0, 1, 2, 3]
+        assert [e["chosen"] for e in experts] == [True, True, False, False]
+        assert abs(sum(e["gate"] for e in experts[:2]) - 1) < 1e-5
+        assert all(abs(e["compared"] - e["score"] - e["bias"]) < 1e-9 for e in experts)
+        assert experts[1]["compared"] >= experts[2]["compared"]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["inspect", "nosuch"], "nosuch"),
+    (["inspect", "nosuch.safetensors"], "nosuch.safetensors"),
+    (["inspect", "text.safetensors"], "safetensors"),
+    (["inspect", "tiny", "--layer", 7], "those with experts: 0, 1"),
+    (["inspect", "tiny", "-n", 0], "at least 1"),
+    (["inspect", "tiny", "--text", "missing.txt"], "missing.txt"),
+    (["inspect", "tiny", "--text", "empty.txt"], "no tokens"),
+    (["inspect", "tiny", "--step", 999], "999"),
+    (["explain", "tiny"], "--text TEXT is needed"),
+    (["explain", "tiny", "--text", "abc", "--token", 3], "tokens 0 to 2"),
+    (["explain", "tiny", "--text", "x" * 33], "context of 32"),
+    (["explain", "tiny", "--text", "abc", "--layer", 2], "those with experts: 0, 1"),
+    (["compare"], "at least one run, or --room"),
+    (["compare", "tiny", "--room", "route"], "not both"),
+    (["compare", "--room", "kitchen"], "kitchen"),
+])
+def test_bad_input(trained, arguments, words):
+    (trained / "text.safetensors").write_text("not a trace")
+    (trained / "empty.txt").write_text("")
+    done = cli(*arguments, cwd=trained)
+    assert done.returncode in (2, 4, 5), done.stderr
+    assert words in done.stderr and "terminate" not in done.stderr
+
+
+def test_leaderboard(place):  # noqa: F811
+    folder = place / "recipes" / "route"
+    folder.mkdir(parents=True)
+    head = 'paper = 106\ntitle = "x"\nclaim = "y"\nseeds = [1, 2]\n'
+    for name in ("top_k", "switch", "hash"):
+        path = write_recipe(folder, router=name, steps=4, name=name)
+        path.write_text(head + path.read_text().replace(str(folder / "text.txt"), str(place / "text.txt")))
+    other = folder / "longer.toml"
+    other.write_text((folder / "top_k.toml").read_text().replace("steps = 4", "steps = 5"))
+    done = cli("compare", "--room", "route", "--store", "docs", "--threads", 1, "--json", cwd=place, check=0)
+    data = json.loads(done.stdout)
+    assert sorted(row["name"] for row in data["rows"]) == ["hash", "switch", "top_k"]
+    assert len(data["left_out"]) == 1 and "train.steps" in data["left_out"][0]
+    losses = [row["measures"]["valid_bpb"]["mean"] for row in data["rows"]]
+    assert losses == sorted(losses)
+    by_name = {row["name"]: row for row in data["rows"]}
+    assert by_name["hash"]["sacrifices"][0] == "needs token ids"
+    assert set(by_name["switch"]["router_us"]) == {"8", "64", "256"}
+    assert all(row["measures"]["valid_bpb"]["n"] == 2 for row in data["rows"])
+    table = (place / "docs" / "leaderboard.md").read_text()
+    assert "| hash | P106 |" in table and (place / "docs" / "leaderboard.svg").read_text().startswith("<svg")
+    # Again: nothing is trained twice.
+    before = len(cli("runs", "--ids", cwd=place, check=0).stdout.split())
+    cli("compare", "--room", "route", "--store", "docs", "--threads", 1, cwd=place, check=0)
+    assert len(cli("runs", "--ids", cwd=place, check=0).stdout.split()) == before == 6

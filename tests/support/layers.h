@@ -1,0 +1,35 @@
+// Shared by the tests of layers: building one, its weights, and a SwiGLU network written out.
+//
+// N tokens, D model width, I expert hidden width, H = 2 I.
+#pragma once
+#include "collegium/layer/experts.h"
+#include "collegium/layer/layer.h"
+#include "tests/support/routing.h"
+
+namespace collegium::test {
+
+inline std::unique_ptr<layer::MoeLayer> make_layer(const Named& named, int64_t d_model, uint64_t seed = 1) {
+  return find(layer::layers(), named, "layer")
+      .make(named, {.d_model = d_model, .random = Random(seed), .options = at::kDouble});
+}
+
+/// The parameter itself: writing it changes the layer.
+inline Tensor parameter(layer::MoeLayer& made, std::string_view name) {
+  for (const auto& p : parameters_of(made))
+    if (p.name == name) return *p.tensor;
+  FAIL("no parameter " << name);
+  return {};
+}
+
+inline Tensor weight(layer::MoeLayer& made, std::string_view name) { return parameter(made, name).detach(); }
+
+inline Tensor swiglu(const Tensor& x_ND, const Tensor& gate_up_HD, const Tensor& down_DI) {
+  const auto halves = at::linear(x_ND, gate_up_HD).chunk(2, -1);
+  return at::linear(at::silu(halves[0]) * halves[1], down_DI);
+}
+
+inline Tensor inputs(int64_t N, int64_t D, uint64_t seed = 3) {
+  return numbers(Random(seed), {N, D}, -1, 1, at::kDouble);
+}
+
+}  // namespace collegium::test

@@ -1,0 +1,116 @@
+// The consistency loss: its value by hand, its gradient, and a THOR model whose training with it can be cut and resumed
+// without changing a bit.
+//
+// N tokens, V vocabulary.
+#include "collegium/train/consistency.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "collegium/train/trainer.h"
+#include "tests/support/gradcheck.h"
+#include "tests/support/routing.h"
+
+namespace {
+
+using namespace collegium;
+using namespace collegium::test;
+using collegium::train::consistency_loss;
+
+constexpr int64_t kVocabulary = 17;
+
+data::TokenSet some_tokens() {
+  std::vector<int32_t> token;
+  for (const auto t : ints(ids(Random(3).at("tokens"), 400, kVocabulary))) token.push_back(static_cast<int32_t>(t));
+  return {token, std::vector<int32_t>(kVocabulary, 1)};
+}
+
+// A small THOR model and what trains it.
+struct Training {
+  std::unique_ptr<model::LanguageModel> model;
+  data::BatchStream train{some_tokens(), {.batch_size = 3, .context = 8, .n_micro = 2, .seed = 5}};
+  data::EvalStream held_out{some_tokens(), {.batch_size = 4, .context = 8, .max_windows = 12}};
+  std::unique_ptr<train::Trainer> trainer;
+
+  explicit Training(double consistency, uint64_t seed = 5) {
+    const Table router = table({{"name", "thor"}});
+    const Table moe = table({{"name", "routed"}, {"n_experts", 4}, {"d_expert", 8}, {"router", router}});
+    const Named named{.name = "decoder",
+                      .fields = table({{"d_model", 8}, {"n_layers", 2}, {"n_heads", 2}, {"moe", moe}})};
+    model = find(model::language_models(), named, "model")
+                .make(named, {.vocabulary = kVocabulary, .random = Random(1), .options = at::kFloat});
+    train::TrainConfig config;
+    config.steps = 6, config.batch_size = 3, config.context = 8, config.accumulation = 2;
+    config.consistency = consistency, config.eval_every = 0;
+    trainer = std::make_unique<train::Trainer>(config, *model, train, held_out, seed, at::kCPU);
+  }
+  void steps(int n) {
+    for (int i = 0; i < n; ++i) {
+      train::Meter meter;
+      REQUIRE(trainer->train_step(meter));
+      last = meter.row();
+    }
+  }
+  nlohmann::json last;
+};
+
+}  // namespace
+
+TEST_CASE_FIXTURE(OneThread, "the consistency loss is half the sum of both divergences, and 0 where two passes agree") {
+  const int64_t N = 5, V = 4;
+  const auto a_NV = numbers(Random(1), {N, V}, -2, 2, at::kDouble), b_NV = numbers(Random(2), {N, V}, -2, 2, at::kDouble);
+  const auto p = reals(a_NV.softmax(1)), q = reals(b_NV.softmax(1));
+  double wanted = 0;
+  for (size_t i = 0; i < p.size(); ++i)
+    wanted += (p[i] * std::log(p[i] / q[i]) + q[i] * std::log(q[i] / p[i])) / (2.0 * N);
+  CHECK(consistency_loss(a_NV, b_NV).item<double>() == doctest::Approx(wanted).epsilon(1e-12));
+  CHECK(consistency_loss(b_NV, a_NV).item<double>() == doctest::Approx(wanted).epsilon(1e-12));
+  CHECK(std::abs(consistency_loss(a_NV, a_NV + 3).item<double>()) < 1e-12);
+}
+
+TEST_CASE_FIXTURE(OneThread, "gradient of the consistency loss") {
+  auto a_NV = numbers(Random(1), {3, 4}, -2, 2, at::kDouble).requires_grad_(true);
+  auto b_NV = numbers(Random(2), {3, 4}, -2, 2, at::kDouble).requires_grad_(true);
+  const auto report =
+      check_gradients([&] { return Evaluated{consistency_loss(a_NV, b_NV), {}}; }, {{"a", a_NV}, {"b", b_NV}});
+  CHECK_MESSAGE(report.worst < 1e-8, report.where);
+  CHECK(report.largest > 1e-2);
+}
+
+TEST_CASE_FIXTURE(OneThread, "a step with consistency is the mean of two passes plus the divergence") {
+  Training plain(0), both(0.5), weak(1e-12);
+  plain.steps(1), both.steps(1), weak.steps(1);
+  CHECK_FALSE(plain.last["aux"].contains("consistency"));
+  CHECK(both.last["aux"]["consistency"].get<double>() > 0);
+  // The first pass of all three is the same, so the reported losses differ by the second pass only.
+  CHECK(both.last["loss"].get<double>() == weak.last["loss"].get<double>());
+  CHECK(both.last["loss"].get<double>() != plain.last["loss"].get<double>());
+  CHECK_FALSE(same_state(save(*both.model), save(*weak.model)));
+}
+
+TEST_CASE_FIXTURE(OneThread, "training with consistency resumes to the bit") {
+  const auto folder = std::filesystem::temp_directory_path() / text("consistency_test_", ::getpid());
+  Training whole(2);
+  whole.steps(6);
+  Training cut(2), resumed(2);
+  int64_t asked = 0;
+  train::TrainSinks sinks;
+  sinks.fs = &io::real_file_system(), sinks.checkpoints = folder;
+  sinks.clock = [] { return 0.0; };
+  sinks.is_interrupted = [&] { return ++asked >= 3; };
+  CHECK((cut.trainer->run(sinks).reason == train::StopReason::interrupted));
+  CHECK(cut.trainer->step() == 3);
+  resumed.trainer->restore(io::load_checkpoint(*sinks.fs, folder).data, nullptr);
+  resumed.steps(3);
+  CHECK(same_state(save(*resumed.model), save(*whole.model)));
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE_FIXTURE(OneThread, "evaluation draws the same experts each time, others for another seed, others in each batch") {
+  Training one(0), same(0), other(0, 6);
+  const auto bits = [](Training& t) { return t.trainer->evaluate().meter.bits_per_byte(); };
+  CHECK(bits(one) == bits(one));
+  CHECK(bits(one) == bits(same));
+  CHECK(bits(one) != bits(other));
+}
