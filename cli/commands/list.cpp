@@ -31,7 +31,7 @@ constexpr Example kListExamples[] = {
     {"collegium list", "every mechanism"},
     {"collegium list --paper 65", "what paper number 65 contributes"},
     {"collegium list --names", "names for a script"},
-    {"collegium list --room route", "every recipe of the room, its paper, and what its evidence says"},
+    {"collegium list --room route", "recipes and their verdicts"},
 };
 
 int run_room(const Arguments& arguments) {

@@ -61,7 +61,8 @@ class Router(CoreModule):
 
     def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
                 sequence_ids: Tensor | None = None, n_sequences: int | None = None, phase: str | None = None,
-                noise_seed: int | None = None) -> Routing:
+                noise_seed: int | None = None, attention: Tensor | None = None,
+                carried: Tensor | None = None) -> Routing:
         """Routes each token of x.
 
         Args:
@@ -73,6 +74,8 @@ class Router(CoreModule):
             phase: "train", "evaluate", "recompute" or "replay"; otherwise as the module's mode says, and "recompute"
                 inside of activation checkpointing. Balancers count in "train" only.
             noise_seed: of the routing noise; otherwise drawn from torch's CPU generator.
+            attention: [sequences, tokens, tokens], this layer's attention, mean over heads; only some routers need it.
+            carried: what the router of the layer before left in ``Routing.carried``; None in the first layer.
         """
         x_ND, sequences = flat_tokens(x, self.d_model, "Router")
         ids_N = flat_optional(sequence_ids, x, "sequence_ids")
@@ -80,9 +83,9 @@ class Router(CoreModule):
             n_sequences = sequences if ids_N is None else (int(ids_N.max()) + 1 if ids_N.numel() else 1)
         phase = self._phase(phase)
         call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), ids_N,
-                                 n_sequences, self._noise(phase, noise_seed))
-        decision, terms, scores, logits = self._core.route(self._tensors(), x_ND, call)
-        return Routing(Decision._from(decision), *_loss_dicts(terms), scores, logits)
+                                 n_sequences, self._noise(phase, noise_seed), False, attention, carried)
+        decision, terms, scores, logits, carried = self._core.route(self._tensors(), x_ND, call)
+        return Routing(Decision._from(decision), *_loss_dicts(terms), scores, logits, carried)
 
     def extra_repr(self) -> str:
         return f"{self.kind!r}, d_model={self.d_model}, n_experts={self.n_experts}"
@@ -105,6 +108,7 @@ class MoELayer(CoreModule):
     Attributes:
         aux_loss: after a pass, the scalar sum of the weighted auxiliary losses, with its gradient.
         losses: name -> weighted auxiliary loss.
+        carried: what the router left for the next layer's; None for routers that carry nothing.
         last_decision: the Decision of the last pass, without gradient; None for layers that assign nothing.
 
     Activation checkpointing (``torch.utils.checkpoint``, both kinds) needs nothing special: a pass inside of a
@@ -144,7 +148,8 @@ class MoELayer(CoreModule):
         return self._core.facts()
 
     def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
-                phase: str | None = None, noise_seed: int | None = None, return_routing: bool = False):
+                phase: str | None = None, noise_seed: int | None = None, return_routing: bool = False,
+                attention: Tensor | None = None, carried: Tensor | None = None):
         """y of x's shape and type; with ``return_routing``, (y, Routing).
 
         Args:
@@ -153,13 +158,15 @@ class MoELayer(CoreModule):
             mask: bool, x's shape without D, True = a real token.
             phase, noise_seed: as for Router.
             return_routing: also describe the pass; layers without an assignment describe their mixture as one.
+            attention, carried: as for Router; what this layer leaves for the next is in ``carried`` and in the Routing.
         """
         x_ND, sequences = flat_tokens(x, self.d_model, "MoELayer")
         phase = self._phase(phase)
         call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), None,
-                                 sequences, self._noise(phase, noise_seed), return_routing)
-        y_ND, terms, decision = self._core.forward(self._tensors(), x_ND, call)
-        routing = Routing(None if decision is None else Decision._from(decision), *_loss_dicts(terms))
+                                 sequences, self._noise(phase, noise_seed), return_routing, attention, carried)
+        y_ND, terms, decision, left = self._core.forward(self._tensors(), x_ND, call)
+        routing = Routing(None if decision is None else Decision._from(decision), *_loss_dicts(terms), carried=left)
+        self.carried = left
         if phase != "recompute":
             self.aux_loss, self.losses = routing.aux_loss, routing.losses
             self.last_decision = None if routing.decision is None else routing.decision.detach()

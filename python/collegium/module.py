@@ -73,6 +73,7 @@ class CoreModule(_Place):
         self.aux_loss: Tensor = torch.zeros(())
         self.losses: dict[str, Tensor] = {}
         self.last_decision = None
+        self.carried: Tensor | None = None
 
     def _phase(self, phase: str | None) -> str:
         if phase is not None:

@@ -98,6 +98,7 @@ class Routing:
     raw_losses: dict[str, float]  #: the same before their weights, for people
     scores: Tensor | None = None  #: [N, E] in [0, inf); routers only, None where there are none
     logits: Tensor | None = None  #: [N, E] before the score function
+    carried: Tensor | None = None  #: state for the router of the next layer, with its gradient
 
     @property
     def aux_loss(self) -> Tensor:

@@ -35,6 +35,11 @@ route::Context context_from(const CallContext& call, const Tensor& x_ND) {
   check_length(call.token_ids_N, "token_ids", at::kLong, x_ND);
   check_length(call.mask_N, "mask", at::kBool, x_ND);
   check_length(call.sequence_N, "sequence_ids", at::kLong, x_ND);
+  if (call.attention_BTT) {
+    const auto& a = *call.attention_BTT;
+    require(a.dim() == 3 && a.size(1) == a.size(2) && a.size(0) * a.size(1) == x_ND.size(0) && a.size(0) == call.n_sequences,
+            "attention: [", call.n_sequences, " sequences, length, length] wanted for ", x_ND.size(0), " tokens, got ", a.sizes());
+  }
   auto sequence_N = call.sequence_N.value_or(Tensor());
   if (sequence_N.defined() && x_ND.size(0) > 0) {
     require(sequence_N.min().item<int64_t>() >= 0 && sequence_N.max().item<int64_t>() < call.n_sequences &&
@@ -51,6 +56,8 @@ route::Context context_from(const CallContext& call, const Tensor& x_ND) {
           .mask_N = call.mask_N.value_or(Tensor()),
           .sequence_N = sequence_N,
           .n_sequences = call.n_sequences,
+          .attention_BTT = call.attention_BTT.value_or(Tensor()),
+          .carried_NH = call.carried_NH.value_or(Tensor()),
           .record = call.record,
           .random = Random(call.noise_seed)};
 }

@@ -21,6 +21,7 @@ struct CallContext {
   int64_t n_sequences = 1;
   uint64_t noise_seed = 0;
   bool record = false;
+  std::optional<Tensor> attention_BTT, carried_NH;
 };
 
 route::Phase phase_of(const std::string& name);

@@ -67,7 +67,7 @@ class RouterCore {
     const auto routing = bound_.with(tensors, [&] { return router_->route(x_ND, context_from(call, x_ND)); });
     const auto or_none = [](const Tensor& t) { return t.defined() ? py::cast(t) : py::none(); };
     return py::make_tuple(dict_from(routing.decision), list_from(routing.losses), or_none(routing.scores.score_NE),
-                          or_none(routing.scores.logit_NE));
+                          or_none(routing.scores.logit_NE), or_none(routing.scores.carried_NH));
   }
   void step(const std::vector<Tensor>& tensors) {
     const at::NoGradGuard no_grad;
@@ -108,7 +108,8 @@ class LayerCore {
       return layer_->forward(x_ND, context);
     });
     return py::make_tuple(done.y_ND, list_from(done.losses),
-                          done.decision ? py::object(dict_from(*done.decision)) : py::none());
+                          done.decision ? py::object(dict_from(*done.decision)) : py::none(),
+                          done.carried_NH.defined() ? py::cast(done.carried_NH) : py::none());
   }
   void step(const std::vector<Tensor>& tensors) {
     const at::NoGradGuard no_grad;
@@ -230,13 +231,14 @@ std::vector<int32_t> encoded(const data::Tokenizer& tokenizer, const py::object&
 void bind_modules(py::module_& m) {
   py::class_<CallContext>(m, "CallContext")
       .def(py::init([](std::string phase, std::optional<Tensor> token_ids, std::optional<Tensor> mask,
-                       std::optional<Tensor> sequence_ids, int64_t n_sequences, uint64_t noise_seed, bool record) {
+                       std::optional<Tensor> sequence_ids, int64_t n_sequences, uint64_t noise_seed, bool record,
+                       std::optional<Tensor> attention, std::optional<Tensor> carried) {
              return CallContext{std::move(phase), std::move(token_ids), std::move(mask), std::move(sequence_ids),
-                                n_sequences, noise_seed, record};
+                                n_sequences, noise_seed, record, std::move(attention), std::move(carried)};
            }),
            py::arg("phase"), py::arg("token_ids") = py::none(), py::arg("mask") = py::none(),
            py::arg("sequence_ids") = py::none(), py::arg("n_sequences") = 1, py::arg("noise_seed") = 0,
-           py::arg("record") = false);
+           py::arg("record") = false, py::arg("attention") = py::none(), py::arg("carried") = py::none());
 
   py::class_<RouterCore>(m, "RouterCore")
       .def(py::init<const std::string&, const py::dict&, int64_t, int64_t, uint64_t, at::ScalarType, at::Device>())

@@ -244,8 +244,32 @@ def test_every_layer_and_router_runs_from_its_name_alone():
         assert kind in repr(made) and made.config["name"] == kind
     for name in collegium.list("routers"):
         made = layer(name, n_experts=8)
-        assert made(tokens(2, T, D), token_ids=ids).shape == (2, T, D)
+        extra = {"attention": torch.ones(2, T, T).tril() / torch.arange(1, T + 1).view(1, T, 1)} if "attention" in made.facts["needs"] else {}
+        assert made(tokens(2, T, D), token_ids=ids, **extra).shape == (2, T, D)
         made.balance_step()
+
+
+def test_what_a_router_takes_from_its_layer():
+    made = layer("attention_aware", n_experts=8)
+    x = tokens(2, T, D)
+    with pytest.raises(collegium.UsageError, match="attention"):
+        made(x)
+    with pytest.raises(collegium.UsageError, match="attention: "):
+        made(x, attention=torch.ones(1, T, T))
+    own = torch.eye(T).expand(2, T, T)
+    before = torch.ones(2, T, T).tril(-1)
+    before[:, 0, 0] = 1
+    assert not torch.equal(made(x, attention=own), made(x, attention=before / before.sum(2, keepdim=True)))
+
+
+def test_state_carried_between_layers():
+    first, second = (layer("recurrent", n_experts=8, seed=seed) for seed in (1, 2))
+    x = tokens(T, D).requires_grad_()
+    first(x)
+    alone, together = second(x), second(x, carried=first.carried)
+    assert first.carried is not None and first.carried.shape[0] == T and not torch.equal(alone, together)
+    together.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in first.parameters())
 
 
 def test_phases():
