@@ -34,11 +34,16 @@ struct Failure {
 
 std::string_view kind_name(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::usage: return "usage";
-    case ErrorKind::refused: return "refused";
-    case ErrorKind::data: return "data";
-    case ErrorKind::io: return "io";
-    case ErrorKind::interrupted: return "interrupted";
+    case ErrorKind::usage:
+      return "usage";
+    case ErrorKind::refused:
+      return "refused";
+    case ErrorKind::data:
+      return "data";
+    case ErrorKind::io:
+      return "io";
+    case ErrorKind::interrupted:
+      return "interrupted";
   }
   return "internal";
 }
@@ -51,7 +56,9 @@ std::string type_of(const std::exception& exception) {
   return out;
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string first_line(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
 
 Failure out_of_memory(const std::exception& exception, const std::string& detail) {
   return {kExitInternal, "internal", "not enough memory",
@@ -128,10 +135,15 @@ int dispatch(Commands commands, const std::vector<std::string>& args, const Stre
 
 }  // namespace
 
-std::span<const Option> common_options() { return kCommonOptions; }
+std::span<const Option> common_options() {
+  return kCommonOptions;
+}
 
 Output::Output(const Streams& streams, bool json, bool color)
-    : out_(streams.out), err_(streams.err), terminal_(streams.out_terminal), err_terminal_(streams.err_terminal),
+    : out_(streams.out),
+      err_(streams.err),
+      terminal_(streams.out_terminal),
+      err_terminal_(streams.err_terminal),
       json_(json) {
   terminal_.color = terminal_.color && color;
   err_terminal_.color = err_terminal_.color && color;
@@ -143,11 +155,13 @@ void Output::print(std::string_view what) {
   const auto problem = errno;
   out_.clear();  // the error itself may still have to be printed, as JSON
   if (problem == EPIPE) throw ClosedPipe();
-  throw Error(ErrorKind::io, text("could not write to stdout", problem != 0 ? ": " : "",
-                                  problem != 0 ? std::strerror(problem) : ""));
+  throw Error(ErrorKind::io,
+              text("could not write to stdout", problem != 0 ? ": " : "", problem != 0 ? std::strerror(problem) : ""));
 }
 
-void Output::line(std::string_view text) { block(std::string(text) + "\n"); }
+void Output::line(std::string_view text) {
+  block(std::string(text) + "\n");
+}
 
 void Output::block(std::string_view text) {
   if (!json_) print(text);
@@ -184,7 +198,9 @@ TableStyle Output::table_style() const {
 Arguments::Arguments(const Command& command, Commands commands, const Streams& streams, Output& out)
     : command_(command), commands_(commands), streams_(streams), out_(out) {}
 
-void Arguments::set_option(std::string_view name, Value value) { options_.push_back({name, std::move(value)}); }
+void Arguments::set_option(std::string_view name, Value value) {
+  options_.push_back({name, std::move(value)});
+}
 
 void Arguments::set_positional(std::string_view name, std::vector<std::string> values) {
   positionals_.push_back({name, {std::move(values), Source::command_line}});
@@ -197,15 +213,21 @@ const Arguments::Value& Arguments::option(std::string_view name) const {
   return found->value;
 }
 
-bool Arguments::flag(std::string_view name) const { return !option(name).all.empty(); }
+bool Arguments::flag(std::string_view name) const {
+  return !option(name).all.empty();
+}
 
 bool Arguments::given(std::string_view name) const {
   return source(name) == Source::environment || source(name) == Source::command_line;
 }
 
-Arguments::Source Arguments::source(std::string_view name) const { return option(name).source; }
+Arguments::Source Arguments::source(std::string_view name) const {
+  return option(name).source;
+}
 
-std::string Arguments::text(std::string_view name) const { return maybe(name).value_or(""); }
+std::string Arguments::text(std::string_view name) const {
+  return maybe(name).value_or("");
+}
 
 std::optional<std::string> Arguments::maybe(std::string_view name) const {
   const auto& values = option(name).all;
@@ -213,7 +235,9 @@ std::optional<std::string> Arguments::maybe(std::string_view name) const {
   return values.back();
 }
 
-const std::vector<std::string>& Arguments::all(std::string_view name) const { return option(name).all; }
+const std::vector<std::string>& Arguments::all(std::string_view name) const {
+  return option(name).all;
+}
 
 int64_t Arguments::integer(std::string_view name) const {
   const auto value = maybe(name);

@@ -54,26 +54,26 @@ enum class ValueKind { text, integer, number };
 /// What a completion script offers for a value.
 enum class Complete {
   nothing,
-  choices,      ///< the record's own `choices` (chosen by itself when there are any)
-  files,        ///< any file
-  folders,      ///< any folder
-  recipes,      ///< recipes/**/*.toml and presets/**/*.toml, else any file
-  runs,         ///< `collegium runs --ids`
-  catalogues,   ///< `collegium list --catalogues`
-  entries,      ///< `collegium list --names`
-  datasets,     ///< `collegium data list --names`
-  commands      ///< the names of the commands
+  choices,     ///< the record's own `choices` (chosen by itself when there are any)
+  files,       ///< any file
+  folders,     ///< any folder
+  recipes,     ///< recipes/**/*.toml and presets/**/*.toml, else any file
+  runs,        ///< `collegium runs --ids`
+  catalogues,  ///< `collegium list --catalogues`
+  entries,     ///< `collegium list --names`
+  datasets,    ///< `collegium data list --names`
+  commands     ///< the names of the commands
 };
 
 struct Option {
-  std::string_view name;          ///< without dashes: "seed"
-  char letter = 0;                ///< short form, 0 = none
-  std::string_view value = "";    ///< name of the value in help, "N"; empty makes the option a flag
+  std::string_view name;        ///< without dashes: "seed"
+  char letter = 0;              ///< short form, 0 = none
+  std::string_view value = "";  ///< name of the value in help, "N"; empty makes the option a flag
   ValueKind kind = ValueKind::text;
-  std::string_view help;          ///< a phrase, lower case, without a full stop
-  std::string_view default_text = "";  ///< the value when none is given, as typed; shown in help
-  std::string_view environment = "";   ///< COLLEGIUM_…: read when the option is not on the command line
-  bool repeatable = false;        ///< may come more than once: `all` gives every value
+  std::string_view help;                           ///< a phrase, lower case, without a full stop
+  std::string_view default_text = "";              ///< the value when none is given, as typed; shown in help
+  std::string_view environment = "";               ///< COLLEGIUM_…: read when the option is not on the command line
+  bool repeatable = false;                         ///< may come more than once: `all` gives every value
   std::span<const std::string_view> choices = {};  ///< the only values allowed
   Complete complete = Complete::nothing;
   bool is_flag() const { return value.empty(); }
@@ -86,7 +86,7 @@ struct Positional {
   std::string_view name;  ///< in capitals: "RECIPE"
   std::string_view help;
   int min = 1;
-  int max = 1;            ///< kUnlimited: any number
+  int max = 1;  ///< kUnlimited: any number
   std::span<const std::string_view> choices = {};
   Complete complete = Complete::nothing;
 };
@@ -107,7 +107,7 @@ struct Command {
   std::span<const Positional> positionals = {};
   std::span<const Option> options = {};
   std::span<const Example> examples = {};
-  bool hidden = false;          ///< not in lists or completion
+  bool hidden = false;                               ///< not in lists or completion
   int (*run)(const Arguments& arguments) = nullptr;  ///< 0 or an exit code of ErrorKind
 };
 
@@ -124,8 +124,8 @@ using Environment = std::function<std::string(std::string_view name)>;
 
 /// Where a command talks to, and what is known of the two ends.
 struct Streams {
-  std::ostream& out;    ///< results
-  std::ostream& err;    ///< progress, notes, errors
+  std::ostream& out;  ///< results
+  std::ostream& err;  ///< progress, notes, errors
   Terminal out_terminal = {};
   Terminal err_terminal = {};
   Environment environment = [](std::string_view) { return std::string(); };

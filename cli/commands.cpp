@@ -25,26 +25,15 @@ extern const Command train_command;
 namespace {
 
 constexpr std::array kCommands = {
-    &plan_command,
-    &train_command,
-    &generate_command,
-    &report_command,
-    &compare_command,
-    &inspect_command,
-    &explain_command,
-    &evidence_command,
-    &runs_command,
-    &list_command,
-    &show_command,
-    &data_command,
-    &doctor_command,
-    &completion_command,
-    &help_command,
-    &docs_command,
+    &plan_command,    &train_command,      &generate_command, &report_command, &compare_command, &inspect_command,
+    &explain_command, &evidence_command,   &runs_command,     &list_command,   &show_command,    &data_command,
+    &doctor_command,  &completion_command, &help_command,     &docs_command,
 };
 
 }  // namespace
 
-Commands all_commands() { return kCommands; }
+Commands all_commands() {
+  return kCommands;
+}
 
 }  // namespace collegium::cli

@@ -30,15 +30,24 @@ std::string source_name(Complete complete, std::span<const std::string_view> cho
   if (!choices.empty()) return "choices:" + spaced(choices);
   switch (complete) {
     case Complete::nothing:
-    case Complete::choices: return "nothing";
-    case Complete::files: return "files";
-    case Complete::folders: return "folders";
-    case Complete::recipes: return "recipes";
-    case Complete::runs: return "runs";
-    case Complete::catalogues: return "catalogues";
-    case Complete::entries: return "entries";
-    case Complete::datasets: return "datasets";
-    case Complete::commands: return "commands";
+    case Complete::choices:
+      return "nothing";
+    case Complete::files:
+      return "files";
+    case Complete::folders:
+      return "folders";
+    case Complete::recipes:
+      return "recipes";
+    case Complete::runs:
+      return "runs";
+    case Complete::catalogues:
+      return "catalogues";
+    case Complete::entries:
+      return "entries";
+    case Complete::datasets:
+      return "datasets";
+    case Complete::commands:
+      return "commands";
   }
   return "nothing";
 }
@@ -59,7 +68,7 @@ std::string names_of(const std::vector<const Command*>& commands) {
 }
 
 // 'it'\''s'
-std::string quoted(std::string_view what) {
+std::string shell_quoted(std::string_view what) {
   std::string out = "'";
   for (const char c : what) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
@@ -99,9 +108,9 @@ std::string zsh_option(const Option& option) {
                                              zsh_action(source_name(option.complete, option.choices)));
   const auto equals = option.is_flag() ? "" : "=";
   const auto star = option.repeatable ? "*" : "";
-  if (option.letter == 0) return quoted(text(star, "--", option.name, equals, help, value));
+  if (option.letter == 0) return shell_quoted(text(star, "--", option.name, equals, help, value));
   const auto others = option.repeatable ? std::string("*") : text("(-", option.letter, " --", option.name, ")");
-  return text(quoted(others), "{-", option.letter, ",--", option.name, equals, "}", quoted(help + value));
+  return text(shell_quoted(others), "{-", option.letter, ",--", option.name, equals, "}", shell_quoted(help + value));
 }
 
 }  // namespace
@@ -116,14 +125,14 @@ std::string bash_completion(Commands commands) {
       if (option->is_flag()) continue;
       const auto short_form = option->letter != 0 ? text("|'", command->name, " -", option->letter, "'") : "";
       values += text("    '", command->name, " --", option->name, "'", short_form, ") echo ",
-                     quoted(source_name(option->complete, option->choices)), " ;;\n");
+                     shell_quoted(source_name(option->complete, option->choices)), " ;;\n");
     }
-    options += text("    ", command->name, ") echo ", quoted(join(words, " ")), " ;;\n");
+    options += text("    ", command->name, ") echo ", shell_quoted(join(words, " ")), " ;;\n");
     for (size_t i = 0; i < command->positionals.size(); ++i) {
       const auto& positional = command->positionals[i];
       const auto index = positional.max == 1 ? text("'", command->name, " ", i, "'") : text("'", command->name, " '*");
       const auto source = source_name(positional.complete, positional.choices);
-      arguments += text("    ", index, ") echo ", quoted(source), " ;;\n");
+      arguments += text("    ", index, ") echo ", shell_quoted(source), " ;;\n");
     }
   }
   std::string queries;
@@ -210,14 +219,14 @@ std::string zsh_completion(Commands commands) {
   const auto all = shown(commands);
   std::string described, cases, queries;
   for (const auto* command : all) {
-    described += text("    ", quoted(text(command->name, ":", zsh_escaped(command->summary))), "\n");
+    described += text("    ", shell_quoted(text(command->name, ":", zsh_escaped(command->summary))), "\n");
     cases += text("        ", command->name, ")\n          _arguments -s -S \\\n");
     for (const auto* option : offered_options(*command)) cases += text("            ", zsh_option(*option), " \\\n");
     for (size_t i = 0; i < command->positionals.size(); ++i) {
       const auto& positional = command->positionals[i];
       const auto index = positional.max == 1 ? text(i + 1, positional.min == 0 ? ":" : "") : std::string("*");
       cases += text("            ",
-                    quoted(text(index, ":", positional.name, ":",
+                    shell_quoted(text(index, ":", positional.name, ":",
                                 zsh_action(source_name(positional.complete, positional.choices)))),
                     " \\\n");
     }

@@ -69,9 +69,9 @@ DoctorFacts examine(const Environment& environment, const Terminal& terminal) {
   } catch (const Error& error) {
     facts.kernels_report = error.what();
   }
-  for (const auto& [name, purpose] : {std::pair{"python3", "the Python package, and pip below"},
-                                      std::pair{"pip", "fetching data sets from PyPI"},
-                                      std::pair{"npm", "fetching data sets from npm"}})
+  for (const auto& [name, purpose] :
+       {std::pair{"python3", "the Python package, and pip below"}, std::pair{"pip", "fetching data sets from PyPI"},
+        std::pair{"npm", "fetching data sets from npm"}})
     facts.programs.push_back({name, find_program(name, environment), purpose});
   const auto paths =
       data::source_paths(environment("XDG_CACHE_HOME"), environment("HOME"), environment("COLLEGIUM_DATA"));
@@ -95,8 +95,9 @@ std::vector<Problem> problems_of(const DoctorFacts& facts) {
     out.push_back({true, text("only ", bytes_text(facts.disk_free), " is free on the disk of ", facts.disk_folder),
                    "free some space, or run in a folder on another disk: checkpoints are written there"});
   if (allowed > 0 && static_cast<double>(facts.n_threads) > std::ceil(allowed))
-    out.push_back({true, text("torch uses ", facts.n_threads, " threads where ", allowed, " processors are allowed: ",
-                              "they wait for each other"),
+    out.push_back({true,
+                   text("torch uses ", facts.n_threads, " threads where ", allowed,
+                        " processors are allowed: ", "they wait for each other"),
                    text("set OMP_NUM_THREADS=", static_cast<int64_t>(std::ceil(allowed)))});
   const auto has = [&](std::string_view flag) {
     return std::find(facts.cpu.flags.begin(), facts.cpu.flags.end(), flag) != facts.cpu.flags.end();
@@ -143,15 +144,15 @@ std::string doctor_text(const DoctorFacts& facts, const std::vector<Problem>& pr
   put("kernels", facts.kernels_report.substr(facts.kernels_report.starts_with(kLabel) ? kLabel.size() : 0));
   for (const auto& program : facts.programs) put(program.name, program.path.empty() ? "not found" : program.path);
   put("data cache", facts.data_cache);
-  for (const auto& folder : facts.data_folders)
-    put("data folder", folder.path + (folder.exists ? "" : " (not there)"));
+  for (const auto& folder : facts.data_folders) put("data folder", folder.path + (folder.exists ? "" : " (not there)"));
   put("terminal", terminal_text(facts.terminal));
   out += "\n";
   if (problems.empty()) return out + "No problems found.\n";
   for (const auto& problem : problems) {
     const auto* code = problem.serious ? "31" : "33";
-    out += text(style.color ? text("\x1b[", code, "m") : "", problem.serious ? "problem: " : "remark:  ",
-                style.color ? "\x1b[0m" : "", problem.what, "\n", "  fix:   ", problem.fix, "\n");
+    out += text(style.color ? text("\x1b[", code, "m") : "",
+                problem.serious ? "problem: " : "remark:  ", style.color ? "\x1b[0m" : "", problem.what, "\n",
+                "  fix:   ", problem.fix, "\n");
   }
   return out;
 }

@@ -20,17 +20,17 @@ struct DoctorFacts {
   CpuFacts cpu;
   MemoryFacts memory;
   std::string disk_folder;
-  int64_t disk_free = 0;  ///< bytes
+  int64_t disk_free = 0;                        ///< bytes
   std::string torch_version, torch_capability;  ///< "2.13.0", "AVX512"
   int64_t n_threads = 0;                        ///< of torch
   bool torch_has_cuda = false;
   int64_t n_cuda_devices = 0;
-  bool nvidia_driver = false;                   ///< the machine has a GPU's driver, whatever torch was built for
-  std::string kernels;                          ///< the chosen instruction set, "" when the choice is refused
-  std::string kernels_report;                   ///< why, or why not
+  bool nvidia_driver = false;  ///< the machine has a GPU's driver, whatever torch was built for
+  std::string kernels;         ///< the chosen instruction set, "" when the choice is refused
+  std::string kernels_report;  ///< why, or why not
   std::vector<ProgramFacts> programs;
   std::string data_cache;
-  std::vector<FolderFacts> data_folders;        ///< from COLLEGIUM_DATA
+  std::vector<FolderFacts> data_folders;  ///< from COLLEGIUM_DATA
   Terminal terminal;
 };
 

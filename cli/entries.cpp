@@ -154,8 +154,7 @@ std::string entry_text(const EntryInfo& entry, const TableStyle& style) {
 }
 
 std::string entries_markdown(const std::vector<EntryInfo>& entries) {
-  std::string out =
-      "# Mechanisms\n\nWritten by `collegium docs mechanisms` from the catalogue entries; do not edit.\n";
+  std::string out = "# Mechanisms\n\nWritten by `collegium docs mechanisms` from the catalogue entries; do not edit.\n";
   for (const auto& catalogue : catalogues_of(entries)) {
     out += "\n## " + catalogue + "\n";
     for (const auto& entry : entries) {

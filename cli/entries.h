@@ -8,9 +8,9 @@
 namespace collegium::cli {
 
 struct EntryFilter {
-  std::string catalogue;       ///< "" = all
+  std::string catalogue;  ///< "" = all
   std::optional<int> paper;
-  std::string taxonomy;        ///< a part of the taxonomy place, any case; "" = all
+  std::string taxonomy;  ///< a part of the taxonomy place, any case; "" = all
 };
 
 /// The names of the catalogues, in the order of `entries`, each once.

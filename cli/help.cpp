@@ -111,7 +111,9 @@ constexpr std::string_view kOptionTable = "| Option | Meaning | Default | Enviro
 
 }  // namespace
 
-std::string version_text() { return text("collegium ", COLLEGIUM_VERSION, " (torch ", TORCH_VERSION, ")"); }
+std::string version_text() {
+  return text("collegium ", COLLEGIUM_VERSION, " (torch ", TORCH_VERSION, ")");
+}
 
 std::string program_help(Commands commands, const Terminal& terminal) {
   auto out = usage_text(terminal, "collegium COMMAND [options]") + "\n" +

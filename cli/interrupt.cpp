@@ -45,6 +45,8 @@ InterruptFlag::~InterruptFlag() {
   interrupt_state.in_use = false;
 }
 
-bool InterruptFlag::raised() const { return interrupt_state.signals.load(std::memory_order_relaxed) > 0; }
+bool InterruptFlag::raised() const {
+  return interrupt_state.signals.load(std::memory_order_relaxed) > 0;
+}
 
 }  // namespace collegium::cli

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::array<std::string_view, 16> kKernelFlags = {
-    "sse4_2", "avx",  "f16c",        "fma",         "avx2",     "avx512f",  "avx512bw", "avx512vl",
+    "sse4_2",      "avx",      "f16c",        "fma",         "avx2",     "avx512f",  "avx512bw", "avx512vl",
     "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "asimd",    "sve"};
 
 // The first line of a file that holds one number, -1 when there is none ("max" means no limit).
@@ -44,7 +44,9 @@ double cpu_quota(const fs::path& root) {
 
 }  // namespace
 
-int64_t MemoryFacts::usable_total() const { return limit > 0 ? std::min(limit, total) : total; }
+int64_t MemoryFacts::usable_total() const {
+  return limit > 0 ? std::min(limit, total) : total;
+}
 
 int64_t MemoryFacts::usable() const {
   return limit > 0 ? std::clamp<int64_t>(limit - used, 0, available) : available;

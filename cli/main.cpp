@@ -1,9 +1,9 @@
 // The program: fills in what the process knows of itself, and hands over to the framework.
+#include <unistd.h>
 #include <clocale>
 #include <csignal>
 #include <iostream>
 #include <locale>
-#include <unistd.h>
 
 #include "cli/command.h"
 #include "cli/terminal.h"

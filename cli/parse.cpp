@@ -17,16 +17,22 @@ std::vector<const Option*> options_of(const Command& command) {
   return out;
 }
 
-std::string help_hint(const Command& command) { return text("see 'collegium ", command.name, " --help'"); }
+std::string help_hint(const Command& command) {
+  return text("see 'collegium ", command.name, " --help'");
+}
 
 Error usage_error(const std::string& message, const std::string& hint) {
   return Error(ErrorKind::usage, message, hint);
 }
 
-bool is_option_word(const std::string& word) { return word.size() > 1 && word[0] == '-'; }
+bool is_option_word(const std::string& word) {
+  return word.size() > 1 && word[0] == '-';
+}
 
 // "--seed" of "--seed=3".
-std::string without_value(const std::string& word) { return word.substr(0, word.find('=')); }
+std::string without_value(const std::string& word) {
+  return word.substr(0, word.find('='));
+}
 
 Error unknown_option(const Command* command, const std::string& word, const std::vector<const Option*>& known) {
   std::vector<std::string> names;
@@ -76,8 +82,8 @@ void check_not_an_option(const Command& command, const Option& option, const std
   if (!value.starts_with("--")) return;
   for (const auto* other : known)
     if (without_value(value) == text("--", other->name))
-      throw usage_error(text(command.name, ": --", option.name, " needs a value (", option.value,
-                             "), but the option '", value, "' follows"),
+      throw usage_error(text(command.name, ": --", option.name, " needs a value (", option.value, "), but the option '",
+                             value, "' follows"),
                         text("write --", option.name, "=", value, " if that is meant to be the value"));
 }
 

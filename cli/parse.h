@@ -6,9 +6,9 @@ namespace collegium::cli {
 
 /// The words of a command line apart from the command's own.
 struct Split {
-  std::string command;                ///< "" when there is none
-  std::vector<std::string> words;     ///< for the command; common flags before its name are moved here
-  bool help = false, version = false; ///< asked for before a command's name
+  std::string command;                 ///< "" when there is none
+  std::vector<std::string> words;      ///< for the command; common flags before its name are moved here
+  bool help = false, version = false;  ///< asked for before a command's name
 };
 
 /// Finds the command's name. A usage Error for an option that is not common, with the nearest named.

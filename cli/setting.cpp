@@ -78,7 +78,8 @@ RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrup
   const auto& environment = arguments.streams().environment;
   RunSetting out;
   out.runs_root = has_option(arguments, "runs") ? arguments.text("runs") : "runs";
-  out.data_paths = data::source_paths(environment("XDG_CACHE_HOME"), environment("HOME"), environment("COLLEGIUM_DATA"));
+  out.data_paths =
+      data::source_paths(environment("XDG_CACHE_HOME"), environment("HOME"), environment("COLLEGIUM_DATA"));
   out.data_paths.offline = has_option(arguments, "offline") && arguments.flag("offline");
   if (const auto python = environment("COLLEGIUM_PYTHON"); !python.empty()) out.data_paths.python = python;
   out.device = has_option(arguments, "device") ? parse_device(arguments.text("device")) : at::Device(at::kCPU);

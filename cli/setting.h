@@ -6,18 +6,28 @@
 
 namespace collegium::cli {
 
-inline constexpr Option kRunsOption = {.name = "runs", .value = "DIR", .help = "folder that holds the runs",
-                                       .default_text = "runs", .environment = "COLLEGIUM_RUNS",
+inline constexpr Option kRunsOption = {.name = "runs",
+                                       .value = "DIR",
+                                       .help = "folder that holds the runs",
+                                       .default_text = "runs",
+                                       .environment = "COLLEGIUM_RUNS",
                                        .complete = Complete::folders};
-inline constexpr Option kDeviceOption = {.name = "device", .value = "DEVICE", .help = "cpu, cuda or cuda:N",
-                                         .default_text = "cpu", .environment = "COLLEGIUM_DEVICE"};
-inline constexpr Option kSetOption = {.name = "set", .value = "PATH=VALUE",
+inline constexpr Option kDeviceOption = {.name = "device",
+                                         .value = "DEVICE",
+                                         .help = "cpu, cuda or cuda:N",
+                                         .default_text = "cpu",
+                                         .environment = "COLLEGIUM_DEVICE"};
+inline constexpr Option kSetOption = {.name = "set",
+                                      .value = "PATH=VALUE",
                                       .help = "set one value of the recipe, such as train.steps=100",
                                       .repeatable = true};
-inline constexpr Option kOfflineOption = {.name = "offline", .help = "never download; use what is on the disk",
-                                          .environment = "COLLEGIUM_OFFLINE"};
-inline constexpr Option kThreadsOption = {.name = "threads", .value = "N", .kind = ValueKind::integer,
-                                          .help = "threads of the engine; 0 = one a core", .default_text = "0",
+inline constexpr Option kOfflineOption = {
+    .name = "offline", .help = "never download; use what is on the disk", .environment = "COLLEGIUM_OFFLINE"};
+inline constexpr Option kThreadsOption = {.name = "threads",
+                                          .value = "N",
+                                          .kind = ValueKind::integer,
+                                          .help = "threads of the engine; 0 = one a core",
+                                          .default_text = "0",
                                           .environment = "COLLEGIUM_THREADS"};
 
 /// Checks and parses a device name; a usage Error when the machine lacks it.

@@ -10,7 +10,9 @@
 namespace collegium::cli {
 namespace {
 
-bool is_set(const std::string& value) { return !value.empty() && value != "0" && value != "false"; }
+bool is_set(const std::string& value) {
+  return !value.empty() && value != "0" && value != "false";
+}
 
 bool speaks_utf8(const Environment& environment) {
   for (const auto* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {

@@ -14,25 +14,49 @@ namespace collegium::cli {
 namespace {
 
 constexpr Positional kCompareArguments[] = {
-    {.name = "RUN", .help = "runs to compare; those that differ only in their seed form a group", .min = 0,
-     .max = kUnlimited, .complete = Complete::runs}};
+    {.name = "RUN",
+     .help = "runs to compare; those that differ only in their seed form a group",
+     .min = 0,
+     .max = kUnlimited,
+     .complete = Complete::runs}};
 constexpr std::string_view kRooms[] = {"route"};
 constexpr Option kCompareOptions[] = {
-    {.name = "out", .letter = 'o', .value = "FILE", .help = "the page", .default_text = "compare.html",
+    {.name = "out",
+     .letter = 'o',
+     .value = "FILE",
+     .help = "the page",
+     .default_text = "compare.html",
      .complete = Complete::files},
     {.name = "label", .value = "NAME", .help = "name of a group, in the order of the runs", .repeatable = true},
     {.name = "title", .value = "TEXT", .help = "title of the page", .default_text = "Comparison"},
-    {.name = "room", .value = "ROOM", .help = "instead of runs: train every recipe of recipes/ROOM on one task, head to head",
+    {.name = "room",
+     .value = "ROOM",
+     .help = "instead of runs: train every recipe of recipes/ROOM on one task, head to head",
      .choices = kRooms},
-    {.name = "recipes", .value = "DIR", .help = "where the rooms' recipes are", .default_text = "recipes",
+    {.name = "recipes",
+     .value = "DIR",
+     .help = "where the rooms' recipes are",
+     .default_text = "recipes",
      .complete = Complete::folders},
-    {.name = "reference", .value = "RECIPE", .help = "the recipe whose task, steps and seeds count for --room",
-     .default_text = "recipes/route/top_k.toml", .complete = Complete::recipes},
-    {.name = "store", .value = "DIR", .help = "with --room: keep the table, picture and numbers here",
-     .default_text = "docs", .complete = Complete::folders},
-    {.name = "seeds", .value = "N", .kind = ValueKind::integer, .help = "with --room: only the first N seeds; 0 = all",
+    {.name = "reference",
+     .value = "RECIPE",
+     .help = "the recipe whose task, steps and seeds count for --room",
+     .default_text = "recipes/route/top_k.toml",
+     .complete = Complete::recipes},
+    {.name = "store",
+     .value = "DIR",
+     .help = "with --room: keep the table, picture and numbers here",
+     .default_text = "docs",
+     .complete = Complete::folders},
+    {.name = "seeds",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "with --room: only the first N seeds; 0 = all",
      .default_text = "0"},
-    kRunsOption, kDeviceOption, kThreadsOption, kOfflineOption,
+    kRunsOption,
+    kDeviceOption,
+    kThreadsOption,
+    kOfflineOption,
 };
 constexpr Example kCompareExamples[] = {
     {"collegium compare tiny_moe-s1 tiny_moe-s2 dense-s1 dense-s2 --label moe --label dense", "two groups, two seeds"},
@@ -46,7 +70,7 @@ std::string cell_text(const nlohmann::json& value) {
   return out.str();
 }
 
-int run_room(const Arguments& arguments) {
+int compare_room(const Arguments& arguments) {
   auto& out = arguments.out();
   auto& fs = io::real_file_system();
   require(arguments.positionals("RUN").empty(), "give runs or --room, not both");
@@ -56,8 +80,8 @@ int run_room(const Arguments& arguments) {
   const auto setting = run_setting(arguments, &interrupt, progress.get());
   auto reference = read_recipe(arguments.text("reference"));
   const auto n_seeds = arguments.integer("seeds");
-  require(n_seeds >= 0 && n_seeds <= static_cast<int64_t>(reference.seeds.size()), "--seeds ", n_seeds, ": the reference has ",
-          reference.seeds.size(), " seeds");
+  require(n_seeds >= 0 && n_seeds <= static_cast<int64_t>(reference.seeds.size()), "--seeds ", n_seeds,
+          ": the reference has ", reference.seeds.size(), " seeds");
   if (n_seeds > 0) reference.seeds.resize(static_cast<size_t>(n_seeds));
   const auto folder = io::Path(arguments.text("recipes")) / arguments.text("room");
   std::vector<Recipe> recipes;
@@ -73,7 +97,8 @@ int run_room(const Arguments& arguments) {
   io::write_atomically(fs, store / "leaderboard.svg", io::as_bytes(leaderboard_svg(data)));
   io::write_atomically(fs, store / "leaderboard.json", io::as_bytes(io::dump_json(data, 1) + "\n"));
 
-  TextTable rows({"router", "held-out bpb", "noisy", "tok/s", "µs/token E=8", "MaxVio", "dropped", "experts/token", "changed", "sacrifices"});
+  TextTable rows({"router", "held-out bpb", "noisy", "tok/s", "µs/token E=8", "MaxVio", "dropped", "experts/token",
+                  "changed", "sacrifices"});
   for (const auto& row : data["rows"]) {
     const auto value = [&](const char* measure, int digits) {
       if (!row["measures"].contains(measure)) return std::string("-");
@@ -85,10 +110,13 @@ int run_room(const Arguments& arguments) {
     for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
     std::ostringstream cost;
     cost << std::setprecision(3);
-    if (row["router_us"].contains("8")) cost << row["router_us"]["8"].get<double>();
-    else cost << "-";
-    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3), value("tokens_per_second", 0), cost.str(),
-              value("max_violation", 2), value("dropped", 3), value("per_token", 2), value("fluctuation", 3), join(sacrifices)});
+    if (row["router_us"].contains("8"))
+      cost << row["router_us"]["8"].get<double>();
+    else
+      cost << "-";
+    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3),
+              value("tokens_per_second", 0), cost.str(), value("max_violation", 2), value("dropped", 3),
+              value("per_token", 2), value("fluctuation", 3), join(sacrifices)});
   }
   out.block(rows.render(out.table_style()));
   out.line(text("table: ", (store / "leaderboard.md").string()));
@@ -98,7 +126,7 @@ int run_room(const Arguments& arguments) {
 
 int run_compare(const Arguments& arguments) {
   auto& out = arguments.out();
-  if (arguments.given("room")) return run_room(arguments);
+  if (arguments.given("room")) return compare_room(arguments);
   require(!arguments.positionals("RUN").empty(), "name at least one run, or --room");
   std::vector<io::Path> folders;
   for (const auto& word : arguments.positionals("RUN")) folders.push_back(run_folder(arguments, word));
@@ -107,7 +135,8 @@ int run_compare(const Arguments& arguments) {
   io::write_atomically(io::real_file_system(), arguments.text("out"), io::as_bytes(compare_page(data)));
 
   std::vector<std::string> header = {"measure"};
-  for (const auto& g : data["groups"]) header.push_back(text(g["name"].get<std::string>(), " (", g["runs"].size(), ")"));
+  for (const auto& g : data["groups"])
+    header.push_back(text(g["name"].get<std::string>(), " (", g["runs"].size(), ")"));
   TextTable rows(header);
   for (size_t column = 1; column < header.size(); ++column) rows.align(column, Align::right);
   for (const auto& line : data["table"]) {
@@ -118,7 +147,8 @@ int run_compare(const Arguments& arguments) {
   }
   out.block(rows.render(out.table_style()));
   out.line(text("page: ", arguments.text("out")));
-  out.json({{"page", arguments.text("out")}, {"table", Json::parse(data["table"].dump())},
+  out.json({{"page", arguments.text("out")},
+            {"table", Json::parse(data["table"].dump())},
             {"differences", Json::parse(data["differences"].dump())}});
   return 0;
 }
@@ -128,9 +158,12 @@ int run_compare(const Arguments& arguments) {
 extern constinit const Command compare_command = {
     .name = "compare",
     .summary = "compare runs on one page, same axes, with seeds and spread",
-    .help = "Runs with equal configuration, seeds aside, form a group: a thin line a seed, a thick one for the mean. With --room, the "
-            "leaderboard: every recipe of a room whose task is the reference's is trained over the same seeds (finished runs "
-            "of this commit are used again) and stands in one table with what it sacrifices.",
+    .help =
+        "Runs with equal configuration, seeds aside, form a group: a thin line a seed, a thick one for the mean. With "
+        "--room, the "
+        "leaderboard: every recipe of a room whose task is the reference's is trained over the same seeds (finished "
+        "runs "
+        "of this commit are used again) and stands in one table with what it sacrifices.",
     .group = "train and use",
     .positionals = kCompareArguments,
     .options = kCompareOptions,

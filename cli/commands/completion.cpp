@@ -28,8 +28,9 @@ int run_completion(const Arguments& arguments) {
 extern constinit const Command completion_command = {
     .name = "completion",
     .summary = "print a completion script for a shell",
-    .help = "Prints a script that lets Tab complete commands, options, choices, recipes, runs and the names of "
-            "mechanisms. Its first lines say where it goes.",
+    .help =
+        "Prints a script that lets Tab complete commands, options, choices, recipes, runs and the names of "
+        "mechanisms. Its first lines say where it goes.",
     .group = "this program",
     .positionals = kCompletionArguments,
     .examples = kCompletionExamples,

@@ -15,8 +15,11 @@ namespace fs = std::filesystem;
 constexpr std::string_view kDataActions[] = {"list", "get", "info", "path"};
 constexpr Positional kDataArguments[] = {
     {.name = "ACTION", .help = "what to do", .choices = kDataActions},
-    {.name = "NAME", .help = "data sets; all of them when left out of list, info and path", .min = 0,
-     .max = kUnlimited, .complete = Complete::datasets},
+    {.name = "NAME",
+     .help = "data sets; all of them when left out of list, info and path",
+     .min = 0,
+     .max = kUnlimited,
+     .complete = Complete::datasets},
 };
 constexpr Option kDataOptions[] = {
     {.name = "names", .help = "with list: only the names, one a line"},
@@ -67,9 +70,15 @@ std::vector<const data::Source*> chosen_sources(const Arguments& arguments) {
 }
 
 Json data_json(const data::Source& source, const fs::path& file) {
-  Json out = {{"name", source.name},       {"title", source.title},     {"licence", source.licence},
-              {"registry", data_registry(source)}, {"package", source.package}, {"version", source.version},
-              {"archive", source.archive}, {"sha256", source.sha256},   {"documents", source.n_documents}};
+  Json out = {{"name", source.name},
+              {"title", source.title},
+              {"licence", source.licence},
+              {"registry", data_registry(source)},
+              {"package", source.package},
+              {"version", source.version},
+              {"archive", source.archive},
+              {"sha256", source.sha256},
+              {"documents", source.n_documents}};
   out["file"] = file.empty() ? Json() : Json(file.string());
   if (!file.empty()) out["bytes"] = data_size(file);
   return out;
@@ -170,11 +179,12 @@ int run_data(const Arguments& arguments) {
 extern constinit const Command data_command = {
     .name = "data",
     .summary = "list, fetch and locate data sets",
-    .help = "Data sets are packages of public registries, pinned by version and SHA-256. They are looked for in the "
-            "cache (XDG_CACHE_HOME or ~/.cache) and in the folders that COLLEGIUM_DATA names, parted by colons; "
-            "only 'get' downloads, with pip or npm, and keeps nothing whose hash is wrong.\n\n"
-            "list shows them all; get fetches; info tells licence, source and hash; path prints the archive's file, "
-            "or without a name the cache and the folders.",
+    .help =
+        "Data sets are packages of public registries, pinned by version and SHA-256. They are looked for in the "
+        "cache (XDG_CACHE_HOME or ~/.cache) and in the folders that COLLEGIUM_DATA names, parted by colons; "
+        "only 'get' downloads, with pip or npm, and keeps nothing whose hash is wrong.\n\n"
+        "list shows them all; get fetches; info tells licence, source and hash; path prints the archive's file, "
+        "or without a name the cache and the folders.",
     .group = "data",
     .positionals = kDataArguments,
     .options = kDataOptions,

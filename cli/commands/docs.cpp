@@ -14,8 +14,7 @@ constexpr Example kDocsExamples[] = {{"collegium docs cli", "what docs/cli.md ho
 
 int run_docs(const Arguments& arguments) {
   const auto page = arguments.positional("PAGE");
-  const auto markdown =
-      page == "cli" ? commands_markdown(arguments.commands()) : entries_markdown(all_entries());
+  const auto markdown = page == "cli" ? commands_markdown(arguments.commands()) : entries_markdown(all_entries());
   arguments.out().block(markdown);
   arguments.out().json({{"page", page}, {"markdown", markdown}});
   return 0;

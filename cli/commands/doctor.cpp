@@ -24,9 +24,10 @@ int run_doctor(const Arguments& arguments) {
 extern constinit const Command doctor_command = {
     .name = "doctor",
     .summary = "show what this machine has, and what to mend",
-    .help = "Shows processor, memory, disk, torch, the kernels that are chosen and why, where data sets are looked "
-            "for, and the terminal. Everything that stands in the way of a run comes with a line that mends it. "
-            "Nothing is changed and nothing is sent anywhere; the exit code is 0 whatever is found.",
+    .help =
+        "Shows processor, memory, disk, torch, the kernels that are chosen and why, where data sets are looked "
+        "for, and the terminal. Everything that stands in the way of a run comes with a line that mends it. "
+        "Nothing is changed and nothing is sent anywhere; the exit code is 0 whatever is found.",
     .group = "this program",
     .examples = kDoctorExamples,
     .run = run_doctor,

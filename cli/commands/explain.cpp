@@ -12,13 +12,24 @@ constexpr Positional kExplainArguments[] = {
     {.name = "RUN", .help = "a run's id, the start of one, or its folder", .complete = Complete::runs}};
 constexpr Option kExplainOptions[] = {
     {.name = "text", .letter = 't', .value = "TEXT", .help = "the text to route"},
-    {.name = "token", .value = "N", .kind = ValueKind::integer,
-     .help = "which of its tokens, from 0; -1 = the last one", .default_text = "-1"},
+    {.name = "token",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "which of its tokens, from 0; -1 = the last one",
+     .default_text = "-1"},
     {.name = "layer", .value = "N", .kind = ValueKind::integer, .help = "only this layer of the model"},
-    {.name = "experts", .value = "N", .kind = ValueKind::integer, .help = "show the N best experts; 0 = all",
+    {.name = "experts",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "show the N best experts; 0 = all",
      .default_text = "6"},
-    {.name = "step", .value = "N", .kind = ValueKind::integer, .help = "the checkpoint of this step; default the newest"},
-    kRunsOption, kDeviceOption, kThreadsOption,
+    {.name = "step",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "the checkpoint of this step; default the newest"},
+    kRunsOption,
+    kDeviceOption,
+    kThreadsOption,
 };
 constexpr Example kExplainExamples[] = {
     {"collegium explain tiny_moe --text ROMEO:", "the last token, in every layer"},
@@ -30,7 +41,9 @@ std::string cell(const nlohmann::json& row, const char* key) {
   return row[key].is_number_float() ? text(std::round(1e4 * row[key].get<double>()) / 1e4) : row[key].dump();
 }
 
-std::string quoted(const std::string& token) { return nlohmann::json(token).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); }
+std::string quoted_token(const std::string& token) {
+  return nlohmann::json(token).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
 
 int run_explain(const Arguments& arguments) {
   auto& out = arguments.out();
@@ -49,15 +62,16 @@ int run_explain(const Arguments& arguments) {
       known.push_back(l["layer"].dump());
       if (l["layer"] == arguments.integer("layer")) only.push_back(l);
     }
-    require(!only.empty(), "--layer ", arguments.integer("layer"), ": this layer has no experts (those with experts: ",
-            join(known), ")");
+    require(!only.empty(), "--layer ", arguments.integer("layer"),
+            ": this layer has no experts (those with experts: ", join(known), ")");
     data["layers"] = only;
   }
 
   std::string tokens;
   for (size_t i = 0; i < data["tokens"].size(); ++i) {
-    const auto word = quoted(data["tokens"][i].get<std::string>());
-    tokens += (i ? " " : "") + (static_cast<int64_t>(i) == data["index"].get<int64_t>() ? out.colored("1", text(">", word, "<")) : word);
+    const auto word = quoted_token(data["tokens"][i].get<std::string>());
+    tokens += (i ? " " : "") +
+              (static_cast<int64_t>(i) == data["index"].get<int64_t>() ? out.colored("1", text(">", word, "<")) : word);
   }
   out.line(text("token ", data["index"].get<int64_t>(), " of ", data["run"].get<std::string>(), " at step ",
                 data["step"].get<int64_t>(), ": ", tokens));
@@ -67,7 +81,8 @@ int run_explain(const Arguments& arguments) {
     TextTable table({"expert", "score", "bias", "rank", "gate", "asked by", "kept by", "why"});
     int64_t shown = 0;
     for (const auto& e : layer["experts"]) {
-      if (arguments.integer("experts") > 0 && shown++ >= arguments.integer("experts") && !e["chosen"].get<bool>()) break;
+      if (arguments.integer("experts") > 0 && shown++ >= arguments.integer("experts") && !e["chosen"].get<bool>())
+        break;
       table.row({cell(e, "expert"), cell(e, "score"), cell(e, "bias"), cell(e, "rank"), cell(e, "gate"),
                  cell(e, "asked_by"), cell(e, "kept_by"), e["fate"].get<std::string>()});
     }
@@ -82,9 +97,10 @@ int run_explain(const Arguments& arguments) {
 extern constinit const Command explain_command = {
     .name = "explain",
     .summary = "why one token got its experts",
-    .help = "Routes a text through the run's newest checkpoint and shows, for one token and each layer, every expert's "
-            "score, selection bias, rank, gate weight, how many tokens of the text asked for it and how many it kept, and "
-            "what would have to change for another decision.",
+    .help =
+        "Routes a text through the run's newest checkpoint and shows, for one token and each layer, every expert's "
+        "score, selection bias, rank, gate weight, how many tokens of the text asked for it and how many it kept, and "
+        "what would have to change for another decision.",
     .group = "understand",
     .positionals = kExplainArguments,
     .options = kExplainOptions,

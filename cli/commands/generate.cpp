@@ -14,20 +14,44 @@ constexpr Positional kGenerateArguments[] = {
 constexpr Option kGenerateOptions[] = {
     {.name = "prompt", .letter = 'p', .value = "TEXT", .help = "what the text continues"},
     {.name = "prompt-file", .value = "FILE", .help = "the prompt from a file", .complete = Complete::files},
-    {.name = "tokens", .letter = 'n', .value = "N", .kind = ValueKind::integer, .help = "at most so many new tokens",
+    {.name = "tokens",
+     .letter = 'n',
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "at most so many new tokens",
      .default_text = "200"},
-    {.name = "temperature", .value = "X", .kind = ValueKind::number,
-     .help = "0 = always the likeliest token; higher = more surprising", .default_text = "0.8"},
-    {.name = "top-k", .value = "N", .kind = ValueKind::integer, .help = "only the N likeliest tokens; 0 = all",
+    {.name = "temperature",
+     .value = "X",
+     .kind = ValueKind::number,
+     .help = "0 = always the likeliest token; higher = more surprising",
+     .default_text = "0.8"},
+    {.name = "top-k",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "only the N likeliest tokens; 0 = all",
      .default_text = "0"},
-    {.name = "top-p", .value = "X", .kind = ValueKind::number,
-     .help = "only the likeliest tokens that together have this probability", .default_text = "0.95"},
-    {.name = "seed", .value = "N", .kind = ValueKind::integer, .help = "another seed, another text", .default_text = "0",
+    {.name = "top-p",
+     .value = "X",
+     .kind = ValueKind::number,
+     .help = "only the likeliest tokens that together have this probability",
+     .default_text = "0.95"},
+    {.name = "seed",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "another seed, another text",
+     .default_text = "0",
      .environment = "COLLEGIUM_SEED"},
-    {.name = "step", .value = "N", .kind = ValueKind::integer, .help = "the checkpoint of this step; default the newest"},
-    {.name = "trace", .value = "FILE", .help = "write the routing of prompt and text as a routing trace (safetensors)",
+    {.name = "step",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "the checkpoint of this step; default the newest"},
+    {.name = "trace",
+     .value = "FILE",
+     .help = "write the routing of prompt and text as a routing trace (safetensors)",
      .complete = Complete::files},
-    kRunsOption, kDeviceOption, kThreadsOption,
+    kRunsOption,
+    kDeviceOption,
+    kThreadsOption,
 };
 constexpr Example kGenerateExamples[] = {
     {"collegium generate tiny_moe --prompt 'ROMEO:' -n 300", "continue a prompt"},
@@ -36,8 +60,7 @@ constexpr Example kGenerateExamples[] = {
 
 std::string prompt_of(const Arguments& arguments) {
   require(!(arguments.given("prompt") && arguments.given("prompt-file")), "give --prompt or --prompt-file, not both");
-  if (arguments.given("prompt-file"))
-    return io::read_text(io::real_file_system(), arguments.text("prompt-file"));
+  if (arguments.given("prompt-file")) return io::read_text(io::real_file_system(), arguments.text("prompt-file"));
   require(arguments.given("prompt") && !arguments.text("prompt").empty(), "--prompt TEXT is needed (or --prompt-file)");
   return arguments.text("prompt");
 }
@@ -45,8 +68,10 @@ std::string prompt_of(const Arguments& arguments) {
 int run_generate(const Arguments& arguments) {
   auto& out = arguments.out();
   apply_threads(arguments);
-  infer::SampleConfig config{.tokens = arguments.integer("tokens"), .temperature = arguments.number("temperature"),
-                             .top_p = arguments.number("top-p"), .top_k = arguments.integer("top-k"),
+  infer::SampleConfig config{.tokens = arguments.integer("tokens"),
+                             .temperature = arguments.number("temperature"),
+                             .top_p = arguments.number("top-p"),
+                             .top_k = arguments.integer("top-k"),
                              .seed = arguments.integer("seed")};
   config = read_config<infer::SampleConfig>(write_config(config), "--");  // the bounds of the recipe's fields
   const auto prompt = prompt_of(arguments);
@@ -66,8 +91,8 @@ int run_generate(const Arguments& arguments) {
     made_text += piece;
     if (streams) arguments.streams().out << piece << std::flush;
   };
-  const auto made = infer::generate(*run.model, tokens, config, run.tokenizer.end_id(), run.config.train.context, device,
-                                    [&](int64_t token) {
+  const auto made = infer::generate(*run.model, tokens, config, run.tokenizer.end_id(), run.config.train.context,
+                                    device, [&](int64_t token) {
                                       emit(decoder.push(static_cast<int32_t>(token)));
                                       return !interrupt.raised() && arguments.streams().out.good();
                                     });
@@ -75,7 +100,10 @@ int run_generate(const Arguments& arguments) {
   if (streams) arguments.streams().out << "\n" << std::flush;
   if (!arguments.streams().out.good()) throw ClosedPipe{};
 
-  Json json = {{"run", run.folder.filename().string()}, {"step", run.step}, {"prompt", prompt}, {"text", made_text},
+  Json json = {{"run", run.folder.filename().string()},
+               {"step", run.step},
+               {"prompt", prompt},
+               {"text", made_text},
                {"tokens", made}};
   if (arguments.given("trace")) {
     auto all = tokens;
@@ -84,7 +112,8 @@ int run_generate(const Arguments& arguments) {
     trace.model = run.folder.filename().string();
     for (auto& record : trace.records) record.step = run.step;
     write_trace(io::real_file_system(), arguments.text("trace"), trace);
-    out.note(text("routing of ", all.size(), " tokens in ", trace.records.size(), " layers: ", arguments.text("trace")));
+    out.note(
+        text("routing of ", all.size(), " tokens in ", trace.records.size(), " layers: ", arguments.text("trace")));
     json["trace"] = arguments.text("trace");
   }
   out.json(json);

@@ -12,19 +12,34 @@ namespace collegium::cli {
 namespace {
 
 constexpr Positional kInspectArguments[] = {
-    {.name = "RUN", .help = "a run's id, the start of one, its folder, or a routing trace (.safetensors)",
+    {.name = "RUN",
+     .help = "a run's id, the start of one, its folder, or a routing trace (.safetensors)",
      .complete = Complete::runs}};
 constexpr Option kInspectOptions[] = {
-    {.name = "tokens", .letter = 'n', .value = "N", .kind = ValueKind::integer,
-     .help = "held-out tokens to route, at least", .default_text = "8192"},
-    {.name = "text", .value = "FILE", .help = "route this text instead of the run's held-out one",
+    {.name = "tokens",
+     .letter = 'n',
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "held-out tokens to route, at least",
+     .default_text = "8192"},
+    {.name = "text",
+     .value = "FILE",
+     .help = "route this text instead of the run's held-out one",
      .complete = Complete::files},
     {.name = "layer", .value = "N", .kind = ValueKind::integer, .help = "only this layer of the model"},
-    {.name = "step", .value = "N", .kind = ValueKind::integer, .help = "the checkpoint of this step; default the newest"},
+    {.name = "step",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "the checkpoint of this step; default the newest"},
     {.name = "trace", .value = "FILE", .help = "keep the trace (safetensors)", .complete = Complete::files},
-    {.name = "page", .value = "FILE", .help = "where the page goes; default inspect.html beside the run or trace",
+    {.name = "page",
+     .value = "FILE",
+     .help = "where the page goes; default inspect.html beside the run or trace",
      .complete = Complete::files},
-    kRunsOption, kDeviceOption, kThreadsOption, kOfflineOption,
+    kRunsOption,
+    kDeviceOption,
+    kThreadsOption,
+    kOfflineOption,
 };
 constexpr Example kInspectExamples[] = {
     {"collegium inspect tiny_moe", "loads, pairs, margins and token classes of every layer, and a page"},
@@ -42,23 +57,28 @@ std::string number_text(const nlohmann::json& row, const char* key) {
 std::string shown_token(const std::string& token) {
   std::string out;
   for (const char c : token) {
-    if (c == '\n') out += "\\n";
-    else if (c == '\t') out += "\\t";
-    else if (c == ' ') out += "\u00b7";
-    else out += c;
+    if (c == '\n')
+      out += "\\n";
+    else if (c == '\t')
+      out += "\\t";
+    else if (c == ' ')
+      out += "\u00b7";
+    else
+      out += c;
   }
   return out;
 }
 
 void print_layers(Output& out, const nlohmann::json& layers) {
-  TextTable table({"layer", "experts", "per token", "MaxVio", "entropy", "dropped", "margin p50", "as before", "class info",
-                   "token info", "load"});
+  TextTable table({"layer", "experts", "per token", "MaxVio", "entropy", "dropped", "margin p50", "as before",
+                   "class info", "token info", "load"});
   for (const auto& l : layers) {
     const auto load = l["load"].get<std::vector<double>>();
     table.row({text(l["layer"].get<int64_t>()), text(l["n_experts"].get<int64_t>()), number_text(l, "per_token"),
                number_text(l, "max_violation"), number_text(l, "entropy"), share_text(l, "dropped"),
                l.contains("margin") ? number_text(l["margin"], "p50") : "-", share_text(l, "same_as_before"),
-               number_text(l, "class_information"), number_text(l, "token_information"), load_sparkline(load, out.terminal(), 32)});
+               number_text(l, "class_information"), number_text(l, "token_information"),
+               load_sparkline(load, out.terminal(), 32)});
   }
   out.block(table.render(out.table_style()));
 }
@@ -82,7 +102,8 @@ void print_experts(Output& out, const nlohmann::json& layers) {
       for (const auto& c : l["classes"])
         if (c["share"][e].get<double>() > most && c["tokens"].get<int64_t>() >= 20)
           most = c["share"][e], kind = text(c["name"].get<std::string>(), " (", std::round(100 * most), " % of it)");
-      for (const auto& token : l["favourites"][e]) words += (words.empty() ? "" : "  ") + shown_token(token.get<std::string>());
+      for (const auto& token : l["favourites"][e])
+        words += (words.empty() ? "" : "  ") + shown_token(token.get<std::string>());
       table.row({text(e), text(std::round(1000 * l["load"][e].get<double>()) / 10, " %"), with, kind, words});
     }
     out.block(table.render(out.table_style()));
@@ -106,8 +127,8 @@ int run_inspect(const Arguments& arguments) {
   } else {
     const auto device = parse_device(arguments.text("device"));
     const auto folder = run_folder(arguments, word);
-    auto run = open_run(folder, device,
-                        arguments.given("step") ? std::optional(arguments.integer("step")) : std::nullopt);
+    auto run =
+        open_run(folder, device, arguments.given("step") ? std::optional(arguments.integer("step")) : std::nullopt);
     show_warnings(arguments, run.warnings);
     const auto setting = run_setting(arguments, nullptr, nullptr);
     trace = arguments.given("text")
@@ -148,12 +169,14 @@ int run_inspect(const Arguments& arguments) {
 extern constinit const Command inspect_command = {
     .name = "inspect",
     .summary = "what a run's routing does: loads, pairs, margins, specialisation",
-    .help = "Routes held-out text through the run's newest checkpoint, keeps the decisions as a trace, and reads everything "
-            "from the trace: load and balance of each layer, which experts work together, how close choices were, how "
-            "much of the choice the token's class or id explains, and each expert's typical tokens. A trace that "
-            "`generate --trace` or `inspect --trace` wrote can be inspected without its model.\n\n"
-            "class info and token info: share of the uncertainty about a token's class (or id) that its expert removes, "
-            "0 to 1. as before: share of tokens whose first expert has the same number in the layer before.",
+    .help =
+        "Routes held-out text through the run's newest checkpoint, keeps the decisions as a trace, and reads "
+        "everything "
+        "from the trace: load and balance of each layer, which experts work together, how close choices were, how "
+        "much of the choice the token's class or id explains, and each expert's typical tokens. A trace that "
+        "`generate --trace` or `inspect --trace` wrote can be inspected without its model.\n\n"
+        "class info and token info: share of the uncertainty about a token's class (or id) that its expert removes, "
+        "0 to 1. as before: share of tokens whose first expert has the same number in the layer before.",
     .group = "understand",
     .positionals = kInspectArguments,
     .options = kInspectOptions,

@@ -21,10 +21,18 @@ constexpr Option kListOptions[] = {
     {.name = "taxonomy", .value = "TEXT", .help = "only what has TEXT in its place in the taxonomy"},
     {.name = "names", .help = "only the names, one a line, as 'collegium show' takes them"},
     {.name = "catalogues", .help = "only the names of the catalogues, one a line"},
-    {.name = "room", .value = "ROOM", .help = "the recipes of a room with the verdicts of their last evidence: route, layer, model"},
-    {.name = "recipes", .value = "DIR", .help = "with --room: where the rooms' recipes are", .default_text = "recipes",
+    {.name = "room",
+     .value = "ROOM",
+     .help = "the recipes of a room with the verdicts of their last evidence: route, layer, model"},
+    {.name = "recipes",
+     .value = "DIR",
+     .help = "with --room: where the rooms' recipes are",
+     .default_text = "recipes",
      .complete = Complete::folders},
-    {.name = "store", .value = "DIR", .help = "with --room: where the evidence is", .default_text = "docs/evidence",
+    {.name = "store",
+     .value = "DIR",
+     .help = "with --room: where the evidence is",
+     .default_text = "docs/evidence",
      .complete = Complete::folders},
 };
 constexpr Example kListExamples[] = {
@@ -34,7 +42,7 @@ constexpr Example kListExamples[] = {
     {"collegium list --room route", "recipes and their verdicts"},
 };
 
-int run_room(const Arguments& arguments) {
+int list_room(const Arguments& arguments) {
   auto& out = arguments.out();
   auto& fs = io::real_file_system();
   const io::Path root = arguments.text("recipes"), store = arguments.text("store");
@@ -43,7 +51,8 @@ int run_room(const Arguments& arguments) {
     std::vector<std::string> known;
     if (fs.exists(root)) known = fs.list(root);
     throw Error(ErrorKind::usage, text("--room ", room, ": there is no ", (root / room).string()),
-                known.empty() ? "run it where recipes/ is, or name the folder with --recipes" : text("rooms here: ", join(known)));
+                known.empty() ? "run it where recipes/ is, or name the folder with --recipes"
+                              : text("rooms here: ", join(known)));
   }
   std::vector<Recipe> recipes;
   for (const auto& file : fs.list(root / room))
@@ -52,12 +61,16 @@ int run_room(const Arguments& arguments) {
   TextTable rows({"paper", "recipe", "status", "verdicts", "what it should show"});
   auto list = Json::array();
   for (const auto& recipe : recipes) {
-    Json row = {{"paper", recipe.paper}, {"recipe", recipe.name}, {"claim", recipe.claim}, {"status", "no evidence yet"},
+    Json row = {{"paper", recipe.paper},
+                {"recipe", recipe.name},
+                {"claim", recipe.claim},
+                {"status", "no evidence yet"},
                 {"verdicts", Json::object()}};
     std::string verdicts;
     if (const auto path = store / (recipe.name + ".json"); fs.exists(path)) {
       const auto stored = io::parse_json(io::read_text(fs, path), path.string());
-      row["status"] = stored.value("recipe_hash", "") == recipe_hash(recipe) ? "measured" : "measured before the recipe changed";
+      row["status"] =
+          stored.value("recipe_hash", "") == recipe_hash(recipe) ? "measured" : "measured before the recipe changed";
       row["commit"] = stored.value("commit", "");
       for (const auto& e : stored["expectations"]) {
         const auto measure = e["measure"].get<std::string>(), verdict = e["verdict"].get<std::string>();
@@ -81,7 +94,7 @@ int run_list(const Arguments& arguments) {
     require(arguments.positional("CATALOGUE").empty() && !arguments.given("paper") && !arguments.given("taxonomy") &&
                 !arguments.flag("names") && !arguments.flag("catalogues"),
             "--room lists recipes; the other filters are for mechanisms");
-    return run_room(arguments);
+    return list_room(arguments);
   }
   EntryFilter filter = {.catalogue = arguments.positional("CATALOGUE"), .taxonomy = arguments.text("taxonomy")};
   if (arguments.given("paper")) filter.paper = static_cast<int>(arguments.integer("paper"));
@@ -113,8 +126,9 @@ int run_list(const Arguments& arguments) {
 extern constinit const Command list_command = {
     .name = "list",
     .summary = "list the mechanisms that recipes can name",
-    .help = "Lists the mechanisms that recipes can name, with the paper each is from. 'collegium show NAME' explains "
-            "one of them.",
+    .help =
+        "Lists the mechanisms that recipes can name, with the paper each is from. 'collegium show NAME' explains "
+        "one of them.",
     .group = "mechanisms",
     .positionals = kListArguments,
     .options = kListOptions,

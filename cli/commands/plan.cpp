@@ -12,12 +12,13 @@ namespace {
 
 constexpr Positional kPlanArguments[] = {{.name = "RECIPE", .help = "a recipe", .complete = Complete::recipes}};
 constexpr Option kPlanOptions[] = {
-    kSetOption,
-    {.name = "no-measure", .help = "skip the short measurement of this machine's speed"},
-    kRunsOption, kDeviceOption, kThreadsOption,
+    kSetOption,     {.name = "no-measure", .help = "skip the short measurement of this machine's speed"},
+    kRunsOption,    kDeviceOption,
+    kThreadsOption,
 };
-constexpr Example kPlanExamples[] = {{"collegium plan recipes/model/tiny_moe.toml", "parameters, memory, time"},
-                                     {"collegium plan recipes/model/tiny_moe.toml --set model.d_model=2048", "does it fit?"}};
+constexpr Example kPlanExamples[] = {
+    {"collegium plan recipes/model/tiny_moe.toml", "parameters, memory, time"},
+    {"collegium plan recipes/model/tiny_moe.toml --set model.d_model=2048", "does it fit?"}};
 
 int run_plan(const Arguments& arguments) {
   auto& out = arguments.out();
@@ -45,11 +46,16 @@ int run_plan(const Arguments& arguments) {
     rows.row({"time", duration_text(*plan.seconds), "training; evaluations and checkpoints come on top"});
   }
   out.block(rows.render(out.table_style()));
-  Json json = {{"parameters_total", f.parameters_total}, {"parameters_active", f.parameters_active},
-               {"train_flops_per_token", plan.train_flops_per_token}, {"tokens", plan.tokens},
-               {"memory_bytes", plan.memory_bytes}, {"memory_available", plan.memory_available},
-               {"checkpoint_bytes", plan.checkpoint_bytes}, {"disk_bytes", plan.disk_bytes},
-               {"fits", plan.refusals.empty()}, {"refusals", plan.refusals}};
+  Json json = {{"parameters_total", f.parameters_total},
+               {"parameters_active", f.parameters_active},
+               {"train_flops_per_token", plan.train_flops_per_token},
+               {"tokens", plan.tokens},
+               {"memory_bytes", plan.memory_bytes},
+               {"memory_available", plan.memory_available},
+               {"checkpoint_bytes", plan.checkpoint_bytes},
+               {"disk_bytes", plan.disk_bytes},
+               {"fits", plan.refusals.empty()},
+               {"refusals", plan.refusals}};
   if (plan.tokens_per_second) json["tokens_per_second"] = *plan.tokens_per_second, json["seconds"] = *plan.seconds;
   if (!plan.refusals.empty()) refuse_if_too_large(plan);
   out.line("it fits");
@@ -62,8 +68,9 @@ int run_plan(const Arguments& arguments) {
 extern constinit const Command plan_command = {
     .name = "plan",
     .summary = "what a recipe will cost, before any work",
-    .help = "Parameters, work per token, memory, disk and time, the latter from a short measurement on this machine. "
-            "Exits with 3 when the run does not fit.",
+    .help =
+        "Parameters, work per token, memory, disk and time, the latter from a short measurement on this machine. "
+        "Exits with 3 when the run does not fit.",
     .group = "train and use",
     .positionals = kPlanArguments,
     .options = kPlanOptions,

@@ -11,7 +11,9 @@ constexpr Positional kReportArguments[] = {
 constexpr Option kReportOptions[] = {
     {.name = "prompt", .value = "TEXT", .help = "sample this prompt instead of the recipe's"},
     {.name = "no-sample", .help = "keep the sample that is there; needs no model"},
-    kRunsOption, kDeviceOption, kThreadsOption,
+    kRunsOption,
+    kDeviceOption,
+    kThreadsOption,
 };
 constexpr Example kReportExamples[] = {{"collegium report tiny_moe", "write runs/tiny_moe-…/report.html again"}};
 
@@ -39,8 +41,9 @@ int run_report(const Arguments& arguments) {
 extern constinit const Command report_command = {
     .name = "report",
     .summary = "write the page of a run: one HTML file, opens offline",
-    .help = "Loss curves, speed, expert load over time, a map of which expert each token of a sample went to, the "
-            "configuration and the environment. Works on unfinished runs too.",
+    .help =
+        "Loss curves, speed, expert load over time, a map of which expert each token of a sample went to, the "
+        "configuration and the environment. Works on unfinished runs too.",
     .group = "train and use",
     .positionals = kReportArguments,
     .options = kReportOptions,

@@ -32,19 +32,27 @@ int run_runs(const Arguments& arguments) {
       return v ? s.str() : std::string("-");
     };
     if (arguments.flag("ids")) out.line(run.id);
-    rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps),
-              number(run.valid_bpb, 4), number(run.tokens_per_second, 0), run.created_at});
-    Json row = {{"id", run.id}, {"status", io::run_status_name(run.status)}, {"recipe", run.recipe_path},
-                {"folder", run.folder}, {"seed", run.seed}, {"steps", run.steps}, {"created_at", run.created_at},
-                {"finished_at", run.finished_at}, {"commit", run.git_commit}};
+    rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps), number(run.valid_bpb, 4),
+              number(run.tokens_per_second, 0), run.created_at});
+    Json row = {{"id", run.id},
+                {"status", io::run_status_name(run.status)},
+                {"recipe", run.recipe_path},
+                {"folder", run.folder},
+                {"seed", run.seed},
+                {"steps", run.steps},
+                {"created_at", run.created_at},
+                {"finished_at", run.finished_at},
+                {"commit", run.git_commit}};
     if (run.valid_bpb) row["valid_bpb"] = *run.valid_bpb;
     if (run.train_bpb) row["train_bpb"] = *run.train_bpb;
     if (run.tokens_per_second) row["tokens_per_second"] = *run.tokens_per_second;
     json.push_back(std::move(row));
   }
   if (!arguments.flag("ids")) {
-    if (runs.empty()) out.note(text("no runs in ", arguments.text("runs"), "; `collegium train RECIPE` makes one"));
-    else out.block(rows.render(out.table_style()));
+    if (runs.empty())
+      out.note(text("no runs in ", arguments.text("runs"), "; `collegium train RECIPE` makes one"));
+    else
+      out.block(rows.render(out.table_style()));
   }
   out.json(json);
   return 0;

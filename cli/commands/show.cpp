@@ -8,10 +8,11 @@
 namespace collegium::cli {
 namespace {
 
-constexpr Positional kShowArguments[] = {
-    {.name = "NAME", .help = "a mechanism, or CATALOGUE/NAME where several share the name",
-     .complete = Complete::entries}};
-constexpr Example kShowExamples[] = {{"collegium show routers/top_k", "what the router top_k is and which fields it has"}};
+constexpr Positional kShowArguments[] = {{.name = "NAME",
+                                          .help = "a mechanism, or CATALOGUE/NAME where several share the name",
+                                          .complete = Complete::entries}};
+constexpr Example kShowExamples[] = {
+    {"collegium show routers/top_k", "what the router top_k is and which fields it has"}};
 
 int run_show(const Arguments& arguments) {
   auto& out = arguments.out();
@@ -27,8 +28,9 @@ int run_show(const Arguments& arguments) {
 extern constinit const Command show_command = {
     .name = "show",
     .summary = "explain a mechanism and its fields",
-    .help = "Shows where a mechanism comes from, what it claims (and the tests hold it to), and every field that a "
-            "recipe can set: type, default, unit and what is allowed.",
+    .help =
+        "Shows where a mechanism comes from, what it claims (and the tests hold it to), and every field that a "
+        "recipe can set: type, default, unit and what is allowed.",
     .group = "mechanisms",
     .positionals = kShowArguments,
     .examples = kShowExamples,

@@ -11,7 +11,10 @@ constexpr Positional kTrainArguments[] = {
     {.name = "RECIPE", .help = "a recipe, such as recipes/model/tiny_moe.toml", .complete = Complete::recipes}};
 constexpr Option kTrainOptions[] = {
     kSetOption,
-    {.name = "seed", .value = "N", .kind = ValueKind::integer, .help = "the recipe's seed, replaced",
+    {.name = "seed",
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "the recipe's seed, replaced",
      .environment = "COLLEGIUM_SEED"},
     {.name = "name", .value = "NAME", .help = "how the run is called; the recipe's name when left out"},
     {.name = "resume", .help = "go on with the newest unfinished run of this recipe"},
@@ -20,7 +23,10 @@ constexpr Option kTrainOptions[] = {
     {.name = "dry-run", .help = "check the recipe and show the plan, train nothing"},
     {.name = "print-config", .help = "print the configuration with every value, train nothing"},
     {.name = "no-report", .help = "write no report.html at the end"},
-    kRunsOption, kDeviceOption, kThreadsOption, kOfflineOption,
+    kRunsOption,
+    kDeviceOption,
+    kThreadsOption,
+    kOfflineOption,
 };
 constexpr Example kTrainExamples[] = {
     {"collegium train recipes/model/tiny_moe.toml", "train, with a report at the end"},
@@ -29,8 +35,9 @@ constexpr Example kTrainExamples[] = {
 };
 
 Json outcome_json(const RunOutcome& o) {
-  Json out = {{"run", o.run.id}, {"folder", o.folder.string()}, {"status", io::run_status_name(o.run.status)},
-              {"steps", o.result.step}, {"tokens", o.result.tokens}, {"tokens_per_second", o.result.tokens_per_second}};
+  Json out = {
+      {"run", o.run.id},        {"folder", o.folder.string()}, {"status", io::run_status_name(o.run.status)},
+      {"steps", o.result.step}, {"tokens", o.result.tokens},   {"tokens_per_second", o.result.tokens_per_second}};
   if (o.result.train_bpb) out["train_bpb"] = *o.result.train_bpb;
   if (o.result.valid_bpb) out["valid_bpb"] = *o.result.valid_bpb;
   return out;
@@ -107,9 +114,10 @@ int run_train(const Arguments& arguments) {
 extern constinit const Command train_command = {
     .name = "train",
     .summary = "train a model as a recipe says",
-    .help = "Trains in a new folder below --runs: metrics, checkpoints and, at the end, a report that a browser opens. "
-            "Ctrl-C once writes a checkpoint and exits with 130; twice stops at once. --resume goes on where the last "
-            "good checkpoint stands and ends bitwise where the uninterrupted run would have.",
+    .help =
+        "Trains in a new folder below --runs: metrics, checkpoints and, at the end, a report that a browser opens. "
+        "Ctrl-C once writes a checkpoint and exits with 130; twice stops at once. --resume goes on where the last "
+        "good checkpoint stands and ends bitwise where the uninterrupted run would have.",
     .group = "train and use",
     .positionals = kTrainArguments,
     .options = kTrainOptions,

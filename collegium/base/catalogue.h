@@ -75,8 +75,8 @@ const Entry<Interface>& find(Entries<Interface> all, const Named& named, std::st
   }
   const auto near = nearest(named.name, known);
   throw config_error(named.origin, named.path.empty() ? std::string(what) : named.path,
-                     text("unknown ", what, " '", named.name, "'", near.empty() ? "" : text("; did you mean '", near, "'?"),
-                          " (known: ", join(known), ")"));
+                     text("unknown ", what, " '", named.name, "'",
+                          near.empty() ? "" : text("; did you mean '", near, "'?"), " (known: ", join(known), ")"));
 }
 
 /// An entry without its types: for lists, help, docs and completion.

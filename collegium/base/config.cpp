@@ -61,22 +61,24 @@ class Reader final : public Fields {
       std::string problem = "unknown key";
       const auto near = nearest(key, level.known);
       if (!near.empty()) problem += text("; did you mean '", near, "'?");
-      problem += level.known.empty() ? text(" (there are no keys here)") : text(" (known here: ", join(level.known), ")");
+      problem +=
+          level.known.empty() ? text(" (there are no keys here)") : text(" (known here: ", join(level.known), ")");
       throw config_error(value.origin, dotted(level.path, key), problem);
     }
   }
 
  protected:
-  void choice(std::string_view n, size_t& index, std::span<const std::string_view> names, const FieldOptions&) override {
+  void choice(std::string_view n, size_t& index, std::span<const std::string_view> names,
+              const FieldOptions&) override {
     std::string word(names[index]);
     if (!scalar(n, word, "a string")) return;
     const auto found = std::find(names.begin(), names.end(), word);
     if (found == names.end()) {
       const std::vector<std::string> all(names.begin(), names.end());
       const auto near = nearest(word, all);
-      throw config_error(top().from->find(n)->origin, dotted(top().path, n),
-                         text("'", word, "' is not one of ", join(all),
-                              near.empty() ? "" : text("; did you mean '", near, "'?")));
+      throw config_error(
+          top().from->find(n)->origin, dotted(top().path, n),
+          text("'", word, "' is not one of ", join(all), near.empty() ? "" : text("; did you mean '", near, "'?")));
     }
     index = static_cast<size_t>(found - names.begin());
   }
@@ -126,7 +128,8 @@ class Reader final : public Fields {
   const List& as_list(const Value& value, std::string_view n, std::string_view of) {
     const auto* typed = std::get_if<List>(&value.data);
     if (!typed)
-      throw config_error(value.origin, dotted(top().path, n), text("must be a list of ", of, ", got ", value.type_name()));
+      throw config_error(value.origin, dotted(top().path, n),
+                         text("must be a list of ", of, ", got ", value.type_name()));
     return *typed;
   }
   template <class T>
@@ -137,7 +140,8 @@ class Reader final : public Fields {
     for (const auto& element : as_list(*given, n, of)) {
       const auto* typed = std::get_if<T>(&element.data);
       if (!typed)
-        throw config_error(element.origin, dotted(top().path, n), text("must be a list of ", of, ", got ", to_toml(*given)));
+        throw config_error(element.origin, dotted(top().path, n),
+                           text("must be a list of ", of, ", got ", to_toml(*given)));
       v.push_back(*typed);
     }
   }
@@ -281,7 +285,8 @@ std::vector<FieldInfo> list_fields(const std::function<void(Fields&)>& visit) {
 Named read_named(const Value& value, std::string_view path) {
   if (const auto* name = std::get_if<std::string>(&value.data)) return {*name, {}, std::string(path), value.origin};
   const auto* t = std::get_if<Table>(&value.data);
-  if (!t) throw config_error(value.origin, path, text("must be a name or a table with a name, got ", value.type_name()));
+  if (!t)
+    throw config_error(value.origin, path, text("must be a name or a table with a name, got ", value.type_name()));
   const auto* name = t->find("name");
   if (!name) throw config_error(value.origin, path, "needs the key 'name'");
   const auto* word = std::get_if<std::string>(&name->data);

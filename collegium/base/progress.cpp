@@ -19,7 +19,9 @@ namespace {
 constexpr std::string_view kProgressReset = "\x1b[0m";
 constexpr std::string_view kProgressClear = "\r\x1b[K";
 
-std::string two_digits(int64_t n) { return text(n < 10 ? "0" : "", n); }
+std::string two_digits(int64_t n) {
+  return text(n < 10 ? "0" : "", n);
+}
 
 std::string field_text(const ProgressField& field) {
   return field.label.empty() ? field.value : field.label + " " + field.value;

@@ -15,10 +15,10 @@ namespace collegium {
 
 /// What an output can show. The command line fills it in from the environment.
 struct Terminal {
-  bool is_tty = false;   ///< a person's terminal that can redraw a line; false for pipes, TERM=dumb and CI
-  int width = 80;        ///< columns
-  bool color = false;    ///< colour codes are welcome
-  bool unicode = true;   ///< UTF-8 can be shown
+  bool is_tty = false;  ///< a person's terminal that can redraw a line; false for pipes, TERM=dumb and CI
+  int width = 80;       ///< columns
+  bool color = false;   ///< colour codes are welcome
+  bool unicode = true;  ///< UTF-8 can be shown
   bool operator==(const Terminal&) const = default;
 };
 

@@ -68,8 +68,12 @@ TableGlyph first_glyph(std::string_view rest) {
   return {length, in_ranges(point, kDoubleWidth) ? size_t{2} : size_t{1}};
 }
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+bool is_letter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
 
 // Bytes of `utf8` that fill at most `width` cells.
 size_t bytes_within(std::string_view utf8, size_t width) {
@@ -142,8 +146,8 @@ bool looks_numeric(std::string_view cell) {
   }
   if (at(i) == ' ') ++i;
   const auto unit = cell.substr(std::min(i, cell.size()));
-  return unit.size() <= 5 && std::all_of(unit.begin(), unit.end(),
-                                         [](char c) { return is_letter(c) || c == '%' || c == '/'; });
+  return unit.size() <= 5 &&
+         std::all_of(unit.begin(), unit.end(), [](char c) { return is_letter(c) || c == '%' || c == '/'; });
 }
 
 TextTable::TextTable(std::vector<std::string> header)

@@ -30,9 +30,9 @@ enum class Align {
 };
 
 struct TableStyle {
-  size_t width = 0;    ///< cells to fit into, by wrapping the widest column of text; 0 = as wide as it takes
-  bool color = false;  ///< header in bold
-  bool unicode = true; ///< "─" below the header, else "-"
+  size_t width = 0;     ///< cells to fit into, by wrapping the widest column of text; 0 = as wide as it takes
+  bool color = false;   ///< header in bold
+  bool unicode = true;  ///< "─" below the header, else "-"
 };
 
 class TextTable {

@@ -39,7 +39,9 @@ bool Table::operator==(const Table& other) const {
   });
 }
 
-bool Value::operator==(const Value& other) const { return data == other.data; }
+bool Value::operator==(const Value& other) const {
+  return data == other.data;
+}
 
 std::string_view Value::type_name() const {
   constexpr std::string_view names[] = {"boolean", "integer", "float", "string", "list", "table"};

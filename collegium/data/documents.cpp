@@ -10,9 +10,9 @@
 #include "collegium/data/archive.h"
 #include "collegium/data/files.h"
 #include "collegium/data/gutenberg.h"
-#include "collegium/io/sha256.h"
 #include "collegium/data/html.h"
 #include "collegium/data/utf8.h"
+#include "collegium/io/sha256.h"
 
 namespace collegium::data {
 namespace {

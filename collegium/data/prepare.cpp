@@ -7,8 +7,8 @@
 #include "collegium/base/error.h"
 #include "collegium/data/bpe_trainer.h"
 #include "collegium/data/files.h"
-#include "collegium/io/sha256.h"
 #include "collegium/data/split.h"
+#include "collegium/io/sha256.h"
 
 namespace collegium::data {
 namespace {
@@ -105,7 +105,8 @@ TokenSet open_split(const fs::path& folder, const ManifestJson& split, const std
                          .n_tokens = span.at("n_tokens"),
                          .n_bytes = span.at("n_bytes")});
   const auto file = folder / split.at("file").get<std::string>();
-  if (const auto found = io::sha256_hex_of_file(io::real_file_system(), file); found != split.at("sha256").get<std::string>())
+  if (const auto found = io::sha256_hex_of_file(io::real_file_system(), file);
+      found != split.at("sha256").get<std::string>())
     fail(ErrorKind::data, file.string(), ": damaged: wanted SHA-256 ", split.at("sha256").get<std::string>(),
          ", found ", found);
   return TokenSet::map(file, split.at("width"), byte_lengths, std::move(documents));

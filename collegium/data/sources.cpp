@@ -5,8 +5,8 @@
 
 #include "collegium/base/error.h"
 #include "collegium/data/files.h"
-#include "collegium/io/sha256.h"
 #include "collegium/data/process.h"
+#include "collegium/io/sha256.h"
 
 namespace collegium::data {
 namespace {

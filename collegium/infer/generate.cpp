@@ -33,8 +33,8 @@ int64_t sample_token(const Tensor& logit_V, const SampleConfig& config, double d
   return order[at].item<int64_t>();
 }
 
-std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int64_t>& prompt, const SampleConfig& config,
-                              int64_t end_token, int64_t context, at::Device device,
+std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int64_t>& prompt,
+                              const SampleConfig& config, int64_t end_token, int64_t context, at::Device device,
                               const std::function<bool(int64_t)>& on_token) {
   require(!prompt.empty(), "generate: the prompt has no tokens");
   const at::NoGradGuard no_grad;
@@ -69,8 +69,8 @@ route::RoutingTrace trace_tokens(model::LanguageModel& model, const std::vector<
   ensure(out.decisions.size() == facts.moe_layers.size(), "a recorded pass has a decision for each MoE layer");
   route::RoutingTrace trace;
   for (size_t i = 0; i < out.decisions.size(); ++i)
-    trace.records.push_back({.layer = facts.moe_layers[i], .token_id_N = at::tensor(tokens, at::kLong),
-                             .decision = out.decisions[i]});
+    trace.records.push_back(
+        {.layer = facts.moe_layers[i], .token_id_N = at::tensor(tokens, at::kLong), .decision = out.decisions[i]});
   return trace;
 }
 

@@ -18,7 +18,8 @@ struct SampleConfig {
   void visit(Fields& field) {
     field("tokens", tokens, {.help = "at most so many new tokens", .unit = "tokens", .min = 1});
     field("temperature", temperature, {.help = "divides the scores; 0 = always the likeliest token", .min = 0});
-    field("top_p", top_p, {.help = "only the likeliest tokens that together have this probability", .min = 1e-6, .max = 1});
+    field("top_p", top_p,
+          {.help = "only the likeliest tokens that together have this probability", .min = 1e-6, .max = 1});
     field("top_k", top_k, {.help = "only so many of the likeliest tokens; 0 = all", .min = 0});
     field("seed", seed, {.help = "another seed, another text"});
   }
@@ -30,8 +31,8 @@ int64_t sample_token(const Tensor& logit_V, const SampleConfig& config, double d
 /// Continues `prompt` (not empty). `on_token` gets each new token and returns false to stop. Stops by itself at
 /// `end_token` (not passed on). `context` limits how many tokens the model looks back at: beyond it, the cache is
 /// rebuilt from the newest half.
-std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int64_t>& prompt, const SampleConfig& config,
-                              int64_t end_token, int64_t context, at::Device device,
+std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int64_t>& prompt,
+                              const SampleConfig& config, int64_t end_token, int64_t context, at::Device device,
                               const std::function<bool(int64_t)>& on_token = {});
 
 /// One pass over `tokens`, with every layer's decision: for the map of a sample and for `explain`.

@@ -62,9 +62,11 @@ void add(LayerSums& sums, const route::TraceRecord& record) {
     sums.n_experts = d.n_experts();
     sums.kept_E.resize(E), sums.working_E.resize(E), sums.pair_EE.assign(E, std::vector<int64_t>(E));
   }
-  if (sums.n_experts != d.n_experts()) fail(ErrorKind::data, "trace: layer ", record.layer, " changes its number of experts");
+  if (sums.n_experts != d.n_experts())
+    fail(ErrorKind::data, "trace: layer ", record.layer, " changes its number of experts");
   sums.n_tokens += d.n_tokens(), sums.asked += d.n_asked(), sums.dropped += d.n_dropped();
-  const auto token = ints(d.token_R()), expert = ints(d.expert_R()), wanted = ints(d.wanted_R()), rank = ints(d.rank_R());
+  const auto token = ints(d.token_R()), expert = ints(d.expert_R()), wanted = ints(d.wanted_R()),
+             rank = ints(d.rank_R());
   const auto margin = reals(d.margin_R());
   std::vector<std::vector<int64_t>> experts_N(static_cast<size_t>(d.n_tokens()));
   for (size_t r = 0; r < token.size(); ++r) {
@@ -89,7 +91,9 @@ nlohmann::json margins_of(std::vector<double> margins) {
   std::sort(margins.begin(), margins.end());
   const auto at = [&](double q) { return margins[static_cast<size_t>(q * static_cast<double>(margins.size() - 1))]; };
   const auto close = std::lower_bound(margins.begin(), margins.end(), at(.5) / 10) - margins.begin();
-  return {{"p10", at(.1)}, {"p50", at(.5)}, {"p90", at(.9)},
+  return {{"p10", at(.1)},
+          {"p50", at(.5)},
+          {"p90", at(.9)},
           {"close", static_cast<double>(close) / static_cast<double>(margins.size())}};
 }
 
@@ -125,7 +129,8 @@ void add_classes(nlohmann::json& out, const LayerSums& sums, const TokenText& te
     for (size_t e = 0; e < E; ++e) share[e] = static_cast<double>(count_E[e]) / static_cast<double>(total);
     classes.push_back({{"name", name}, {"tokens", total}, {"share", share}});
   }
-  std::stable_sort(classes.begin(), classes.end(), [](const auto& a, const auto& b) { return a["tokens"] > b["tokens"]; });
+  std::stable_sort(classes.begin(), classes.end(),
+                   [](const auto& a, const auto& b) { return a["tokens"] > b["tokens"]; });
   out["classes"] = classes;
 
   std::vector<double> share_E(E);
@@ -188,9 +193,13 @@ nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText
       load[e] = share(s.kept_E[e], kept), most = std::max(most, load[e]);
       if (load[e] > 0) entropy -= load[e] * std::log(load[e]);
     }
-    nlohmann::json row = {{"layer", layer}, {"n_tokens", s.n_tokens}, {"n_experts", s.n_experts},
-                          {"per_token", share(kept, s.n_tokens)}, {"dropped", share(s.dropped, s.asked)},
-                          {"moved", share(s.moved, kept)}, {"load", load},
+    nlohmann::json row = {{"layer", layer},
+                          {"n_tokens", s.n_tokens},
+                          {"n_experts", s.n_experts},
+                          {"per_token", share(kept, s.n_tokens)},
+                          {"dropped", share(s.dropped, s.asked)},
+                          {"moved", share(s.moved, kept)},
+                          {"load", load},
                           {"entropy", E > 1 && kept > 0 ? entropy / std::log(static_cast<double>(E)) : 1.0},
                           {"max_violation", kept > 0 ? most * static_cast<double>(E) - 1 : 0.0}};
     if (s.with_two > 0) {
@@ -268,15 +277,25 @@ nlohmann::json explain_token(const Decision& d, int64_t token, const Tensor& sco
     if (s.rank >= 0) row["rank"] = s.rank;
     if (s.is_kept) row["gate"] = *s.gate, row["slot"] = s.slot;
     std::string fate;
-    if (s.is_filled) fate = "fills a free slot: not asked for, but the expert had room";
-    else if (s.is_moved) fate = "the wanted expert was full, this one had room";
-    else if (s.is_dropped) fate = text("asked for and dropped: ", asked_E[e], " asked, room for ", kept_E[e]);
-    else if (s.is_kept && s.margin) fate = text("chosen; lost only if its score fell by ", number_text(*s.margin));
-    else if (s.is_kept) fate = "chosen; nothing rivals it";
-    else if (s.score && any) fate = text("not chosen: its score would have to rise by ", number_text(std::max(0.0, last_chosen - compared(e))));
-    else fate = "not chosen";
-    if (s.margin) row["margin"] = *s.margin;
-    else if (s.score && any && s.rank < 0) row["margin"] = compared(e) - last_chosen;
+    if (s.is_filled)
+      fate = "fills a free slot: not asked for, but the expert had room";
+    else if (s.is_moved)
+      fate = "the wanted expert was full, this one had room";
+    else if (s.is_dropped)
+      fate = text("asked for and dropped: ", asked_E[e], " asked, room for ", kept_E[e]);
+    else if (s.is_kept && s.margin)
+      fate = text("chosen; lost only if its score fell by ", number_text(*s.margin));
+    else if (s.is_kept)
+      fate = "chosen; nothing rivals it";
+    else if (s.score && any)
+      fate =
+          text("not chosen: its score would have to rise by ", number_text(std::max(0.0, last_chosen - compared(e))));
+    else
+      fate = "not chosen";
+    if (s.margin)
+      row["margin"] = *s.margin;
+    else if (s.score && any && s.rank < 0)
+      row["margin"] = compared(e) - last_chosen;
     row["fate"] = fate;
     out.push_back(std::move(row));
   }

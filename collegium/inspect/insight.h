@@ -14,8 +14,8 @@ namespace collegium {
 /// A token as text; partial UTF-8 is allowed.
 using TokenText = std::function<std::string(int64_t id)>;
 
-/// The class of a token, of: "word start" (with its space), "word part", "capital" (a word that starts with one), "number",
-/// "punctuation", "line break", "space", "other" (symbols, parts of characters).
+/// The class of a token, of: "word start" (with its space), "word part", "capital" (a word that starts with one),
+/// "number", "punctuation", "line break", "space", "other" (symbols, parts of characters).
 std::string_view token_class(std::string_view token);
 
 /// One object a layer of the trace, its passes together:
@@ -34,7 +34,8 @@ std::string_view token_class(std::string_view token);
 nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText& text = {});
 
 /// Why one token got its experts in one layer of a recorded pass: a list over experts, best first, of
-///   {expert, score, bias, compared (score + bias), chosen, rank, gate, slot, asked_by (tokens that asked for it), kept_by,
+///   {expert, score, bias, compared (score + bias), chosen, rank, gate, slot, asked_by (tokens that asked for it),
+///   kept_by,
 ///    margin (how far `compared` is above the best expert not chosen, or below the last one chosen), fate}
 /// where fate is a sentence: chosen; dropped for capacity; or what would have to change. score_NE and bias_E may be
 /// undefined.

@@ -75,14 +75,13 @@ void require_list(const nlohmann::json& data, const char* key, const char* page)
   fail(ErrorKind::data, page, ": '", key, "' must be a list, got ", at->type_name());
 }
 
-std::string make_page(const nlohmann::json& data, std::string_view kind, std::string_view script, const std::string& title) {
+std::string make_page(const nlohmann::json& data, std::string_view kind, std::string_view script,
+                      const std::string& title) {
   const auto json = json_for_html(data);
   const auto safe_title = text_for_html(title);
-  return fill_page(asset_text(web::kPage), {{"title", safe_title},
-                                            {"style", asset_text(web::kStyle)},
-                                            {"script", script},
-                                            {"data", json},
-                                            {"page", kind}});
+  return fill_page(
+      asset_text(web::kPage),
+      {{"title", safe_title}, {"style", asset_text(web::kStyle)}, {"script", script}, {"data", json}, {"page", kind}});
 }
 
 }  // namespace
@@ -99,7 +98,8 @@ std::string report_page(const nlohmann::json& data) {
 std::string compare_page(const nlohmann::json& data) {
   if (!data.is_object()) fail(ErrorKind::data, "compare page: the data must be an object, got ", data.type_name());
   require_list(data, "groups", "compare page");
-  return make_page(data, "comparePage", asset_text(web::kCompareScript), title_text(data, "title", "Comparison of runs"));
+  return make_page(data, "comparePage", asset_text(web::kCompareScript),
+                   title_text(data, "title", "Comparison of runs"));
 }
 
 std::string inspect_page(const nlohmann::json& data) {

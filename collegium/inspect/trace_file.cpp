@@ -37,9 +37,12 @@ void write_trace(io::FileSystem& fs, const io::Path& path, const route::RoutingT
     add("dropped.score", d.dropped().score_Q), add("dropped.margin", d.dropped().margin_Q);
     if (d.is_rerouted()) add("wanted", d.wanted_R());
     if (r.token_id_N.defined()) add("token_id", r.token_id_N);
-    records.push_back({{"step", r.step}, {"pass", r.pass}, {"layer", r.layer},
+    records.push_back({{"step", r.step},
+                       {"pass", r.pass},
+                       {"layer", r.layer},
                        {"phase", kPhaseNames[static_cast<size_t>(r.phase)]},
-                       {"n_tokens", d.n_tokens()}, {"n_experts", d.n_experts()}});
+                       {"n_tokens", d.n_tokens()},
+                       {"n_experts", d.n_experts()}});
   }
   io::write_safetensors(fs, path, tensors,
                         {{"format", std::string(kTraceFormat)}, {"model", trace.model}, {"records", records.dump()}});
@@ -52,7 +55,8 @@ route::RoutingTrace read_trace(io::FileSystem& fs, const io::Path& path) {
     if (found == file.metadata().end()) bad_trace(path, text("metadata '", key, "' is missing"));
     return found->second;
   };
-  if (word("format") != kTraceFormat) bad_trace(path, text("format is '", word("format"), "', wanted '", kTraceFormat, "'"));
+  if (word("format") != kTraceFormat)
+    bad_trace(path, text("format is '", word("format"), "', wanted '", kTraceFormat, "'"));
   route::RoutingTrace trace;
   trace.model = word("model");
   const auto records = io::parse_json(word("records"), path.string());
@@ -68,7 +72,8 @@ route::RoutingTrace read_trace(io::FileSystem& fs, const io::Path& path) {
       const auto full = text(i, ".", name);
       if (!file.contains(full)) bad_trace(path, text("tensor '", full, "' is missing"));
       auto t = file.read(full);
-      if (t.dim() != 1 || t.scalar_type() != type) bad_trace(path, text("tensor '", full, "' has the wrong type or shape"));
+      if (t.dim() != 1 || t.scalar_type() != type)
+        bad_trace(path, text("tensor '", full, "' has the wrong type or shape"));
       return t;
     };
     const auto ints = [&](std::string_view name) { return tensor(name, at::kLong); };
@@ -77,9 +82,15 @@ route::RoutingTrace read_trace(io::FileSystem& fs, const io::Path& path) {
     const auto in_range = [&](const Tensor& t, int64_t limit) {
       return t.numel() == 0 || (t.min().item<int64_t>() >= 0 && t.max().item<int64_t>() < limit);
     };
-    route::Decision::Parts p{.n_tokens = N, .n_experts = E, .token_R = ints("token"), .expert_R = ints("expert"),
-                             .gate_R = floats("gate"), .rank_R = ints("rank"), .slot_R = ints("slot"),
-                             .score_R = floats("score"), .margin_R = floats("margin"),
+    route::Decision::Parts p{.n_tokens = N,
+                             .n_experts = E,
+                             .token_R = ints("token"),
+                             .expert_R = ints("expert"),
+                             .gate_R = floats("gate"),
+                             .rank_R = ints("rank"),
+                             .slot_R = ints("slot"),
+                             .score_R = floats("score"),
+                             .margin_R = floats("margin"),
                              .dropped = {ints("dropped.token"), ints("dropped.expert"), ints("dropped.rank"),
                                          floats("dropped.score"), floats("dropped.margin"), ints("dropped.reason")}};
     if (file.contains(text(i, ".wanted"))) p.wanted_R = ints("wanted");
@@ -90,14 +101,18 @@ route::RoutingTrace read_trace(io::FileSystem& fs, const io::Path& path) {
     const auto& q = p.dropped;
     for (const auto* t : {&q.expert_Q, &q.rank_Q, &q.score_Q, &q.margin_Q, &q.reason_Q})
       if (t->size(0) != q.token_Q.size(0)) bad_trace(path, text("record ", i, ": dropped tensors differ in length"));
-    if (!in_range(p.token_R, N) || !in_range(q.token_Q, N)) bad_trace(path, text("record ", i, ": a token id is out of range"));
-    if (!in_range(p.expert_R, E) || !in_range(q.expert_Q, E)) bad_trace(path, text("record ", i, ": an expert id is out of range"));
+    if (!in_range(p.token_R, N) || !in_range(q.token_Q, N))
+      bad_trace(path, text("record ", i, ": a token id is out of range"));
+    if (!in_range(p.expert_R, E) || !in_range(q.expert_Q, E))
+      bad_trace(path, text("record ", i, ": an expert id is out of range"));
     if (p.expert_R.numel() > 1 && p.expert_R.diff().min().item<int64_t>() < 0)
       bad_trace(path, text("record ", i, ": rows are not sorted by expert"));
     const auto phase_name = r.contains("phase") && r["phase"].is_string() ? r["phase"].get<std::string>() : "";
     const auto phase = std::find(kPhaseNames.begin(), kPhaseNames.end(), phase_name);
     if (phase == kPhaseNames.end()) bad_trace(path, text("record ", i, ": unknown phase '", phase_name, "'"));
-    trace.records.push_back({.step = number("step"), .pass = number("pass"), .layer = number("layer"),
+    trace.records.push_back({.step = number("step"),
+                             .pass = number("pass"),
+                             .layer = number("layer"),
                              .phase = static_cast<route::Phase>(phase - kPhaseNames.begin()),
                              .token_id_N = file.contains(text(i, ".token_id")) ? ints("token_id") : Tensor(),
                              .decision = route::Decision::from_parts(std::move(p))});

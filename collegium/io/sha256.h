@@ -25,7 +25,9 @@ class Sha256 {
 };
 
 std::string sha256_hex(Bytes bytes);
-inline std::string sha256_hex(std::string_view text) { return sha256_hex(as_bytes(text)); }
+inline std::string sha256_hex(std::string_view text) {
+  return sha256_hex(as_bytes(text));
+}
 
 /// The hash of a file, read in parts of 4 MiB. Throws an Error of kind io.
 std::string sha256_hex_of_file(FileSystem& fs, const Path& path);

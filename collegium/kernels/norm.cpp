@@ -56,7 +56,8 @@ void norm_rows_backward(const T* grad, const T* x, const T* gain, const T* scale
 }
 
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& gain, double epsilon) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& gain,
+                        double epsilon) {
     const auto x_ND = x.contiguous(), gain_D = gain.contiguous();
     const auto N = x_ND.size(0), D = x_ND.size(1);
     auto y_ND = at::empty_like(x_ND), scale_N = at::empty({N}, x_ND.options());

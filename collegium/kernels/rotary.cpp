@@ -42,7 +42,8 @@ Tensor turn_tensor(const Tensor& x_BTHd, const Tensor& cos, const Tensor& sin, d
 }
 
 struct RotateFunction : torch::autograd::Function<RotateFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& cos, const Tensor& sin) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& cos,
+                        const Tensor& sin) {
     context->save_for_backward({cos, sin});
     return turn_tensor(x, cos, sin, 1);
   }

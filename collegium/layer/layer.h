@@ -26,9 +26,9 @@ struct LayerOutput {
 
 /// What a plan and the checks of a model need to know.
 struct LayerFacts {
-  int64_t n_experts = 0;            ///< 0 = dense
-  double parameters_active = 0;     ///< parameters that one token meets, router included
-  double flops_per_token = 0;       ///< forward, multiply and add counted as two
+  int64_t n_experts = 0;         ///< 0 = dense
+  double parameters_active = 0;  ///< parameters that one token meets, router included
+  double flops_per_token = 0;    ///< forward, multiply and add counted as two
   bool is_causal = true;
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
   route::ContextNeeds needs;

@@ -74,11 +74,13 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       l.qkv_XD = normal(random.at("qkv"), {X, D}, config_.init_std);
       l.out_DX = normal(random.at("out"), {D, D}, branch_std);
       l.feed_forward_norm_D = ones();
-      const bool is_moe = config_.moe_every > 0 && i >= config_.moe_first &&
-                          (i - config_.moe_first) % config_.moe_every == 0;
+      const bool is_moe =
+          config_.moe_every > 0 && i >= config_.moe_first && (i - config_.moe_first) % config_.moe_every == 0;
       const auto& named = is_moe ? config_.moe : config_.dense;
       l.feed_forward = find(layer::layers(), named, "layer")
-                           .make(named, {.d_model = D, .random = random.at("feed_forward"), .options = in.options,
+                           .make(named, {.d_model = D,
+                                         .random = random.at("feed_forward"),
+                                         .options = in.options,
                                          .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V}});
       const auto facts = l.feed_forward->facts();
       l.has_experts = facts.n_experts > 0, l.needs_attention = facts.needs.attention;
@@ -101,7 +103,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     const auto past = cache ? cache->length : 0;
     require(!cache || !reads_other_tokens_,
             "decoder: a router mixes tokens, so whole sequences must go through; a cache cannot stand for them");
-    if (cache && cache->key_BHTd.empty()) cache->key_BHTd.resize(layers_.size()), cache->value_BHTd.resize(layers_.size());
+    if (cache && cache->key_BHTd.empty())
+      cache->key_BHTd.resize(layers_.size()), cache->value_BHTd.resize(layers_.size());
 
     route::Context routing{.phase = context.phase,
                            .token_id_N = token_BT.reshape({-1}),
@@ -212,19 +215,21 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     if (l.needs_attention) {
       // Written out, because routers of this layer read the probabilities: torch's fused attention keeps none.
       const auto wide = [&](const Tensor& t_BGTd) { return H == G ? t_BGTd : t_BGTd.repeat_interleave(H / G, 1); };
-      const auto score_BHTT = at::matmul(query_BHTd, wide(key_BGTd).transpose(2, 3)) / std::sqrt(static_cast<double>(d));
+      const auto score_BHTT =
+          at::matmul(query_BHTd, wide(key_BGTd).transpose(2, 3)) / std::sqrt(static_cast<double>(d));
       const auto later_TT = at::ones({T, T}, query_BHTd.options().dtype(at::kBool)).triu(1);
-      const auto share_BHTT =
-          score_BHTT.to(route::router_dtype(score_BHTT)).masked_fill(later_TT, -std::numeric_limits<float>::infinity()).softmax(-1);
+      const auto share_BHTT = score_BHTT.to(route::router_dtype(score_BHTT))
+                                  .masked_fill(later_TT, -std::numeric_limits<float>::infinity())
+                                  .softmax(-1);
       attention_BTT = share_BHTT.mean(1);
       const auto mixed_BTHd = at::matmul(share_BHTT.to(dtype), wide(value_BGTd)).transpose(1, 2);
       return kernels::linear(mixed_BTHd.reshape({B * T, H * d}), l.out_DX.to(dtype));
     }
     std::optional<Tensor> mask;
-    if (past > 0 && T > 1)
-      mask = at::ones({T, past + T}, query_BHTd.options().dtype(at::kBool)).tril(past);
-    const auto mixed_BHTd = at::scaled_dot_product_attention(query_BHTd, key_BGTd, value_BGTd, mask, 0.0,
-                                                             /*is_causal=*/past == 0, std::nullopt, /*enable_gqa=*/H != G);
+    if (past > 0 && T > 1) mask = at::ones({T, past + T}, query_BHTd.options().dtype(at::kBool)).tril(past);
+    const auto mixed_BHTd =
+        at::scaled_dot_product_attention(query_BHTd, key_BGTd, value_BGTd, mask, 0.0,
+                                         /*is_causal=*/past == 0, std::nullopt, /*enable_gqa=*/H != G);
     return kernels::linear(mixed_BHTd.transpose(1, 2).reshape({B * T, H * d}), l.out_DX.to(dtype));
   }
 

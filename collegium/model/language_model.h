@@ -17,10 +17,10 @@ using at::Tensor;
 
 struct ModelContext {
   route::Phase phase = route::Phase::evaluate;
-  Tensor mask_BT;                           ///< bool, true = a real token; undefined = all real
-  Random random{0};                         ///< noise of this step
-  at::ScalarType compute = at::kFloat;      ///< kFloat, kBFloat16 or kDouble; routers stay in float32
-  bool record = false;                      ///< keep the decisions of soft layers too
+  Tensor mask_BT;                       ///< bool, true = a real token; undefined = all real
+  Random random{0};                     ///< noise of this step
+  at::ScalarType compute = at::kFloat;  ///< kFloat, kBFloat16 or kDouble; routers stay in float32
+  bool record = false;                  ///< keep the decisions of soft layers too
 };
 
 /// Keys and values of the tokens seen so far, for generation.
@@ -45,11 +45,11 @@ struct ModelOutput {
 /// Sizes and costs for the plan.
 struct ModelFacts {
   int64_t n_layers = 0, d_model = 0, vocabulary = 0;
-  std::vector<int64_t> moe_layers;     ///< indices of layers with experts
-  std::vector<int64_t> n_experts;      ///< of those layers
+  std::vector<int64_t> moe_layers;  ///< indices of layers with experts
+  std::vector<int64_t> n_experts;   ///< of those layers
   double parameters_total = 0;
-  double parameters_active = 0;        ///< that one token meets (tied embeddings counted once)
-  double flops_per_token = 0;          ///< forward, at context length `context`
+  double parameters_active = 0;           ///< that one token meets (tied embeddings counted once)
+  double flops_per_token = 0;             ///< forward, at context length `context`
   double activation_bytes_per_token = 0;  ///< kept for the backward pass; an estimate
   bool is_causal = true;
   route::ContextNeeds needs;        ///< what its routers take besides hidden states

@@ -23,8 +23,8 @@ void add_compositions(Catalogue& routers) {
     if (!router->composition()) continue;
     auto c = *router->composition();
     const auto part = [&](std::string_view what, const Named& named) {
-      entry.claims.emplace_back(std::string(what), named.fields.empty() ? named.name
-                                                                        : named.name + " " + to_toml(Value(named.fields)));
+      entry.claims.emplace_back(std::string(what),
+                                named.fields.empty() ? named.name : named.name + " " + to_toml(Value(named.fields)));
     };
     part("scorer", c.scorer), part("selector", c.selector), part("capacity", c.capacity), part("gate", c.gate);
     for (const auto& balancer : c.balancers) part("balancer", balancer);

@@ -57,9 +57,12 @@ io::Path run_or_reuse(RunConfig config, int64_t seed, const std::string& name, c
 
 std::string_view verdict_text(Verdict verdict) {
   switch (verdict) {
-    case Verdict::held: return "held";
-    case Verdict::not_shown: return "not shown at this scale";
-    case Verdict::failed: return "failed";
+    case Verdict::held:
+      return "held";
+    case Verdict::not_shown:
+      return "not shown at this scale";
+    case Verdict::failed:
+      return "failed";
   }
   return "";
 }
@@ -70,10 +73,13 @@ Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::
   switch (e.relation) {
     case Relation::equals:
       return all([&](double v) { return std::abs(v - e.value) <= e.tolerance; }) ? Verdict::held : Verdict::failed;
-    case Relation::at_most: return all([&](double v) { return v <= e.value; }) ? Verdict::held : Verdict::failed;
-    case Relation::at_least: return all([&](double v) { return v >= e.value; }) ? Verdict::held : Verdict::failed;
+    case Relation::at_most:
+      return all([&](double v) { return v <= e.value; }) ? Verdict::held : Verdict::failed;
+    case Relation::at_least:
+      return all([&](double v) { return v >= e.value; }) ? Verdict::held : Verdict::failed;
     case Relation::below_baseline:
-    case Relation::above_baseline: break;
+    case Relation::above_baseline:
+      break;
   }
   require(ours.size() == baseline.size(), "expect ", e.measure, ": a comparison needs a [baseline] in the recipe");
   size_t better = 0, worse = 0;
@@ -97,7 +103,8 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {
   for (const auto seed : recipe.seeds) {
     out.ours.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting));
     if (recipe.has_baseline)
-      out.baseline.push_back(run_or_reuse(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe, setting));
+      out.baseline.push_back(
+          run_or_reuse(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe, setting));
   }
   for (const auto& e : recipe.expectations) {
     JudgedExpectation judged{.expectation = e};
@@ -115,16 +122,26 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {
 nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting) {
   const auto& r = evidence.recipe;
   const auto env = io::environment();
-  nlohmann::json out = {{"recipe", r.name}, {"paper", r.paper}, {"claim", r.claim}, {"seeds", r.seeds},
-                        {"baseline", r.has_baseline ? r.baseline_name : ""}, {"commit", setting.git_commit},
-                        {"date", setting.now()}, {"seconds", std::round(evidence.seconds)},
+  nlohmann::json out = {{"recipe", r.name},
+                        {"paper", r.paper},
+                        {"claim", r.claim},
+                        {"seeds", r.seeds},
+                        {"baseline", r.has_baseline ? r.baseline_name : ""},
+                        {"commit", setting.git_commit},
+                        {"date", setting.now()},
+                        {"seconds", std::round(evidence.seconds)},
                         {"machine", text(env["cpu"].value("model", "?"), ", ", env.value("threads", 0), " threads")},
-                        {"torch", env["torch"]}, {"expectations", nlohmann::json::array()}};
+                        {"torch", env["torch"]},
+                        {"expectations", nlohmann::json::array()}};
   for (const auto& j : evidence.judged)
-    out["expectations"].push_back({{"measure", j.expectation.measure},
-                                   {"relation", enum_names(j.expectation.relation)[static_cast<size_t>(j.expectation.relation)]},
-                                   {"value", j.expectation.value}, {"ours", j.ours}, {"baseline", j.baseline},
-                                   {"verdict", verdict_text(j.verdict)}, {"paper_says", j.expectation.paper_says}});
+    out["expectations"].push_back(
+        {{"measure", j.expectation.measure},
+         {"relation", enum_names(j.expectation.relation)[static_cast<size_t>(j.expectation.relation)]},
+         {"value", j.expectation.value},
+         {"ours", j.ours},
+         {"baseline", j.baseline},
+         {"verdict", verdict_text(j.verdict)},
+         {"paper_says", j.expectation.paper_says}});
   return out;
 }
 

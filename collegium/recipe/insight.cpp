@@ -9,14 +9,18 @@ namespace {
 // One pass over a batch, appended to the trace.
 void add_pass(route::RoutingTrace& trace, OpenedRun& run, const Tensor& token_BT, const Tensor& mask_BT, int64_t pass) {
   const at::NoGradGuard no_grad;
-  const auto out = run.model->forward(token_BT, {.phase = route::Phase::evaluate, .mask_BT = mask_BT,
+  const auto out = run.model->forward(token_BT, {.phase = route::Phase::evaluate,
+                                                 .mask_BT = mask_BT,
                                                  .random = Random(0).at("trace").at(static_cast<uint64_t>(pass)),
                                                  .record = true});
   const auto facts = run.model->facts(run.config.train.context);
   ensure(out.decisions.size() == facts.moe_layers.size(), "a recorded pass has a decision for each MoE layer");
   for (size_t i = 0; i < out.decisions.size(); ++i)
-    trace.records.push_back({.step = run.step, .pass = pass, .layer = facts.moe_layers[i],
-                             .token_id_N = token_BT.reshape({-1}), .decision = out.decisions[i]});
+    trace.records.push_back({.step = run.step,
+                             .pass = pass,
+                             .layer = facts.moe_layers[i],
+                             .token_id_N = token_BT.reshape({-1}),
+                             .decision = out.decisions[i]});
 }
 
 TokenText token_text_of(const OpenedRun& run) {
@@ -32,8 +36,8 @@ route::RoutingTrace trace_held_out(OpenedRun& run, const RunSetting& setting, in
   const auto prepared = data::prepare(run.config.data, setting.data_paths);
   const auto& t = run.config.train;
   const auto windows = (n_tokens + t.context - 1) / t.context;
-  const data::EvalStream stream(prepared.held_out,
-                                {.batch_size = std::min(t.batch_size, windows), .context = t.context, .max_windows = windows});
+  const data::EvalStream stream(
+      prepared.held_out, {.batch_size = std::min(t.batch_size, windows), .context = t.context, .max_windows = windows});
   route::RoutingTrace trace;
   trace.model = run.folder.filename().string();
   for (int64_t i = 0; i < stream.n_batches(); ++i) {
@@ -85,14 +89,20 @@ nlohmann::json explain_text(OpenedRun& run, const std::string& words, int64_t in
   const auto out = run.model->forward(at::tensor(tokens, at::kLong).unsqueeze(0).to(device), {.record = true});
   const auto facts = run.model->facts(run.config.train.context);
   const auto text_of = token_text_of(run);
-  nlohmann::json result = {{"run", run.folder.filename().string()}, {"step", run.step}, {"index", at},
-                           {"token", text_of(tokens[static_cast<size_t>(at)])}, {"token_id", tokens[static_cast<size_t>(at)]},
-                           {"tokens", nlohmann::json::array()}, {"layers", nlohmann::json::array()}};
+  nlohmann::json result = {{"run", run.folder.filename().string()},
+                           {"step", run.step},
+                           {"index", at},
+                           {"token", text_of(tokens[static_cast<size_t>(at)])},
+                           {"token_id", tokens[static_cast<size_t>(at)]},
+                           {"tokens", nlohmann::json::array()},
+                           {"layers", nlohmann::json::array()}};
   for (const auto id : tokens) result["tokens"].push_back(text_of(id));
-  if (out.decisions.empty()) fail(ErrorKind::data, run.folder.filename().string(), ": the model has no layer with experts");
+  if (out.decisions.empty())
+    fail(ErrorKind::data, run.folder.filename().string(), ": the model has no layer with experts");
   for (size_t i = 0; i < out.decisions.size(); ++i)
-    result["layers"].push_back({{"layer", facts.moe_layers[i]},
-                                {"experts", explain_token(out.decisions[i], at, out.records[i].score_NE, out.records[i].bias_E)}});
+    result["layers"].push_back(
+        {{"layer", facts.moe_layers[i]},
+         {"experts", explain_token(out.decisions[i], at, out.records[i].score_NE, out.records[i].bias_E)}});
   return result;
 }
 

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <iomanip>
+#include <limits>
 #include <map>
 #include <sstream>
 
@@ -24,7 +24,9 @@ constexpr int64_t kSizes[] = {8, 64, 256};
 std::string other_task(const RunConfig& reference, const RunConfig& run) {
   for (const auto& line : differences(resolved(reference), resolved(run))) {
     const auto path = line.substr(0, line.find(": "));
-    if (path == "seed" || path == "model.allow_noncausal" || path.starts_with("model.moe.") || path.starts_with("sample.")) continue;
+    if (path == "seed" || path == "model.allow_noncausal" || path.starts_with("model.moe.") ||
+        path.starts_with("sample."))
+      continue;
     return line;
   }
   return {};
@@ -45,20 +47,24 @@ std::map<int64_t, double> router_cost(const RunConfig& config, const RunSetting&
   const auto random = Random(1).at("leaderboard");
   const auto causal_TT = at::ones({T, T}, options).tril();
   for (const auto E : kSizes) try {
-      const auto made = find(route::routers(), router, "router")
-                            .make(router, {.d_model = D, .n_experts = E, .random = random.at("router"), .options = options,
-                                           .corpus = {.vocabulary = V, .count_V = at::arange(V, at::kLong).to(setting.device)}});
-      const auto experts = find(layer::experts(), Named{.name = "swiglu"}, "expert")
-                               .make(Named{.name = "swiglu"}, {.n_experts = E, .d_model = D, .d_expert = 64,
-                                                               .random = random.at("experts"), .options = options});
-      const route::Context context{
-          .phase = route::Phase::evaluate,
-          .token_id_N = at::arange(B * T, at::kLong).remainder(V).to(setting.device),
-          .sequence_N = at::arange(B, at::kLong).repeat_interleave(T).to(setting.device),
-          .n_sequences = B,
-          .attention_BTT = (causal_TT / causal_TT.sum(1, true)).expand({B, T, T}),
-          .experts = experts.get(),
-          .random = random};
+      const auto made =
+          find(route::routers(), router, "router")
+              .make(router, {.d_model = D,
+                             .n_experts = E,
+                             .random = random.at("router"),
+                             .options = options,
+                             .corpus = {.vocabulary = V, .count_V = at::arange(V, at::kLong).to(setting.device)}});
+      const auto experts =
+          find(layer::experts(), Named{.name = "swiglu"}, "expert")
+              .make(Named{.name = "swiglu"},
+                    {.n_experts = E, .d_model = D, .d_expert = 64, .random = random.at("experts"), .options = options});
+      const route::Context context{.phase = route::Phase::evaluate,
+                                   .token_id_N = at::arange(B * T, at::kLong).remainder(V).to(setting.device),
+                                   .sequence_N = at::arange(B, at::kLong).repeat_interleave(T).to(setting.device),
+                                   .n_sequences = B,
+                                   .attention_BTT = (causal_TT / causal_TT.sum(1, true)).expand({B, T, T}),
+                                   .experts = experts.get(),
+                                   .random = random};
       const at::NoGradGuard no_grad;
       const auto x_ND = random.at("x").normal({B * T, D}, 1, options);
       double best = std::numeric_limits<double>::infinity();
@@ -142,17 +148,25 @@ Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe
 
 nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& setting) {
   const auto env = io::environment();
-  nlohmann::json out = {{"commit", setting.git_commit}, {"date", setting.now()}, {"left_out", board.left_out},
+  nlohmann::json out = {{"commit", setting.git_commit},
+                        {"date", setting.now()},
+                        {"left_out", board.left_out},
                         {"machine", text(env["cpu"].value("model", "?"), ", ", env.value("threads", 0), " threads")},
                         {"seeds", board.entrants.front().recipe.seeds}};
   std::vector<nlohmann::json> rows;
   for (const auto& e : board.entrants) {
-    nlohmann::json row = {{"name", e.recipe.name}, {"paper", e.recipe.paper}, {"title", e.recipe.title},
-                          {"causal", e.is_causal}, {"needs", e.needs}, {"measures", nlohmann::json::object()},
-                          {"router_us", nlohmann::json::object()}, {"sacrifices", nlohmann::json::array()}};
+    nlohmann::json row = {{"name", e.recipe.name},
+                          {"paper", e.recipe.paper},
+                          {"title", e.recipe.title},
+                          {"causal", e.is_causal},
+                          {"needs", e.needs},
+                          {"measures", nlohmann::json::object()},
+                          {"router_us", nlohmann::json::object()},
+                          {"sacrifices", nlohmann::json::array()}};
     for (const auto& m : measures())
       if (const auto r = range_of(e.runs, m.name))
-        row["measures"][std::string(m.name)] = {{"mean", r->mean}, {"min", r->low}, {"max", r->high}, {"std", r->std}, {"n", r->n}};
+        row["measures"][std::string(m.name)] = {
+            {"mean", r->mean}, {"min", r->low}, {"max", r->high}, {"std", r->std}, {"n", r->n}};
     for (const auto& [E, us] : e.router_microseconds) row["router_us"][std::to_string(E)] = us;
     if (!e.is_causal) row["sacrifices"].push_back("causality");
     if (!e.needs.empty()) row["sacrifices"].push_back("needs " + e.needs);
@@ -163,9 +177,10 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
     const char *measure, *word;
     bool high_is_bad;
   };
-  constexpr Trait traits[] = {{"valid_bpb", "loss", true}, {"tokens_per_second", "speed", false}, {"max_violation", "balance", true},
-                              {"dropped", "dropped tokens", true}, {"fluctuation", "stability", true},
-                              {"noisy_bpb", "robustness", true}, {"utilisation", "idle experts", false}};
+  constexpr Trait traits[] = {{"valid_bpb", "loss", true},           {"tokens_per_second", "speed", false},
+                              {"max_violation", "balance", true},    {"dropped", "dropped tokens", true},
+                              {"fluctuation", "stability", true},    {"noisy_bpb", "robustness", true},
+                              {"utilisation", "idle experts", false}};
   for (const auto& trait : traits) {
     std::vector<double> values;
     for (const auto& row : rows)
@@ -193,12 +208,16 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
 
 std::string leaderboard_markdown(const nlohmann::json& board) {
   std::ostringstream out;
-  out << "# Routers head to head\n\nGenerated by `collegium compare --room route`: the trained side of every recipe in `recipes/route`, "
-      << "same model, data, steps and seeds\n(" << board["seeds"].size() << " seeds; mean ± standard deviation over them), commit "
-      << board["commit"].get<std::string>().substr(0, 9) << ", " << board["machine"].get<std::string>()
-      << ".\nSorted by held-out loss; routers that see later tokens stand at the end, for their loss is too good to be true.\n\n"
+  out << "# Routers head to head\n\nGenerated by `collegium compare --room route`: the trained side of every recipe in "
+         "`recipes/route`, "
+      << "same model, data, steps and seeds\n(" << board["seeds"].size()
+      << " seeds; mean ± standard deviation over them), commit " << board["commit"].get<std::string>().substr(0, 9)
+      << ", " << board["machine"].get<std::string>()
+      << ".\nSorted by held-out loss; routers that see later tokens stand at the end, for their loss is too good to be "
+         "true.\n\n"
       << "![held-out loss against training speed](leaderboard.svg)\n\n"
-      << "| router | paper | held-out bits/byte | noisy | active parameters | tokens/s | router µs/token at E = 8, 64, 256 | MaxVio | "
+      << "| router | paper | held-out bits/byte | noisy | active parameters | tokens/s | router µs/token at E = 8, 64, "
+         "256 | MaxVio | "
          "dropped % | in use % | experts/token | score entropy | changed % | collapse | sacrifices |\n"
       << "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
   for (const auto& row : board["rows"]) {
@@ -210,16 +229,20 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
     for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
     std::ostringstream paper;
     if (row["paper"].get<int>() > 0) paper << "P" << std::setw(3) << std::setfill('0') << row["paper"].get<int>();
-    out << "| " << row["name"].get<std::string>() << (row["causal"].get<bool>() ? "" : " (sees later tokens)") << " | " << paper.str() << " | "
-        << cell(row, "valid_bpb", 4) << " | " << cell(row, "noisy_bpb", 3) << " | "
-        << number(row["measures"]["parameters_active"]["mean"].get<double>() / 1000, 0) << "k | " << cell(row, "tokens_per_second", 0) << " | "
-        << join(costs, " / ") << " | " << cell(row, "max_violation", 2) << " | " << cell(row, "dropped", 1, 100) << " | "
-        << cell(row, "utilisation", 0, 100) << " | " << cell(row, "per_token", 2) << " | " << cell(row, "score_entropy", 2) << " | "
+    out << "| " << row["name"].get<std::string>() << (row["causal"].get<bool>() ? "" : " (sees later tokens)") << " | "
+        << paper.str() << " | " << cell(row, "valid_bpb", 4) << " | " << cell(row, "noisy_bpb", 3) << " | "
+        << number(row["measures"]["parameters_active"]["mean"].get<double>() / 1000, 0) << "k | "
+        << cell(row, "tokens_per_second", 0) << " | " << join(costs, " / ") << " | " << cell(row, "max_violation", 2)
+        << " | " << cell(row, "dropped", 1, 100) << " | " << cell(row, "utilisation", 0, 100) << " | "
+        << cell(row, "per_token", 2) << " | " << cell(row, "score_entropy", 2) << " | "
         << cell(row, "fluctuation", 1, 100) << " | " << cell(row, "collapse", 2) << " | " << join(sacrifices) << " |\n";
   }
-  out << "\nnoisy: bits per byte with 15 % of the input tokens replaced. MaxVio: busiest expert over the mean, less one. in use: experts "
-         "with more than a quarter of the even load.\nchanged: tokens whose first expert changed since the evaluation before. collapse: "
-         "share of the hidden states' variance that lies between experts.\nsacrifices: measures in which the router is among the worst "
+  out << "\nnoisy: bits per byte with 15 % of the input tokens replaced. MaxVio: busiest expert over the mean, less "
+         "one. in use: experts "
+         "with more than a quarter of the even load.\nchanged: tokens whose first expert changed since the evaluation "
+         "before. collapse: "
+         "share of the hidden states' variance that lies between experts.\nsacrifices: measures in which the router is "
+         "among the worst "
          "fifth and clearly worse than the median.\n";
   if (!board["left_out"].empty()) {
     out << "\nNot in the table:\n";
@@ -238,36 +261,42 @@ std::string leaderboard_svg(const nlohmann::json& board) {
   std::vector<Mark> marks;
   for (const auto& row : board["rows"]) {
     const auto& loss = row["measures"]["valid_bpb"];
-    marks.push_back({row["name"], row["measures"]["tokens_per_second"]["mean"].get<double>() / 1000, loss["mean"], loss["min"], loss["max"],
-                     row["causal"]});
+    marks.push_back({row["name"], row["measures"]["tokens_per_second"]["mean"].get<double>() / 1000, loss["mean"],
+                     loss["min"], loss["max"], row["causal"]});
   }
   double x0 = 1e300, x1 = -1e300, y0 = 1e300, y1 = -1e300;
-  for (const auto& m : marks) x0 = std::min(x0, m.x), x1 = std::max(x1, m.x), y0 = std::min(y0, m.low), y1 = std::max(y1, m.high);
+  for (const auto& m : marks)
+    x0 = std::min(x0, m.x), x1 = std::max(x1, m.x), y0 = std::min(y0, m.low), y1 = std::max(y1, m.high);
   const auto xpad = 0.05 * (x1 - x0) + 1e-9, ypad = 0.05 * (y1 - y0) + 1e-9;
   x0 -= xpad, x1 += xpad, y0 -= ypad, y1 += ypad;
   const auto X = [&](double x) { return left + (x - x0) / (x1 - x0) * (width - left - right); };
   const auto Y = [&](double y) { return top + (y1 - y) / (y1 - y0) * (height - top - bottom); };
   std::ostringstream out;
-  out << std::fixed << std::setprecision(1) << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width << " " << height
-      << "\" font-family=\"sans-serif\" font-size=\"12\" role=\"img\" aria-label=\"Held-out loss against training speed\">\n<rect width=\""
+  out << std::fixed << std::setprecision(1) << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width
+      << " " << height
+      << "\" font-family=\"sans-serif\" font-size=\"12\" role=\"img\" aria-label=\"Held-out loss against training "
+         "speed\">\n<rect width=\""
       << width << "\" height=\"" << height << "\" fill=\"#fff\"/>\n";
   const auto grid = [&](double low, double high, auto&& draw) {
     const auto raw = (high - low) / 6, power = std::pow(10, std::floor(std::log10(raw)));
     const auto step = power * (raw / power < 1.5 ? 1 : raw / power < 3.5 ? 2 : raw / power < 7.5 ? 5 : 10);
-    for (double v = std::ceil(low / step) * step; v <= high; v += step) draw(v, std::max(0, static_cast<int>(-std::floor(std::log10(step)))));
+    for (double v = std::ceil(low / step) * step; v <= high; v += step)
+      draw(v, std::max(0, static_cast<int>(-std::floor(std::log10(step)))));
   };
   grid(x0, x1, [&](double v, int digits) {
-    out << "<path d=\"M" << X(v) << " " << top << "V" << height - bottom << "\" stroke=\"#ddd\"/><text x=\"" << X(v) << "\" y=\""
-        << height - bottom + 18 << "\" text-anchor=\"middle\" fill=\"#555\">" << number(v, digits) << "</text>\n";
+    out << "<path d=\"M" << X(v) << " " << top << "V" << height - bottom << "\" stroke=\"#ddd\"/><text x=\"" << X(v)
+        << "\" y=\"" << height - bottom + 18 << "\" text-anchor=\"middle\" fill=\"#555\">" << number(v, digits)
+        << "</text>\n";
   });
   grid(y0, y1, [&](double v, int digits) {
-    out << "<path d=\"M" << left << " " << Y(v) << "H" << width - right << "\" stroke=\"#ddd\"/><text x=\"" << left - 8 << "\" y=\"" << Y(v) + 4
-        << "\" text-anchor=\"end\" fill=\"#555\">" << number(v, digits) << "</text>\n";
+    out << "<path d=\"M" << left << " " << Y(v) << "H" << width - right << "\" stroke=\"#ddd\"/><text x=\"" << left - 8
+        << "\" y=\"" << Y(v) + 4 << "\" text-anchor=\"end\" fill=\"#555\">" << number(v, digits) << "</text>\n";
   });
   out << "<text x=\"" << (left + width - right) / 2 << "\" y=\"" << height - 10
-      << "\" text-anchor=\"middle\" fill=\"#333\">training speed, thousand tokens a second (faster to the right)</text>\n<text x=\"16\" y=\""
-      << (top + height - bottom) / 2 << "\" text-anchor=\"middle\" fill=\"#333\" transform=\"rotate(-90 16 " << (top + height - bottom) / 2
-      << ")\">held-out bits per byte (better below)</text>\n";
+      << "\" text-anchor=\"middle\" fill=\"#333\">training speed, thousand tokens a second (faster to the "
+         "right)</text>\n<text x=\"16\" y=\""
+      << (top + height - bottom) / 2 << "\" text-anchor=\"middle\" fill=\"#333\" transform=\"rotate(-90 16 "
+      << (top + height - bottom) / 2 << ")\">held-out bits per byte (better below)</text>\n";
   // Names keep a line's distance from those already placed.
   std::vector<std::pair<double, double>> placed;
   std::sort(marks.begin(), marks.end(), [](const auto& a, const auto& b) { return a.y > b.y; });
@@ -281,9 +310,10 @@ std::string leaderboard_svg(const nlohmann::json& board) {
         if (std::abs(px - x) < 110 && std::abs(py - y) < 12) y = py + 12, moved = true;
     }
     placed.emplace_back(x, y);
-    out << "<path d=\"M" << X(m.x) << " " << Y(m.low) << "V" << Y(m.high) << "\" stroke=\"" << colour << "\" stroke-opacity=\".5\"/><circle cx=\""
-        << X(m.x) << "\" cy=\"" << Y(m.y) << "\" r=\"4\" fill=\"" << colour << "\"/><text x=\"" << x << "\" y=\"" << y << "\" fill=\"" << colour
-        << "\">" << escaped(m.name) << (m.causal ? "" : " (sees later tokens)") << "</text>\n";
+    out << "<path d=\"M" << X(m.x) << " " << Y(m.low) << "V" << Y(m.high) << "\" stroke=\"" << colour
+        << "\" stroke-opacity=\".5\"/><circle cx=\"" << X(m.x) << "\" cy=\"" << Y(m.y) << "\" r=\"4\" fill=\"" << colour
+        << "\"/><text x=\"" << x << "\" y=\"" << y << "\" fill=\"" << colour << "\">" << escaped(m.name)
+        << (m.causal ? "" : " (sees later tokens)") << "</text>\n";
   }
   out << "</svg>\n";
   return out.str();

@@ -7,10 +7,11 @@ namespace collegium {
 /// One router (or layer) among the others.
 struct Entrant {
   Recipe recipe;
-  std::vector<io::Path> runs;                     ///< one a seed
-  std::map<int64_t, double> router_microseconds;  ///< E -> µs a token of one forward routing; empty for layers without a router
+  std::vector<io::Path> runs;  ///< one a seed
+  std::map<int64_t, double>
+      router_microseconds;  ///< E -> µs a token of one forward routing; empty for layers without a router
   bool is_causal = true;
-  std::string needs;                              ///< "token ids", "attention", …; empty = hidden states alone
+  std::string needs;  ///< "token ids", "attention", …; empty = hidden states alone
 };
 
 struct Leaderboard {
@@ -23,8 +24,8 @@ struct Leaderboard {
 Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe>& recipes, const RunSetting& setting,
                                const std::function<void(const std::string&)>& say);
 
-/// {machine, commit, date, seeds, rows: [{name, paper, measures: {name: {mean, min, max, std, n}}, router_us: {E: µs}, causal, needs,
-/// sacrifices: [text]}]}, best held-out loss first.
+/// {machine, commit, date, seeds, rows: [{name, paper, measures: {name: {mean, min, max, std, n}}, router_us: {E: µs},
+/// causal, needs, sacrifices: [text]}]}, best held-out loss first.
 nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& setting);
 
 /// The page docs/leaderboard.md; the picture beside it is leaderboard_svg.

@@ -30,10 +30,13 @@ constexpr Measure kMeasures[] = {
 
 }  // namespace
 
-std::span<const Measure> measures() { return kMeasures; }
+std::span<const Measure> measures() {
+  return kMeasures;
+}
 
 const Measure& find_measure(std::string_view name) {
-  const auto found = std::find_if(std::begin(kMeasures), std::end(kMeasures), [&](const auto& m) { return m.name == name; });
+  const auto found =
+      std::find_if(std::begin(kMeasures), std::end(kMeasures), [&](const auto& m) { return m.name == name; });
   if (found != std::end(kMeasures)) return *found;
   std::vector<std::string> known;
   for (const auto& m : kMeasures) known.emplace_back(m.name);

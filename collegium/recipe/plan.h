@@ -6,16 +6,16 @@ namespace collegium {
 
 struct Plan {
   model::ModelFacts facts;
-  double train_flops_per_token = 0;       ///< forward and backward
-  double memory_bytes = 0;                ///< parameters, gradients, optimiser, activations of one pass, torch itself
+  double train_flops_per_token = 0;  ///< forward and backward
+  double memory_bytes = 0;           ///< parameters, gradients, optimiser, activations of one pass, torch itself
   double memory_available = 0;
-  double checkpoint_bytes = 0;            ///< one checkpoint
-  double disk_bytes = 0;                  ///< all that are kept at once
+  double checkpoint_bytes = 0;  ///< one checkpoint
+  double disk_bytes = 0;        ///< all that are kept at once
   double disk_available = 0;
   int64_t tokens = 0;
-  std::optional<double> tokens_per_second; ///< measured on this machine; absent when it does not fit or was not asked
+  std::optional<double> tokens_per_second;  ///< measured on this machine; absent when it does not fit or was not asked
   std::optional<double> seconds;
-  std::vector<std::string> refusals;      ///< why it would not work; empty = it fits
+  std::vector<std::string> refusals;  ///< why it would not work; empty = it fits
 };
 
 /// Plans the run. The vocabulary is that of the config (an upper bound where the tokenizer is still to be trained).

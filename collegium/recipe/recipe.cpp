@@ -64,7 +64,8 @@ Table take_base(Table root, const std::filesystem::path& path) {
   const auto below = path.has_parent_path() ? path.parent_path() / *name : std::filesystem::path(*name);
   auto lower = read_toml(below.lexically_normal());
   if (const auto* again = lower.find("base"))
-    throw config_error(again->origin, "base", "a base has no base of its own (one level, so that a reader finds every value)");
+    throw config_error(again->origin, "base",
+                       "a base has no base of its own (one level, so that a reader finds every value)");
   std::erase_if(root.items, [](const Item& item) { return item.key == "base"; });
   return merged(std::move(lower), root);
 }
@@ -129,11 +130,17 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
   return out;
 }
 
-Table resolved(const RunConfig& run) { return resolve_fields(write_config(run), list_config<RunConfig>(), ""); }
+Table resolved(const RunConfig& run) {
+  return resolve_fields(write_config(run), list_config<RunConfig>(), "");
+}
 
-RunConfig read_run_config(const Table& from) { return read_config<RunConfig>(from); }
+RunConfig read_run_config(const Table& from) {
+  return read_config<RunConfig>(from);
+}
 
-std::vector<FieldInfo> recipe_fields() { return list_config<RecipeFile>(); }
+std::vector<FieldInfo> recipe_fields() {
+  return list_config<RecipeFile>();
+}
 
 std::string recipe_hash(const Recipe& recipe) {
   auto all = to_toml(resolved(recipe.run)) + (recipe.has_baseline ? to_toml(resolved(recipe.baseline)) : "");

@@ -41,7 +41,7 @@ std::span<const std::string_view> enum_names(Relation);
 struct Expectation {
   std::string measure = "valid_bpb";
   Relation relation = Relation::below_baseline;
-  double value = 0;   ///< the bound; for *_baseline: the margin that must be exceeded
+  double value = 0;  ///< the bound; for *_baseline: the margin that must be exceeded
   double tolerance = 0;
   std::string paper_says;
   void visit(Fields& field);

@@ -53,8 +53,10 @@ nlohmann::json data_record(const data::PreparedData& data) {
   const auto side = [](const data::SplitStatistics& s) {
     return nlohmann::json{{"documents", s.n_documents}, {"bytes", s.n_bytes}, {"tokens", s.n_tokens}};
   };
-  nlohmann::json out = {{"key", data.key}, {"train", side(data.train_statistics)},
-                        {"held_out", side(data.held_out_statistics)}, {"notes", data.notes},
+  nlohmann::json out = {{"key", data.key},
+                        {"train", side(data.train_statistics)},
+                        {"held_out", side(data.held_out_statistics)},
+                        {"notes", data.notes},
                         {"tokenizer", {{"kind", data.tokenizer.kind()}, {"vocabulary", data.tokenizer.vocab_size()}}}};
   for (const auto& s : data.sources)
     out["sources"].push_back({{"name", s.name}, {"sha256", s.sha256}, {"licence", s.licence}});
@@ -63,13 +65,16 @@ nlohmann::json data_record(const data::PreparedData& data) {
 
 data::BatchStream training_batches(const RunConfig& config, const data::PreparedData& data) {
   const auto& t = config.train;
-  return data::BatchStream(data.train, {.batch_size = t.batch_size, .context = t.context, .n_micro = t.accumulation,
+  return data::BatchStream(data.train, {.batch_size = t.batch_size,
+                                        .context = t.context,
+                                        .n_micro = t.accumulation,
                                         .seed = static_cast<uint64_t>(config.seed)});
 }
 
 data::EvalStream held_out_batches(const RunConfig& config, const data::PreparedData& data) {
   const auto& t = config.train;
-  return data::EvalStream(data.held_out, {.batch_size = t.batch_size, .context = t.context, .max_windows = t.eval_windows});
+  return data::EvalStream(data.held_out,
+                          {.batch_size = t.batch_size, .context = t.context, .max_windows = t.eval_windows});
 }
 
 RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& config, const data::PreparedData& data,
@@ -93,8 +98,9 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
       out.warnings.insert(out.warnings.end(), loaded.warnings.begin(), loaded.warnings.end());
       const auto key = loaded.data.meta.value("data_key", "");
       if (key != data.key)
-        throw Error(ErrorKind::refused, text("resume ", out.run.id, ": the data is not what the run was trained on (",
-                                             data.key, " instead of ", key, ")"),
+        throw Error(ErrorKind::refused,
+                    text("resume ", out.run.id, ": the data is not what the run was trained on (", data.key,
+                         " instead of ", key, ")"),
                     "restore the data, or start a new run");
       io::remove_checkpoints_after(fs, folder / "checkpoints", loaded.data.step);
       trainer.restore(loaded.data, &metrics);
@@ -103,10 +109,15 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
   out.run.status = io::RunStatus::running, out.run.finished_at.clear();
   store.upsert(out.run);
 
-  train::TrainSinks sinks{.fs = &fs, .checkpoints = folder / "checkpoints", .metrics = &metrics, .timing = &timing,
-                          .progress = setting.progress, .is_interrupted = setting.is_interrupted,
-                          .clock = setting.clock, .meta = {{"format", kRunFormat}, {"data_key", data.key},
-                                                           {"config", to_toml(resolved(config))}}};
+  train::TrainSinks sinks{
+      .fs = &fs,
+      .checkpoints = folder / "checkpoints",
+      .metrics = &metrics,
+      .timing = &timing,
+      .progress = setting.progress,
+      .is_interrupted = setting.is_interrupted,
+      .clock = setting.clock,
+      .meta = {{"format", kRunFormat}, {"data_key", data.key}, {"config", to_toml(resolved(config))}}};
   const auto close = [&](io::RunStatus status) {
     const auto& r = out.result;
     out.run.status = status, out.run.finished_at = setting.now(), out.run.steps = r.step;
@@ -122,9 +133,15 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
     throw;
   }
   switch (out.result.reason) {
-    case train::StopReason::finished: close(io::RunStatus::finished); break;
-    case train::StopReason::interrupted: close(io::RunStatus::interrupted); break;
-    case train::StopReason::not_finite: close(io::RunStatus::nan); break;
+    case train::StopReason::finished:
+      close(io::RunStatus::finished);
+      break;
+    case train::StopReason::interrupted:
+      close(io::RunStatus::interrupted);
+      break;
+    case train::StopReason::not_finite:
+      close(io::RunStatus::nan);
+      break;
   }
   return out;
 }
@@ -167,13 +184,21 @@ nlohmann::json run_facts(const io::Path& folder) {
   const auto data = read_json(folder / "data.json");
   auto model = build_model(config, data.at("tokenizer").at("vocabulary").get<int64_t>(), at::kMeta);
   const auto facts = model->facts(config.train.context);
-  nlohmann::json out = {{"id", run.id}, {"name", run.name}, {"status", io::run_status_name(run.status)},
-                        {"recipe", run.recipe_path}, {"started", run.created_at}, {"finished", run.finished_at},
-                        {"seed", run.seed}, {"commit", run.git_commit}, {"steps", run.steps},
-                        {"tokens", run.steps * config.train.batch_size * config.train.accumulation * config.train.context},
-                        {"parameters_total", facts.parameters_total}, {"parameters_active", facts.parameters_active},
-                        {"flops_per_token", 3 * facts.flops_per_token},
-                        {"precision", train::enum_names(config.train.precision)[static_cast<size_t>(config.train.precision)]}};
+  nlohmann::json out = {
+      {"id", run.id},
+      {"name", run.name},
+      {"status", io::run_status_name(run.status)},
+      {"recipe", run.recipe_path},
+      {"started", run.created_at},
+      {"finished", run.finished_at},
+      {"seed", run.seed},
+      {"commit", run.git_commit},
+      {"steps", run.steps},
+      {"tokens", run.steps * config.train.batch_size * config.train.accumulation * config.train.context},
+      {"parameters_total", facts.parameters_total},
+      {"parameters_active", facts.parameters_active},
+      {"flops_per_token", 3 * facts.flops_per_token},
+      {"precision", train::enum_names(config.train.precision)[static_cast<size_t>(config.train.precision)]}};
   if (run.tokens_per_second) out["tokens_per_second"] = *run.tokens_per_second;
   if (run.train_bpb) out["train_bpb"] = *run.train_bpb;
   if (run.valid_bpb) out["valid_bpb"] = *run.valid_bpb;
@@ -200,8 +225,12 @@ RunOutcome start_run(const RunConfig& config, const std::string& name, const std
   training_batches(config, data), held_out_batches(config, data);
   build_model(config, data.tokenizer.vocab_size(), at::kMeta);
 
-  io::Run run{.name = name, .recipe_path = recipe_path, .seed = config.seed, .git_commit = setting.git_commit,
-              .config_hash = seedless_hash(table), .created_at = setting.now()};
+  io::Run run{.name = name,
+              .recipe_path = recipe_path,
+              .seed = config.seed,
+              .git_commit = setting.git_commit,
+              .config_hash = seedless_hash(table),
+              .created_at = setting.now()};
   // 2026-01-31T12:00:00Z -> 20260131-120000; a number is added until the folder is new.
   auto stamp = run.created_at;
   std::erase_if(stamp, [](char c) { return c == '-' || c == ':' || c == 'Z'; });
@@ -246,8 +275,8 @@ OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int6
   // Read before `out` begins: when a later initialiser throws, g++ 12 destroys the members of `.config = {}` twice.
   auto table = read_config_table(folder);
   auto tokenizer = data::Tokenizer::load(folder / "tokenizer.json");
-  OpenedRun out{.folder = folder, .config = {}, .config_table = std::move(table), .tokenizer = std::move(tokenizer),
-                .model = {}};
+  OpenedRun out{
+      .folder = folder, .config = {}, .config_table = std::move(table), .tokenizer = std::move(tokenizer), .model = {}};
   out.config = read_run_config(out.config_table);
   auto loaded = step ? io::load_checkpoint_step(fs, folder / "checkpoints", *step)
                      : io::load_checkpoint(fs, folder / "checkpoints");
@@ -262,15 +291,19 @@ void write_sample(OpenedRun& run, at::Device device) {
   if (sample.prompt.empty()) return;
   const auto ids = run.tokenizer.encode(sample.prompt);
   std::vector<int64_t> tokens(ids.begin(), ids.end());
-  const auto made = infer::generate(*run.model, tokens, sample, run.tokenizer.end_id(), run.config.train.context, device);
+  const auto made =
+      infer::generate(*run.model, tokens, sample, run.tokenizer.end_id(), run.config.train.context, device);
   const auto n_prompt = tokens.size();
   tokens.insert(tokens.end(), made.begin(), made.end());
   if (tokens.size() > static_cast<size_t>(run.config.train.context))
     tokens.resize(static_cast<size_t>(run.config.train.context));
   const auto trace = infer::trace_tokens(*run.model, tokens, device);
 
-  nlohmann::json out = {{"prompt", sample.prompt}, {"n_prompt", n_prompt}, {"step", run.step},
-                        {"tokens", nlohmann::json::array()}, {"routing", nlohmann::json::array()}};
+  nlohmann::json out = {{"prompt", sample.prompt},
+                        {"n_prompt", n_prompt},
+                        {"step", run.step},
+                        {"tokens", nlohmann::json::array()},
+                        {"routing", nlohmann::json::array()}};
   for (const auto token : tokens) {
     const auto id = static_cast<int32_t>(token);
     out["tokens"].push_back(run.tokenizer.decode(std::span(&id, 1)));
@@ -281,8 +314,10 @@ void write_sample(OpenedRun& run, at::Device device) {
     const auto gate = d.gate_R().to(at::kCPU, at::kDouble), score = d.score_R().to(at::kCPU, at::kDouble);
     const auto margin = d.margin_R().to(at::kCPU, at::kDouble), rank = d.rank_R().cpu();
     for (int64_t r = 0; r < d.n_kept(); ++r) {
-      nlohmann::json choice = {{"expert", d.expert_R()[r].item<int64_t>()}, {"gate", gate[r].item<double>()},
-                               {"score", score[r].item<double>()}, {"rank", rank[r].item<int64_t>()}};
+      nlohmann::json choice = {{"expert", d.expert_R()[r].item<int64_t>()},
+                               {"gate", gate[r].item<double>()},
+                               {"score", score[r].item<double>()},
+                               {"rank", rank[r].item<int64_t>()}};
       const auto m = margin[r].item<double>();
       if (std::isfinite(m)) choice["margin"] = m;
       layer[static_cast<size_t>(d.token_R()[r].item<int64_t>())].push_back(std::move(choice));
@@ -333,8 +368,10 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
   require(names.empty() || names.size() == groups.size(), "compare: ", names.size(), " names for ", groups.size(),
           " groups of runs with equal configuration");
 
-  nlohmann::json out = {{"title", "Comparison"}, {"groups", nlohmann::json::array()},
-                        {"differences", nlohmann::json::array()}, {"table", nlohmann::json::array()}};
+  nlohmann::json out = {{"title", "Comparison"},
+                        {"groups", nlohmann::json::array()},
+                        {"differences", nlohmann::json::array()},
+                        {"table", nlohmann::json::array()}};
   std::vector<std::string> paths;
   for (size_t g = 1; g < groups.size(); ++g)
     for (const auto& line : differences(groups[0].config, groups[g].config)) {
@@ -355,8 +392,12 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
     for (const auto& folder : groups[g].folders) {
       auto data = report_data(folder);
       if (label.empty()) label = data["run"]["name"];
-      runs.push_back({{"id", data["run"]["id"]}, {"seed", data["run"]["seed"]}, {"name", data["run"]["name"]},
-                      {"run", data["run"]}, {"metrics", data["metrics"]}, {"timing", data["timing"]}});
+      runs.push_back({{"id", data["run"]["id"]},
+                      {"seed", data["run"]["seed"]},
+                      {"name", data["run"]["name"]},
+                      {"run", data["run"]},
+                      {"metrics", data["metrics"]},
+                      {"timing", data["timing"]}});
     }
     for (const auto& other : out["groups"])
       if (other["name"] == label) label += text(" (", g + 1, ")");
@@ -375,10 +416,14 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
         }
       const auto s = spread_of(found);
       any = any || s.n > 0;
-      if (s.n == 0) values.push_back(nullptr);
-      else values.push_back({{"mean", s.mean}, {"min", s.min}, {"max", s.max}, {"std", s.std}, {"n", s.n}});
+      if (s.n == 0)
+        values.push_back(nullptr);
+      else
+        values.push_back({{"mean", s.mean}, {"min", s.min}, {"max", s.max}, {"std", s.std}, {"n", s.n}});
     }
-    if (any) out["table"].push_back({{"measure", line.title}, {"unit", line.unit}, {"better", line.better}, {"values", values}});
+    if (any)
+      out["table"].push_back(
+          {{"measure", line.title}, {"unit", line.unit}, {"better", line.better}, {"values", values}});
   }
   return out;
 }

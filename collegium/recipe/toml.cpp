@@ -1,9 +1,9 @@
 #include "collegium/recipe/toml.h"
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <fstream>
 #include <sstream>
-#include <toml++/toml.h>
 
 #include "collegium/base/error.h"
 
@@ -19,7 +19,9 @@ Table convert_table(const toml::table& from, const File& file) {
   std::vector<std::pair<const toml::key*, const toml::node*>> ordered;
   for (const auto& [key, node] : from) ordered.emplace_back(&key, &node);
   std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {
-    const auto place = [](const toml::key* k) { return std::make_pair(k->source().begin.line, k->source().begin.column); };
+    const auto place = [](const toml::key* k) {
+      return std::make_pair(k->source().begin.line, k->source().begin.column);
+    };
     return place(a.first) < place(b.first);
   });
   Table out;
@@ -35,15 +37,20 @@ Table convert_table(const toml::table& from, const File& file) {
 
 Value convert_node(const toml::node& node, const File& file) {
   Value out;
-  if (const auto* t = node.as_table()) out = Value(convert_table(*t, file));
+  if (const auto* t = node.as_table())
+    out = Value(convert_table(*t, file));
   else if (const auto* a = node.as_array()) {
     List list;
     for (const auto& element : *a) list.push_back(convert_node(element, file));
     out = Value(std::move(list));
-  } else if (const auto* b = node.as_boolean()) out = Value(b->get());
-  else if (const auto* i = node.as_integer()) out = Value(i->get());
-  else if (const auto* d = node.as_floating_point()) out = Value(d->get());
-  else if (const auto* s = node.as_string()) out = Value(s->get());
+  } else if (const auto* b = node.as_boolean())
+    out = Value(b->get());
+  else if (const auto* i = node.as_integer())
+    out = Value(i->get());
+  else if (const auto* d = node.as_floating_point())
+    out = Value(d->get());
+  else if (const auto* s = node.as_string())
+    out = Value(s->get());
   else
     throw Error(ErrorKind::usage, text(*file, ":", node.source().begin.line, ": dates and times have no use here"),
                 "write it as a string");
@@ -73,9 +80,11 @@ Table read_toml(const std::filesystem::path& path, std::string shown) {
       if (entry.path().extension() == ".toml") beside.push_back(entry.path().filename().string());
     const auto near = nearest(path.filename().string(), beside);
     throw Error(ErrorKind::usage, text(shown, ": there is no such file"),
-                near.empty() ? std::string("recipes lie below recipes/") : text("did you mean ", (folder / near).string(), "?"));
+                near.empty() ? std::string("recipes lie below recipes/")
+                             : text("did you mean ", (folder / near).string(), "?"));
   }
-  if (std::filesystem::is_directory(path)) fail(ErrorKind::usage, shown, ": this is a folder, a recipe is a .toml file");
+  if (std::filesystem::is_directory(path))
+    fail(ErrorKind::usage, shown, ": this is a folder, a recipe is a .toml file");
   std::ifstream in(path, std::ios::binary);
   std::ostringstream content;
   content << in.rdbuf();
@@ -85,7 +94,8 @@ Table read_toml(const std::filesystem::path& path, std::string shown) {
 
 void apply_set(Table& root, std::string_view assignment) {
   const auto equals = assignment.find('=');
-  require(equals != std::string_view::npos && equals > 0, "--set ", assignment, ": write it as path=value, for example "
+  require(equals != std::string_view::npos && equals > 0, "--set ", assignment,
+          ": write it as path=value, for example "
           "--set train.steps=100");
   const auto trim = [](std::string_view s) {
     while (!s.empty() && s.front() == ' ') s.remove_prefix(1);
@@ -104,7 +114,8 @@ void apply_set(Table& root, std::string_view assignment) {
   value.origin = {from, 0};
   const auto* before = find_path(root, path);
   const bool is_component = before && std::holds_alternative<Table>(before->data) &&
-                            std::get<Table>(before->data).find("name") && std::holds_alternative<std::string>(value.data);
+                            std::get<Table>(before->data).find("name") &&
+                            std::holds_alternative<std::string>(value.data);
   if (is_component) {
     auto named = table({{"name", std::get<std::string>(value.data)}});
     const auto origin = value.origin;

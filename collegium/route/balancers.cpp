@@ -14,15 +14,9 @@ extern const Entry<Balancer> balancer_z_loss;
 
 Entries<Balancer> balancers() {
   static constexpr const Entry<Balancer>* kAll[] = {
-      &balancer_adaptive_l1,
-      &balancer_balance_loss,
-      &balancer_cluster_variance,
-      &balancer_coupling_loss,
-      &balancer_entropy_loss,
-      &balancer_locality_loss,
-      &balancer_loss_free_bias,
-      &balancer_null_balance_loss,
-      &balancer_z_loss,
+      &balancer_adaptive_l1,    &balancer_balance_loss,      &balancer_cluster_variance,
+      &balancer_coupling_loss,  &balancer_entropy_loss,      &balancer_locality_loss,
+      &balancer_loss_free_bias, &balancer_null_balance_loss, &balancer_z_loss,
   };
   return kAll;
 }

@@ -39,13 +39,13 @@ struct ContextNeeds {
 
 struct Context {
   Phase phase = Phase::evaluate;
-  Tensor token_id_N;    ///< int64 vocabulary ids; undefined where the host has none
-  Tensor mask_N;        ///< bool, true = a real token; undefined = all real. Masked tokens are never routed
-  Tensor sequence_N;    ///< int64 in [0, n_sequences), ascending; undefined = one sequence
+  Tensor token_id_N;  ///< int64 vocabulary ids; undefined where the host has none
+  Tensor mask_N;      ///< bool, true = a real token; undefined = all real. Masked tokens are never routed
+  Tensor sequence_N;  ///< int64 in [0, n_sequences), ascending; undefined = one sequence
   int64_t n_sequences = 1;
-  Tensor attention_BTT;      ///< this layer's attention, mean over heads: [b, t, s] = how much t looks at s. [B, T, T]
+  Tensor attention_BTT;  ///< this layer's attention, mean over heads: [b, t, s] = how much t looks at s. [B, T, T]
   ExpertProbe* experts = nullptr;  ///< the layer's experts
-  Tensor carried_NH;         ///< what the router of the layer before left in Scores::carried_NH; undefined in the first
+  Tensor carried_NH;    ///< what the router of the layer before left in Scores::carried_NH; undefined in the first
   bool record = false;  ///< the decision will be kept: layers without an assignment describe themselves as one
   Random random{0};     ///< noise of this layer in this step: the same again under recompute
 };

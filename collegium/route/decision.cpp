@@ -32,8 +32,8 @@ Decision Decision::make(const Assignments& asked, int64_t n_tokens, int64_t n_ex
   // grouping by expert then gives the stated order.
   const bool is_ascending = asked.token_A.diff().ge(0).all().item<bool>();
   const auto by_token_A = is_ascending ? Tensor() : kernels::group_by_expert(asked.token_A, n_tokens).order_R;
-  const auto grouped = kernels::group_by_expert(
-      is_ascending ? asked.expert_A : asked.expert_A.index_select(0, by_token_A), n_experts);
+  const auto grouped =
+      kernels::group_by_expert(is_ascending ? asked.expert_A : asked.expert_A.index_select(0, by_token_A), n_experts);
   Decision d;
   const auto order_R = is_ascending ? grouped.order_R : by_token_A.index_select(0, grouped.order_R);
   d.parts_ = {.n_tokens = n_tokens,
@@ -60,13 +60,18 @@ Decision Decision::from_parts(Parts parts) {
   return d;
 }
 
-Tensor Decision::kept_E() const { return offset_E1_.diff(); }
+Tensor Decision::kept_E() const {
+  return offset_E1_.diff();
+}
 
-int64_t Decision::n_filled() const { return is_rerouted() ? parts_.wanted_R.lt(0).sum().item<int64_t>() : 0; }
+int64_t Decision::n_filled() const {
+  return is_rerouted() ? parts_.wanted_R.lt(0).sum().item<int64_t>() : 0;
+}
 
 Tensor Decision::asked_E() const {
   // One place more at the front takes the fill-ins, -1.
-  const auto here_E = is_rerouted() ? at::bincount(parts_.wanted_R + 1, {}, n_experts() + 1).slice(0, 1).cpu() : kept_E();
+  const auto here_E =
+      is_rerouted() ? at::bincount(parts_.wanted_R + 1, {}, n_experts() + 1).slice(0, 1).cpu() : kept_E();
   return n_dropped() == 0 ? here_E : here_E + at::bincount(parts_.dropped.expert_Q, {}, n_experts()).cpu();
 }
 
@@ -78,7 +83,8 @@ Decision Decision::with_gates(Tensor gate_R) const {
 }
 
 Decision Decision::only_experts(int64_t n_experts) const {
-  ensure(n_experts <= parts_.n_experts && !is_rerouted(), "only_experts: a fresh decision over at least as many is needed");
+  ensure(n_experts <= parts_.n_experts && !is_rerouted(),
+         "only_experts: a fresh decision over at least as many is needed");
   const auto kept = parts_.expert_R.lt(n_experts).nonzero().flatten();
   const auto gone = parts_.dropped.expert_Q.lt(n_experts).nonzero().flatten();
   const auto pick = [](const Tensor& t, const Tensor& index) { return t.defined() ? t.index_select(0, index) : t; };
@@ -104,20 +110,20 @@ Decision Decision::keep_only(const Tensor& keep_R, DropReason reason) const {
   const auto pick = [](const Tensor& t, const Tensor& index) { return t.defined() ? t.index_select(0, index) : t; };
   const auto join = [&](const Tensor& before, const Tensor& now) { return at::cat({before, pick(now, gone)}); };
   const auto& old = parts_.dropped;
-  Parts p{.n_tokens = n_tokens(),
-          .n_experts = n_experts(),
-          .token_R = pick(parts_.token_R, kept),
-          .expert_R = pick(parts_.expert_R, kept),
-          .gate_R = pick(parts_.gate_R, kept),
-          .rank_R = pick(parts_.rank_R, kept),
-          .slot_R = {},
-          .score_R = pick(parts_.score_R, kept),
-          .margin_R = pick(parts_.margin_R, kept),
-          .wanted_R = pick(parts_.wanted_R, kept),
-          .dropped = {join(old.token_Q, parts_.token_R), join(old.expert_Q, wanted_R()),
-                      join(old.rank_Q, parts_.rank_R), join(old.score_Q, parts_.score_R),
-                      join(old.margin_Q, parts_.margin_R),
-                      at::cat({old.reason_Q, at::full_like(gone, static_cast<int64_t>(reason))})}};
+  Parts p{
+      .n_tokens = n_tokens(),
+      .n_experts = n_experts(),
+      .token_R = pick(parts_.token_R, kept),
+      .expert_R = pick(parts_.expert_R, kept),
+      .gate_R = pick(parts_.gate_R, kept),
+      .rank_R = pick(parts_.rank_R, kept),
+      .slot_R = {},
+      .score_R = pick(parts_.score_R, kept),
+      .margin_R = pick(parts_.margin_R, kept),
+      .wanted_R = pick(parts_.wanted_R, kept),
+      .dropped = {join(old.token_Q, parts_.token_R), join(old.expert_Q, wanted_R()), join(old.rank_Q, parts_.rank_R),
+                  join(old.score_Q, parts_.score_R), join(old.margin_Q, parts_.margin_R),
+                  at::cat({old.reason_Q, at::full_like(gone, static_cast<int64_t>(reason))})}};
   return from_parts(std::move(p));
 }
 

@@ -64,10 +64,10 @@ class Decision {
   const Tensor& margin_R() const { return parts_.margin_R; }
   const Tensor& wanted_R() const { return parts_.wanted_R.defined() ? parts_.wanted_R : parts_.expert_R; }
   bool is_rerouted() const { return parts_.wanted_R.defined(); }  ///< some assignment went elsewhere than asked
-  const Tensor& offset_E1() const { return offset_E1_; }  ///< int64 [E+1] on the CPU: rows of expert e
+  const Tensor& offset_E1() const { return offset_E1_; }          ///< int64 [E+1] on the CPU: rows of expert e
   const Dropped& dropped() const { return parts_.dropped; }
 
-  Tensor kept_E() const;   ///< int64 [E], assignments each expert works on; on the CPU
+  Tensor kept_E() const;  ///< int64 [E], assignments each expert works on; on the CPU
   /// int64 [E], assignments asked of each expert, dropped ones included, moved ones where they were asked; on the CPU.
   Tensor asked_E() const;
 

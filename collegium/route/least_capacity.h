@@ -1,6 +1,6 @@
-// How small an expert's capacity may be. P070 (LocMoE): a token is of use to an expert when the angle between it and the
-// expert's gate weight is small; among tokens of no preferred direction such tokens are rare, so an expert has to see a
-// minimum number of tokens before one of them can be expected.
+// How small an expert's capacity may be. P070 (LocMoE): a token is of use to an expert when the angle between it and
+// the expert's gate weight is small; among tokens of no preferred direction such tokens are rare, so an expert has to
+// see a minimum number of tokens before one of them can be expected.
 //
 // N tokens, D model width, E experts.
 #pragma once
@@ -12,7 +12,8 @@ namespace collegium::route {
 
 /// The share of directions in R^d whose cosine with a given one is at least `cosine` is at most
 ///   (1 - c^2)^(d/2) <= exp(-d c^2 / (2 - c^2)),   c = max(cosine, 0).
-/// Ball 1997 (An elementary introduction to modern convex geometry), lecture 2, for c <= 1 / sqrt(2); a test integrates.
+/// Ball 1997 (An elementary introduction to modern convex geometry), lecture 2, for c <= 1 / sqrt(2); a test
+/// integrates.
 double largest_share_within(double cosine, int64_t d_model);
 
 /// Slots per expert below which no such token can be expected, when a batch of tokens without a preferred direction is

@@ -7,7 +7,6 @@
 namespace collegium::route {
 namespace {
 
-
 Tensor group_of_tokens(const Context& context, const Tensor& like, int64_t n_tokens, bool by_sequence) {
   if (by_sequence && context.sequence_N.defined()) return context.sequence_N;
   return at::zeros({n_tokens}, like.options().dtype(at::kLong));

@@ -18,8 +18,8 @@ void check_scores(const Needs& needs, ScoreKind given, const std::string& who, c
   if (std::find(needs.scores.begin(), needs.scores.end(), given) != needs.scores.end()) return;
   const auto has = given == ScoreKind::none ? std::string("no scores")
                                             : text(enum_names(given)[static_cast<size_t>(given)], " scores");
-  throw Error(ErrorKind::usage,
-              text("router: '", who, "' needs ", kinds_text(needs.scores), " scores, but scorer '", scorer, "' gives ", has));
+  throw Error(ErrorKind::usage, text("router: '", who, "' needs ", kinds_text(needs.scores), " scores, but scorer '",
+                                     scorer, "' gives ", has));
 }
 
 }  // namespace
@@ -63,8 +63,8 @@ Router::Router(Stages stages, int64_t n_experts, int64_t n_null)
     check_closed(s.selector->claims().respects_closed, "selector", s.names[1]);
     check_closed(s.capacity->claims().respects_closed, "capacity", s.names[2]);
   }
-  needs_ = s.scorer->needs().context | s.selector->needs().context | s.capacity->needs().context |
-           s.gate->needs().context;
+  needs_ =
+      s.scorer->needs().context | s.selector->needs().context | s.capacity->needs().context | s.gate->needs().context;
   for (const auto& balancer : s.balancers) needs_ = needs_ | balancer->needs().context;
   require(!(s.selector->claims().chooser == Chooser::expert && s.capacity->claims().may_drop), "router: selector '",
           s.names[1], "' already gives each expert a fixed number of tokens; capacity '", s.names[2],
@@ -78,7 +78,8 @@ std::unique_ptr<Router> Router::compose(const Composition& composition, const In
   };
   auto resolved = composition;
   Stages stages;
-  const auto build = [&]<class Stage>(Entries<Stage> all, Named& named, std::string_view what, std::string_view stream) {
+  const auto build = [&]<class Stage>(Entries<Stage> all, Named& named, std::string_view what,
+                                      std::string_view stream) {
     named = placed(named, what);
     const auto& found = find(all, named, what);
     auto below = inputs;
@@ -109,8 +110,8 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   require(missing.empty(), "router: its stages need ", missing, ", and none were given (", stages_with_needs(), ")");
   const auto check_length = [&](const Tensor& t_N, std::string_view what) {
     if (!t_N.defined()) return;
-    require(t_N.dim() == 1 && t_N.size(0) == x_ND.size(0), "router: ", what,
-            " must have one entry a token, [", x_ND.size(0), "], got ", t_N.sizes());
+    require(t_N.dim() == 1 && t_N.size(0) == x_ND.size(0), "router: ", what, " must have one entry a token, [",
+            x_ND.size(0), "], got ", t_N.sizes());
   };
   check_length(context.mask_N, "the mask");
   check_length(context.token_id_N, "token ids");
@@ -124,7 +125,8 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_ + n_null_;
   out.scores.kind = s.scorer->kind();
   out.bias_E = bias_E;
-  const auto asked = Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);
+  const auto asked =
+      Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);
   const auto working = n_null_ > 0 ? asked.only_experts(n_experts_) : asked;
   const auto placed = s.capacity->apply(working, out.scores, context);
   out.decision = placed.with_gates(s.gate->weigh(out.scores, placed, context));
@@ -163,8 +165,7 @@ RouterFacts Router::facts() const {
   const auto scorer = stages_.scorer->claims();
   // A capacity that is a share of what is asked depends on later tokens where their number of choices does.
   const bool is_causal = scorer.is_causal && selector.is_causal && capacity.is_causal &&
-                         (!capacity.may_drop ||
-                          (selector.asks_fixed_number && !scorer.closes_experts && n_null_ == 0));
+                         (!capacity.may_drop || (selector.asks_fixed_number && !scorer.closes_experts && n_null_ == 0));
   const auto working = static_cast<double>(n_experts_) / static_cast<double>(n_experts_ + n_null_);
   return {.chooser = selector.chooser,
           .is_exactly_balanced = selector.is_exactly_balanced,

@@ -4,7 +4,9 @@
 
 namespace collegium::route {
 
-Tensor steady_sigmoid(const Tensor& z) { return at::stack({z, at::zeros_like(z)}, -1).softmax(-1).select(-1, 0); }
+Tensor steady_sigmoid(const Tensor& z) {
+  return at::stack({z, at::zeros_like(z)}, -1).softmax(-1).select(-1, 0);
+}
 
 Tensor score_function(const Tensor& logit_NE, ScoreKind kind) {
   return kind == ScoreKind::softmax   ? logit_NE.softmax(-1)

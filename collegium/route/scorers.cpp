@@ -19,20 +19,13 @@ extern const Entry<Scorer> scorer_two_stage;
 
 Entries<Scorer> scorers() {
   static constexpr const Entry<Scorer>* kAll[] = {
-      &scorer_attention_mixed,
-      &scorer_cluster_dropout,
-      &scorer_competition,
-      &scorer_cosine,
-      &scorer_expert_attention,
-      &scorer_frequency_mask,
-      &scorer_gaussian_mixture,
-      &scorer_hyper,
-      &scorer_linear,
-      &scorer_none,
-      &scorer_recurrent,
-      &scorer_similarity_mixed,
-      &scorer_sinkhorn,
-      &scorer_two_stage,
+      &scorer_attention_mixed,  &scorer_cluster_dropout,
+      &scorer_competition,      &scorer_cosine,
+      &scorer_expert_attention, &scorer_frequency_mask,
+      &scorer_gaussian_mixture, &scorer_hyper,
+      &scorer_linear,           &scorer_none,
+      &scorer_recurrent,        &scorer_similarity_mixed,
+      &scorer_sinkhorn,         &scorer_two_stage,
   };
   return kAll;
 }

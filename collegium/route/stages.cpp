@@ -10,7 +10,9 @@ namespace collegium::route {
 namespace {
 
 using Words = std::vector<std::pair<std::string, std::string>>;
-std::string yes_no(bool value) { return value ? "yes" : "no"; }
+std::string yes_no(bool value) {
+  return value ? "yes" : "no";
+}
 std::string causal(bool evaluating, bool training) {
   return evaluating && !training ? "when evaluating" : yes_no(evaluating);
 }
@@ -30,7 +32,8 @@ std::string ContextNeeds::missing(const ContextNeeds& there) const {
 }
 
 ContextNeeds given(const Context& context) {
-  return {.token_ids = context.token_id_N.defined(), .attention = context.attention_BTT.defined(),
+  return {.token_ids = context.token_id_N.defined(),
+          .attention = context.attention_BTT.defined(),
           .experts = context.experts != nullptr};
 }
 
@@ -38,7 +41,9 @@ int64_t n_real(const Context& context, int64_t n_tokens) {
   return context.mask_N.defined() ? context.mask_N.sum().item<int64_t>() : n_tokens;
 }
 
-at::ScalarType router_dtype(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType router_dtype(const Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 std::span<const std::string_view> enum_names(ScoreKind) {
   static constexpr std::array<std::string_view, 4> names = {"none", "softmax", "sigmoid", "relu"};
@@ -51,7 +56,8 @@ std::span<const std::string_view> enum_names(Chooser) {
 }
 
 Words Scorer::Claims::describe() const {
-  return {{"causal", causal(is_causal, is_causal_in_training)}, {"reads other tokens", yes_no(reads_other_tokens)},
+  return {{"causal", causal(is_causal, is_causal_in_training)},
+          {"reads other tokens", yes_no(reads_other_tokens)},
           {"closes experts to some tokens", yes_no(closes_experts)},
           {"learns from the task", yes_no(learns_from_task)}};
 }

@@ -7,8 +7,8 @@
 #include <ATen/core/TensorBody.h>
 
 #include <memory>
-#include <string>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -52,8 +52,8 @@ struct LossTerm {
 
 /// How well each expert suits each token.
 struct Scores {
-  Tensor logit_NE;  ///< before the score function; undefined when the scorer has none
-  Tensor score_NE;  ///< after it, >= 0, in router_dtype; undefined when the scorer has none
+  Tensor logit_NE;      ///< before the score function; undefined when the scorer has none
+  Tensor score_NE;      ///< after it, >= 0, in router_dtype; undefined when the scorer has none
   Tensor prototype_ED;  ///< one embedding per expert in the space of x, with gradient; undefined when there is none
   Tensor carried_NH;    ///< state for the router of the next layer; undefined when there is none
   Tensor open_NE;       ///< bool: experts that the token may be given; undefined = all (Claims::closes_experts)
@@ -66,8 +66,8 @@ struct Scores {
 struct Needs {
   std::vector<ScoreKind> scores;  ///< kinds of score the stage can work with; empty = it reads none
   ContextNeeds context;
-  bool prototypes = false;        ///< the scorer must have an embedding per expert
-  bool selection_bias = false;    ///< a balancer that moves a bias which the selector must read
+  bool prototypes = false;      ///< the scorer must have an embedding per expert
+  bool selection_bias = false;  ///< a balancer that moves a bias which the selector must read
 };
 
 // --- Scorer -------------------------------------------------------------------------------------------------------
@@ -77,12 +77,12 @@ class Scorer {
   using Interface = Scorer;
   using Inputs = StageInputs;
   struct Claims {
-    bool is_causal = true;            ///< when evaluating, a token's scores do not depend on later tokens
-    bool reads_other_tokens = false;  ///< they depend on earlier ones, so decoding needs the whole sequence
+    bool is_causal = true;              ///< when evaluating, a token's scores do not depend on later tokens
+    bool reads_other_tokens = false;    ///< they depend on earlier ones, so decoding needs the whole sequence
     bool is_causal_in_training = true;  ///< and when training; false = the tokens of a training batch are balanced
                                         ///< against each other, which evaluation and generation do not repeat
-    bool closes_experts = false;   ///< some tokens may not be given some experts: Scores::open_NE says which
-    bool learns_from_task = true;  ///< false = scores carry no gradient; the scorer has a loss of its own
+    bool closes_experts = false;        ///< some tokens may not be given some experts: Scores::open_NE says which
+    bool learns_from_task = true;       ///< false = scores carry no gradient; the scorer has a loss of its own
     std::vector<std::pair<std::string, std::string>> describe() const;
   };
   virtual ~Scorer() = default;
@@ -110,10 +110,10 @@ class Selector {
   using Inputs = StageInputs;
   struct Claims {
     Chooser chooser = Chooser::token;
-    bool reads_bias = false;     ///< adds the balancers' bias before it compares
-    bool is_exactly_balanced = false;  ///< loads differ by at most one by construction
-    bool is_causal = true;       ///< when evaluating, a token's choice does not depend on later tokens
-    bool asks_fixed_number = true;  ///< every token asks for as many experts, whatever the scores
+    bool reads_bias = false;            ///< adds the balancers' bias before it compares
+    bool is_exactly_balanced = false;   ///< loads differ by at most one by construction
+    bool is_causal = true;              ///< when evaluating, a token's choice does not depend on later tokens
+    bool asks_fixed_number = true;      ///< every token asks for as many experts, whatever the scores
     bool is_causal_in_training = true;  ///< and when training; see Scorer::Claims
     bool chooses_any_set = true;        ///< no rule forbids two experts to be chosen together (groups do)
     bool is_random = false;             ///< Context::random chooses, by the token's place in the batch
@@ -155,7 +155,7 @@ class Capacity {
   using Inputs = StageInputs;
   struct Claims {
     bool may_drop = false;
-    bool is_causal = true;  ///< a token's place does not depend on later tokens
+    bool is_causal = true;         ///< a token's place does not depend on later tokens
     bool respects_closed = false;  ///< never gives a token an expert that Scores::open_NE closes
     std::vector<std::pair<std::string, std::string>> describe() const;
   };

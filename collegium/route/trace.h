@@ -10,17 +10,17 @@ namespace collegium::route {
 
 /// What one layer decided in one pass.
 struct TraceRecord {
-  int64_t step = 0;         ///< training step of the model that decided
-  int64_t pass = 0;         ///< number of the forward pass within the trace
-  int64_t layer = 0;        ///< layer of the model
+  int64_t step = 0;   ///< training step of the model that decided
+  int64_t pass = 0;   ///< number of the forward pass within the trace
+  int64_t layer = 0;  ///< layer of the model
   Phase phase = Phase::evaluate;
-  Tensor token_id_N;        ///< int64; undefined where the host had none
+  Tensor token_id_N;  ///< int64; undefined where the host had none
   Decision decision;
 };
 
 struct RoutingTrace {
   std::vector<TraceRecord> records;
-  std::string model;        ///< what it was recorded from, for people
+  std::string model;  ///< what it was recorded from, for people
 };
 
 }  // namespace collegium::route

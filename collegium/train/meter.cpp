@@ -69,7 +69,9 @@ void Meter::merge(const Meter& other) {
   }
 }
 
-double Meter::bits_per_byte() const { return bytes_ ? nats_ / M_LN2 / static_cast<double>(bytes_) : 0; }
+double Meter::bits_per_byte() const {
+  return bytes_ ? nats_ / M_LN2 / static_cast<double>(bytes_) : 0;
+}
 
 nlohmann::json Meter::row() const {
   nlohmann::json out = {{"loss", loss()}, {"bpb", bits_per_byte()}};
@@ -106,8 +108,8 @@ nlohmann::json Meter::state() const {
   nlohmann::json layers = nlohmann::json::array(), aux = nlohmann::json::object();
   for (const auto& l : layers_) layers.push_back({{"kept", l.kept}, {"asked", l.asked}, {"dropped", l.dropped}});
   for (const auto& [name, sum] : aux_) aux[name] = {sum.first, sum.second};
-  return {{"nats", nats_}, {"n_targets", n_targets_}, {"bytes", bytes_}, {"n_real", n_real_},
-          {"passes", passes_}, {"aux", aux}, {"layers", layers}};
+  return {{"nats", nats_}, {"n_targets", n_targets_}, {"bytes", bytes_}, {"n_real", n_real_}, {"passes", passes_},
+          {"aux", aux},    {"layers", layers}};
 }
 
 Meter Meter::from_state(const nlohmann::json& state) {

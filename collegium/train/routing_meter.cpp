@@ -15,7 +15,8 @@ void RoutingMeter::add(const model::ModelOutput& output, const Tensor& mask_N) {
     const auto& record = output.records.at(l);
     const auto E = d.n_experts();
     const auto real = (mask_N.defined() ? mask_N : at::ones({d.n_tokens()}, d.token_R().options().dtype(at::kBool)))
-                          .nonzero().flatten();
+                          .nonzero()
+                          .flatten();
     const auto first_N = route::first_expert(d);
     sum.first_N.push_back(first_N.to(at::kCPU, at::kShort));
     const auto kept_E = d.kept_E();
@@ -60,8 +61,8 @@ void RoutingMeter::report(nlohmann::json& row, const Tensor& before_LN) const {
       out["collapse"] = total > 0 ? (classes - grand) / total : 0.0;
     }
     if (before_LN.defined() && before_LN.sizes() == now_LN.sizes())
-      out["fluctuation"] = before_LN[static_cast<int64_t>(l)].ne(now_LN[static_cast<int64_t>(l)])
-                               .to(at::kDouble).mean().item<double>();
+      out["fluctuation"] =
+          before_LN[static_cast<int64_t>(l)].ne(now_LN[static_cast<int64_t>(l)]).to(at::kDouble).mean().item<double>();
   }
 }
 

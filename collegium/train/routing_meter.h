@@ -20,7 +20,8 @@ class RoutingMeter {
   ///   margin         mean finite margin of first choices to the runner-up; absent where no choice has a rival
   ///   utilisation    share of the experts with more than a quarter of the even load
   ///   collapse       share of the variance of the hidden states that lies between experts (between / total, by first
-  ///                  expert), 0 to 1: 1 = every state sits on its expert's centroid (the idea of Chi 2022, section 5.3)
+  ///                  expert), 0 to 1: 1 = every state sits on its expert's centroid (the idea of Chi 2022,
+  ///                  section 5.3)
   ///   fluctuation    share of tokens whose first expert is not that of `before`; absent without it
   void report(nlohmann::json& row, const Tensor& before_LN) const;
 

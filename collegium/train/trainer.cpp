@@ -24,9 +24,12 @@ MovedBatch moved(const data::Batch& batch, at::Device device) {
 
 std::string short_number(double value) {
   std::ostringstream out;
-  if (value >= 1e6) out << std::fixed << std::setprecision(2) << value / 1e6 << "M";
-  else if (value >= 1e4) out << std::fixed << std::setprecision(1) << value / 1e3 << "k";
-  else out << std::fixed << std::setprecision(value < 100 ? 3 : 0) << value;
+  if (value >= 1e6)
+    out << std::fixed << std::setprecision(2) << value / 1e6 << "M";
+  else if (value >= 1e4)
+    out << std::fixed << std::setprecision(1) << value / 1e3 << "k";
+  else
+    out << std::fixed << std::setprecision(value < 100 ? 3 : 0) << value;
   return out.str();
 }
 
@@ -37,7 +40,9 @@ std::span<const std::string_view> enum_names(Precision) {
   return names;
 }
 
-at::ScalarType compute_type(Precision precision) { return precision == Precision::bf16 ? at::kBFloat16 : at::kFloat; }
+at::ScalarType compute_type(Precision precision) {
+  return precision == Precision::bf16 ? at::kBFloat16 : at::kFloat;
+}
 
 void TrainConfig::visit(Fields& field) {
   field("steps", steps, {.help = "optimiser steps", .unit = "steps", .min = 1});
@@ -48,21 +53,31 @@ void TrainConfig::visit(Fields& field) {
   field("schedule", schedule, {.help = "learning rate over the run", .catalogue = "schedules"});
   field("clip", clip, {.help = "gradients are scaled down to this norm; 0 = never", .min = 0});
   field("consistency", consistency,
-        {.help = "weight of the divergence between two passes with different routing noise (THOR); 0 = one pass", .min = 0});
+        {.help = "weight of the divergence between two passes with different routing noise (THOR); 0 = one pass",
+         .min = 0});
   field("precision", precision, {.help = "arithmetic of the model; routers, norms and losses stay in float32"});
-  field("eval_every", eval_every, {.help = "steps between evaluations; 0 = only at the end", .unit = "steps", .min = 0});
-  field("noise", noise, {.help = "share of input tokens replaced at random in a last evaluation, for robustness; 0 = none",
-                         .min = 0, .max = 1});
+  field("eval_every", eval_every,
+        {.help = "steps between evaluations; 0 = only at the end", .unit = "steps", .min = 0});
+  field("noise", noise,
+        {.help = "share of input tokens replaced at random in a last evaluation, for robustness; 0 = none",
+         .min = 0,
+         .max = 1});
   field("eval_windows", eval_windows, {.help = "held-out sequences per evaluation; 0 = all", .min = 0});
   field("log_every", log_every, {.help = "steps between rows of metrics", .unit = "steps", .min = 1});
-  field("save_every", save_every, {.help = "steps between checkpoints; 0 = only at the end", .unit = "steps", .min = 0});
+  field("save_every", save_every,
+        {.help = "steps between checkpoints; 0 = only at the end", .unit = "steps", .min = 0});
   field("keep", keep, {.help = "checkpoints kept", .min = 2});
 }
 
 Trainer::Trainer(TrainConfig config, model::LanguageModel& model, const data::BatchStream& train,
                  const data::EvalStream& held_out, uint64_t seed, at::Device device)
-    : config_(std::move(config)), model_(model), train_(train), held_out_(held_out), random_(Random(seed).at("noise")),
-      device_(device), parameters_(parameters_of(model)) {
+    : config_(std::move(config)),
+      model_(model),
+      train_(train),
+      held_out_(held_out),
+      random_(Random(seed).at("noise")),
+      device_(device),
+      parameters_(parameters_of(model)) {
   std::vector<ParameterRef> trained;
   for (const auto& p : parameters_)
     if (p.trained()) trained.push_back(p);
@@ -78,13 +93,15 @@ bool Trainer::train_step(Meter& meter) {
   for (int64_t micro = 0; micro < config_.accumulation; ++micro) {
     const auto batch = train_.batch(step_, micro);
     const auto at_device = moved(batch, device_);
-    const model::ModelContext context{.phase = route::Phase::train,
-                                      .random = random_.at(static_cast<uint64_t>(step_)).at(static_cast<uint64_t>(micro)),
-                                      .compute = compute_type(config_.precision)};
+    const model::ModelContext context{
+        .phase = route::Phase::train,
+        .random = random_.at(static_cast<uint64_t>(step_)).at(static_cast<uint64_t>(micro)),
+        .compute = compute_type(config_.precision)};
     auto out = model_.forward(at_device.input_BT, context);
     const auto logit_NV = model_.logits(out.hidden_ND);
     auto loss = model::token_losses(logit_NV, at_device.target_N).mean();
-    if (config_.consistency > 0) loss = (loss + second_pass(at_device.input_BT, at_device.target_N, context, logit_NV, out)) / 2;
+    if (config_.consistency > 0)
+      loss = (loss + second_pass(at_device.input_BT, at_device.target_N, context, logit_NV, out)) / 2;
     const auto nats = loss.item<double>();
     if (!std::isfinite(nats)) return false;
     fresh.add(nats * static_cast<double>(batch.n_targets), batch.n_targets, batch.bytes, batch.n_targets, out);
@@ -135,11 +152,12 @@ Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted, double
       const auto is_replaced_BT = random.at("place").uniform(sizes, 0, 1, real).lt(noise).to(device_);
       at_device.input_BT = at::where(is_replaced_BT, other_BT.to(device_), at_device.input_BT);
     }
-    const auto result = model_.forward(at_device.input_BT, {.phase = route::Phase::evaluate,
-                                                            .mask_BT = at_device.mask_BT,
-                                                            .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
-                                                            .compute = compute_type(config_.precision),
-                                                            .record = true});
+    const auto result =
+        model_.forward(at_device.input_BT, {.phase = route::Phase::evaluate,
+                                            .mask_BT = at_device.mask_BT,
+                                            .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
+                                            .compute = compute_type(config_.precision),
+                                            .record = true});
     const auto loss_N = model::token_losses(model_, result.hidden_ND, at_device.target_N);
     const auto nats = (loss_N.to(at::kDouble) * at_device.mask_BT.reshape({-1})).sum().item<double>();
     out.meter.add(nats, batch.n_targets, batch.bytes, batch.n_targets, result);
@@ -164,8 +182,11 @@ io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
   if (first_expert_LN_.defined()) out.state.push_back({"evaluation.first_expert", first_expert_LN_});
   out.meta = sinks.meta.is_null() ? nlohmann::json::object() : sinks.meta;
   const auto cursor = train_.cursor(step_);
-  out.meta["loop"] = {{"step", step_}, {"tokens", tokens_}, {"gradient_norm", gradient_norm_},
-                      {"cursor", {{"epoch", cursor.epoch}, {"index", cursor.index}}}, {"meter", meter_.state()},
+  out.meta["loop"] = {{"step", step_},
+                      {"tokens", tokens_},
+                      {"gradient_norm", gradient_norm_},
+                      {"cursor", {{"epoch", cursor.epoch}, {"index", cursor.index}}},
+                      {"meter", meter_.state()},
                       {"evaluation_due", evaluation_due_},
                       {"metrics_bytes", sinks.metrics ? sinks.metrics->size() : 0}};
   if (train_bpb_) out.meta["loop"]["train_bpb"] = *train_bpb_;
@@ -176,7 +197,8 @@ io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
 void Trainer::restore(const io::CheckpointData& data, io::JsonLines* metrics) {
   load_tensors(parameters_, data.weights, "checkpoint weights");
   auto state = data.state;
-  const auto seen = std::find_if(state.begin(), state.end(), [](const auto& t) { return t.name == "evaluation.first_expert"; });
+  const auto seen =
+      std::find_if(state.begin(), state.end(), [](const auto& t) { return t.name == "evaluation.first_expert"; });
   first_expert_LN_.reset();
   if (seen != state.end()) first_expert_LN_ = seen->tensor, state.erase(seen);
   load_tensors(parameters_of(*optimizer_), state, "checkpoint optimiser state");
@@ -194,7 +216,9 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
   const auto started = sinks.clock();
   double busy = 0, since_row = 0;
   int64_t tokens_here = 0, tokens_since_row = 0;
-  const auto say = [&](const std::string& line) { if (sinks.progress) sinks.progress->note(line); };
+  const auto say = [&](const std::string& line) {
+    if (sinks.progress) sinks.progress->note(line);
+  };
   const auto save = [&] {
     if (sinks.checkpoints.empty()) return;
     if (sinks.metrics) sinks.metrics->flush();
@@ -240,18 +264,21 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
     tokens_here += tokens_ - tokens_before, tokens_since_row += tokens_ - tokens_before;
 
     if (sinks.progress)
-      sinks.progress->update(step_, {{"loss", short_number(meter_.loss())},
-                                     {"bpb", short_number(meter_.bits_per_byte())},
-                                     {"held-out", valid_bpb_ ? short_number(*valid_bpb_) : "-"},
-                                     {"", short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)) + " tok/s"}},
+      sinks.progress->update(step_,
+                             {{"loss", short_number(meter_.loss())},
+                              {"bpb", short_number(meter_.bits_per_byte())},
+                              {"held-out", valid_bpb_ ? short_number(*valid_bpb_) : "-"},
+                              {"", short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)) + " tok/s"}},
                              meter_.mean_load());
     const bool is_last = step_ == config_.steps;
     if (every(config_.log_every) || is_last) {
       train_bpb_ = meter_.bits_per_byte();
       if (sinks.metrics) sinks.metrics->append(row("train", meter_));
       if (sinks.timing)
-        sinks.timing->append({{"step", step_}, {"seconds", sinks.clock() - started},
-                              {"tokens_per_second", static_cast<double>(tokens_since_row) / std::max(since_row, 1e-9)}});
+        sinks.timing->append(
+            {{"step", step_},
+             {"seconds", sinks.clock() - started},
+             {"tokens_per_second", static_cast<double>(tokens_since_row) / std::max(since_row, 1e-9)}});
       meter_ = {}, since_row = 0, tokens_since_row = 0;
     }
     // An evaluation comes before the save of the same step, so that a resumed run does not repeat its row.

@@ -13,8 +13,8 @@
 #include "collegium/io/jsonl.h"
 #include "collegium/model/language_model.h"
 #include "collegium/train/meter.h"
-#include "collegium/train/routing_meter.h"
 #include "collegium/train/optimizer.h"
+#include "collegium/train/routing_meter.h"
 
 namespace collegium::train {
 
@@ -41,13 +41,13 @@ struct Evaluation {
 /// Where a run goes and who listens. Everything but `clock` may be absent.
 struct TrainSinks {
   io::FileSystem* fs = nullptr;
-  io::Path checkpoints;                     ///< empty = none are written
-  io::JsonLines* metrics = nullptr;         ///< rows that a resumed run repeats bitwise
-  io::JsonLines* timing = nullptr;          ///< seconds and speed, which it cannot
+  io::Path checkpoints;              ///< empty = none are written
+  io::JsonLines* metrics = nullptr;  ///< rows that a resumed run repeats bitwise
+  io::JsonLines* timing = nullptr;   ///< seconds and speed, which it cannot
   Progress* progress = nullptr;
-  std::function<bool()> is_interrupted;     ///< asked after each step
+  std::function<bool()> is_interrupted;  ///< asked after each step
   Clock clock;
-  nlohmann::json meta;                      ///< stored in each checkpoint beside the loop's own state
+  nlohmann::json meta;  ///< stored in each checkpoint beside the loop's own state
 };
 
 enum class StopReason { finished, interrupted, not_finite };
@@ -55,9 +55,9 @@ enum class StopReason { finished, interrupted, not_finite };
 struct TrainResult {
   StopReason reason = StopReason::finished;
   int64_t step = 0, tokens = 0;
-  double tokens_per_second = 0;             ///< of this process, evaluations and saves not counted
+  double tokens_per_second = 0;  ///< of this process, evaluations and saves not counted
   std::optional<double> train_bpb, valid_bpb;
-  std::string problem;                      ///< for not_finite: what was not a number, and when
+  std::string problem;  ///< for not_finite: what was not a number, and when
 };
 
 class Trainer {

@@ -17,7 +17,8 @@ class BenchStep {
       : config_(read_recipe(recipe, sets).run),
         model_(build_model(config_, vocabulary, at::kCPU)),
         set_(random_tokens(config_.train, vocabulary), std::vector<int32_t>(static_cast<size_t>(vocabulary), 1)),
-        stream_(set_, {.batch_size = config_.train.batch_size, .context = config_.train.context,
+        stream_(set_, {.batch_size = config_.train.batch_size,
+                       .context = config_.train.context,
                        .n_micro = config_.train.accumulation}),
         held_out_(set_, {.batch_size = 1, .context = config_.train.context, .max_windows = 1}),
         trainer_(config_.train, *model_, stream_, held_out_, 1, at::kCPU) {}

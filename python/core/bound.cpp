@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/core/grad_mode.h>
 
 #include <array>
 
@@ -37,8 +36,10 @@ route::Context context_from(const CallContext& call, const Tensor& x_ND) {
   check_length(call.sequence_N, "sequence_ids", at::kLong, x_ND);
   if (call.attention_BTT) {
     const auto& a = *call.attention_BTT;
-    require(a.dim() == 3 && a.size(1) == a.size(2) && a.size(0) * a.size(1) == x_ND.size(0) && a.size(0) == call.n_sequences,
-            "attention: [", call.n_sequences, " sequences, length, length] wanted for ", x_ND.size(0), " tokens, got ", a.sizes());
+    require(a.dim() == 3 && a.size(1) == a.size(2) && a.size(0) * a.size(1) == x_ND.size(0) &&
+                a.size(0) == call.n_sequences,
+            "attention: [", call.n_sequences, " sequences, length, length] wanted for ", x_ND.size(0), " tokens, got ",
+            a.sizes());
   }
   auto sequence_N = call.sequence_N.value_or(Tensor());
   if (sequence_N.defined() && x_ND.size(0) > 0) {

@@ -64,7 +64,9 @@ Value value_from(const py::handle& object, const std::string& path) {
   return value;
 }
 
-py::object finite_or_none(double number) { return std::isfinite(number) ? py::object(py::float_(number)) : py::none(); }
+py::object finite_or_none(double number) {
+  return std::isfinite(number) ? py::object(py::float_(number)) : py::none();
+}
 
 py::list strings_from(const std::vector<std::string>& all) {
   py::list out;
@@ -78,11 +80,15 @@ py::list fields_from(const std::vector<FieldInfo>& fields) {
   return out;
 }
 
-py::object tensor_or_none(const at::Tensor& tensor) { return tensor.defined() ? py::cast(tensor) : py::none(); }
+py::object tensor_or_none(const at::Tensor& tensor) {
+  return tensor.defined() ? py::cast(tensor) : py::none();
+}
 
 }  // namespace
 
-Table table_from(const py::dict& dict) { return table_at(dict, ""); }
+Table table_from(const py::dict& dict) {
+  return table_at(dict, "");
+}
 
 Named named_from(const std::string& name, const py::dict& dict) {
   return {.name = name, .fields = table_from(dict), .path = "", .origin = python_origin()};
@@ -125,8 +131,10 @@ py::dict dict_from(const EntryInfo& entry) {
   // A router with several balancers has several claims of one name.
   for (const auto& [name, claim] : entry.claims) {
     const py::str key(name);
-    if (!claims.contains(key)) claims[key] = claim;
-    else claims[key] = text(claims[key].cast<std::string>(), ", ", claim);
+    if (!claims.contains(key))
+      claims[key] = claim;
+    else
+      claims[key] = text(claims[key].cast<std::string>(), ", ", claim);
   }
   out["catalogue"] = entry.catalogue, out["name"] = entry.name, out["paper"] = entry.paper;
   out["source"] = entry.source, out["taxonomy"] = entry.taxonomy, out["summary"] = entry.summary;

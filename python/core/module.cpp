@@ -13,11 +13,16 @@ namespace {
 
 const char* python_name(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::usage: return "UsageError";
-    case ErrorKind::refused: return "RefusedError";
-    case ErrorKind::data: return "DataError";
-    case ErrorKind::io: return "IoError";
-    case ErrorKind::interrupted: return "Error";
+    case ErrorKind::usage:
+      return "UsageError";
+    case ErrorKind::refused:
+      return "RefusedError";
+    case ErrorKind::data:
+      return "DataError";
+    case ErrorKind::io:
+      return "IoError";
+    case ErrorKind::interrupted:
+      return "Error";
   }
   return "Error";
 }

@@ -33,7 +33,9 @@ class RouterCore {
              at::ScalarType dtype, const at::Device& device)
       : named_(named_from(name, fields)),
         router_(find(route::routers(), named_, "router")
-                    .make(named_, {.d_model = d_model, .n_experts = n_experts, .random = Random(seed),
+                    .make(named_, {.d_model = d_model,
+                                   .n_experts = n_experts,
+                                   .random = Random(seed),
                                    .options = options_of(dtype, device)})),
         bound_(parameters_of(*router_)) {}
 
@@ -131,9 +133,9 @@ class ModelCore {
   static std::unique_ptr<ModelCore> make(const std::string& name, const py::dict& fields, int64_t vocabulary,
                                          uint64_t seed, at::ScalarType dtype, const at::Device& device) {
     auto named = named_from(name, fields);
-    auto made = find(model::language_models(), named, "model")
-                    .make(named, {.vocabulary = vocabulary, .random = Random(seed),
-                                  .options = options_of(dtype, device)});
+    auto made =
+        find(model::language_models(), named, "model")
+            .make(named, {.vocabulary = vocabulary, .random = Random(seed), .options = options_of(dtype, device)});
     return std::make_unique<ModelCore>(std::move(named), vocabulary, std::move(made));
   }
 
@@ -153,8 +155,11 @@ class ModelCore {
                    const std::string& phase, uint64_t noise_seed, at::ScalarType compute, bool record) {
     const auto done = bound_.with(tensors, [&] {
       check_ids(token_BT);
-      return model_->forward(token_BT, {.phase = phase_of(phase), .mask_BT = mask_BT.value_or(Tensor()),
-                                        .random = Random(noise_seed), .compute = compute, .record = record});
+      return model_->forward(token_BT, {.phase = phase_of(phase),
+                                        .mask_BT = mask_BT.value_or(Tensor()),
+                                        .random = Random(noise_seed),
+                                        .compute = compute,
+                                        .record = record});
     });
     py::list decisions;
     for (const auto& d : done.decisions) decisions.append(dict_from(d));
@@ -233,8 +238,9 @@ void bind_modules(py::module_& m) {
       .def(py::init([](std::string phase, std::optional<Tensor> token_ids, std::optional<Tensor> mask,
                        std::optional<Tensor> sequence_ids, int64_t n_sequences, uint64_t noise_seed, bool record,
                        std::optional<Tensor> attention, std::optional<Tensor> carried) {
-             return CallContext{std::move(phase), std::move(token_ids), std::move(mask), std::move(sequence_ids),
-                                n_sequences, noise_seed, record, std::move(attention), std::move(carried)};
+             return CallContext{std::move(phase),  std::move(token_ids), std::move(mask), std::move(sequence_ids),
+                                n_sequences,       noise_seed,           record,          std::move(attention),
+                                std::move(carried)};
            }),
            py::arg("phase"), py::arg("token_ids") = py::none(), py::arg("mask") = py::none(),
            py::arg("sequence_ids") = py::none(), py::arg("n_sequences") = 1, py::arg("noise_seed") = 0,
@@ -270,14 +276,16 @@ void bind_modules(py::module_& m) {
       .def("step", &ModelCore::step);
 
   py::class_<data::Tokenizer>(m, "Tokenizer", "A byte-level tokenizer, as stored in a run's tokenizer.json.")
-      .def_static("load", [](const std::string& path) { return data::Tokenizer::load(path); }, py::arg("path"))
+      .def_static(
+          "load", [](const std::string& path) { return data::Tokenizer::load(path); }, py::arg("path"))
       .def("encode", &encoded, py::arg("text"), "Token ids of a str or bytes.")
-      .def("decode",
-           [](const data::Tokenizer& t, const std::vector<int32_t>& ids) { return t.decode(ids); }, py::arg("ids"),
-           "The text of the ids; U+FFFD where bytes are no UTF-8.")
-      .def("decode_bytes",
-           [](const data::Tokenizer& t, const std::vector<int32_t>& ids) { return py::bytes(t.decode_bytes(ids)); },
-           py::arg("ids"), "The bytes of the ids.")
+      .def(
+          "decode", [](const data::Tokenizer& t, const std::vector<int32_t>& ids) { return t.decode(ids); },
+          py::arg("ids"), "The text of the ids; U+FFFD where bytes are no UTF-8.")
+      .def(
+          "decode_bytes",
+          [](const data::Tokenizer& t, const std::vector<int32_t>& ids) { return py::bytes(t.decode_bytes(ids)); },
+          py::arg("ids"), "The bytes of the ids.")
       .def("__len__", &data::Tokenizer::vocab_size)
       .def_property_readonly("vocab_size", &data::Tokenizer::vocab_size)
       .def_property_readonly("end_id", &data::Tokenizer::end_id)

@@ -10,7 +10,9 @@ namespace {
 
 enum class Priority { position, score };
 constexpr std::array<std::string_view, 2> kPriorityNames = {"position", "score"};
-std::span<const std::string_view> enum_names(Priority) { return kPriorityNames; }
+std::span<const std::string_view> enum_names(Priority) {
+  return kPriorityNames;
+}
 
 struct Inner {
   double rate = 0.5;

@@ -22,8 +22,13 @@ constexpr std::string_view kFormats[] = {"text", "table"};
 constexpr Positional kEchoArguments[] = {{.name = "FIRST", .help = "the first word"},
                                          {.name = "REST", .help = "more words", .min = 0, .max = kUnlimited}};
 constexpr Option kEchoOptions[] = {
-    {.name = "seed", .letter = 's', .value = "N", .kind = ValueKind::integer, .help = "a whole number",
-     .default_text = "7", .environment = "COLLEGIUM_SEED"},
+    {.name = "seed",
+     .letter = 's',
+     .value = "N",
+     .kind = ValueKind::integer,
+     .help = "a whole number",
+     .default_text = "7",
+     .environment = "COLLEGIUM_SEED"},
     {.name = "rate", .value = "X", .kind = ValueKind::number, .help = "a number"},
     {.name = "set", .value = "KEY=VALUE", .help = "a setting", .environment = "COLLEGIUM_SET", .repeatable = true},
     {.name = "format", .value = "FORMAT", .help = "how | it looks", .default_text = "text", .choices = kFormats},
@@ -33,10 +38,14 @@ constexpr Example kEchoExamples[] = {{"collegium echo one two --seed 3", "echo t
 
 std::string source_text(Arguments::Source source) {
   switch (source) {
-    case Arguments::Source::none: return "none";
-    case Arguments::Source::default_text: return "default";
-    case Arguments::Source::environment: return "environment";
-    case Arguments::Source::command_line: return "command line";
+    case Arguments::Source::none:
+      return "none";
+    case Arguments::Source::default_text:
+      return "default";
+    case Arguments::Source::environment:
+      return "environment";
+    case Arguments::Source::command_line:
+      return "command line";
   }
   return "";
 }
@@ -70,8 +79,9 @@ int run_fail(const Arguments& a) {
 
 constexpr Command kEcho = {.name = "echo",
                            .summary = "echo words",
-                           .help = "Echoes words, so that the tests can see what was understood of them and where "
-                                   "each value came from.\n\nA second paragraph.",
+                           .help =
+                               "Echoes words, so that the tests can see what was understood of them and where "
+                               "each value came from.\n\nA second paragraph.",
                            .positionals = kEchoArguments,
                            .options = kEchoOptions,
                            .examples = kEchoExamples,

@@ -111,9 +111,9 @@ TEST_CASE("help of every command can be asked for in each way") {
 }
 
 TEST_CASE("completion scripts name every command and option") {
-  for (const auto& [shell, script] : {std::pair{"bash", bash_completion(all_commands())},
-                                      std::pair{"zsh", zsh_completion(all_commands())},
-                                      std::pair{"fish", fish_completion(all_commands())}}) {
+  for (const auto& [shell, script] :
+       {std::pair{"bash", bash_completion(all_commands())}, std::pair{"zsh", zsh_completion(all_commands())},
+        std::pair{"fish", fish_completion(all_commands())}}) {
     CAPTURE(shell);
     CHECK(run(all_commands(), {"completion", shell}).out == script);
     for (const auto* command : all_commands()) {

@@ -21,13 +21,26 @@ std::vector<EntryInfo> made_up() {
   rate.min = 0;
   FieldInfo noise = {.name = "noise", .type = "table", .help = "noise"};
   noise.children = {rate};
-  return {{.catalogue = "routers", .name = "alpha", .source = "paper A, eq. 4", .taxonomy = "gating/Sparse/token",
-           .summary = "tokens choose", .paper = 12, .fields = {k, mode, noise},
+  return {{.catalogue = "routers",
+           .name = "alpha",
+           .source = "paper A, eq. 4",
+           .taxonomy = "gating/Sparse/token",
+           .summary = "tokens choose",
+           .paper = 12,
+           .fields = {k, mode, noise},
            .claims = {{"chooser", "token"}, {"balance", "none"}}},
-          {.catalogue = "routers", .name = "both", .source = "paper B", .taxonomy = "gating/dense",
-           .summary = "a name | twice", .paper = 0},
-          {.catalogue = "balancers", .name = "both", .source = "paper C", .taxonomy = "balance",
-           .summary = "the other one", .paper = 12}};
+          {.catalogue = "routers",
+           .name = "both",
+           .source = "paper B",
+           .taxonomy = "gating/dense",
+           .summary = "a name | twice",
+           .paper = 0},
+          {.catalogue = "balancers",
+           .name = "both",
+           .source = "paper C",
+           .taxonomy = "balance",
+           .summary = "the other one",
+           .paper = 12}};
 }
 
 std::string error_of(const std::function<void()>& what) {

@@ -70,7 +70,9 @@ std::string problem_of(const DoctorFacts& facts) {
   return text(problems[0].serious ? "problem: " : "remark: ", problems[0].what, " / ", problems[0].fix);
 }
 
-bool begins(const std::string& text, std::string_view beginning) { return text.starts_with(beginning); }
+bool begins(const std::string& text, std::string_view beginning) {
+  return text.starts_with(beginning);
+}
 
 }  // namespace
 
@@ -174,8 +176,8 @@ TEST_CASE("doctor shows what it found, as text and as JSON") {
   const auto problems = problems_of(facts);
   const auto shown = doctor_text(facts, problems, {});
   for (const auto* part : {"Processor X", "avx2 fma", "8, of which this process may use 1.5",
-                           "16.0 GiB free of 32.0 GiB", "2.13.0, processor level AVX2, 8 threads", "the best that this processor has",
-                           "problem: torch uses", "  fix:   set OMP_NUM_THREADS=2"})
+                           "16.0 GiB free of 32.0 GiB", "2.13.0, processor level AVX2, 8 threads",
+                           "the best that this processor has", "problem: torch uses", "  fix:   set OMP_NUM_THREADS=2"})
     CHECK_MESSAGE(shown.find(part) != std::string::npos, part);
   CHECK(doctor_text(healthy(), {}, {}).find("No problems found.") != std::string::npos);
   const auto json = doctor_json(facts, problems);

@@ -31,6 +31,8 @@ inline Ran run(Commands commands, const std::vector<std::string>& args,
 }
 
 /// Whether `text` holds `part`.
-inline bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+inline bool holds(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace collegium::cli::test

@@ -98,8 +98,8 @@ const std::vector<Variant>& variants() {
 }
 
 std::unique_ptr<MoeLayer> built(const Named& named, uint64_t seed = 1, at::ScalarType type = at::kFloat) {
-  auto made = find(layers(), named, "layer").make(
-      named, {.d_model = kWidth, .random = Random(seed), .options = type, .corpus = some_corpus()});
+  auto made = find(layers(), named, "layer")
+                  .make(named, {.d_model = kWidth, .random = Random(seed), .options = type, .corpus = some_corpus()});
   if (made->router()) scale_parameters(*made->router(), 5);
   return made;
 }

@@ -38,8 +38,7 @@ std::vector<Variant> settings() {
 }
 
 StageInputs stage_inputs(uint64_t seed = 1, at::ScalarType type = at::kFloat) {
-  return {.d_model = kWidth, .n_experts = kExperts, .random = Random(seed), .options = type,
-          .corpus = some_corpus()};
+  return {.d_model = kWidth, .n_experts = kExperts, .random = Random(seed), .options = type, .corpus = some_corpus()};
 }
 
 // Every scorer with every score function it has.
@@ -64,8 +63,8 @@ std::string words(const Composition& c) {
   return out;
 }
 
-// Compositions of one scorer, selector, capacity and gate, with every balancer each takes, such that every pair of stages that
-// can be built together is built once. (composition_test.cpp draws from all of them.)
+// Compositions of one scorer, selector, capacity and gate, with every balancer each takes, such that every pair of
+// stages that can be built together is built once. (composition_test.cpp draws from all of them.)
 const std::vector<Variant>& compositions() {
   static const std::vector<Variant> all = [] {
     std::vector<Variant> out;
@@ -86,9 +85,11 @@ const std::vector<Variant>& compositions() {
               c.capacity.fields = table({{"factor", 0.75}});
             const auto scored = text(scorer.name, to_toml(scorer.fields));
             const std::pair<std::string, std::string> pairs[] = {
-                {scored, "s " + c.selector.name}, {scored, "c " + c.capacity.name}, {scored, "g " + c.gate.name},
-                {c.selector.name, "c " + c.capacity.name}, {c.selector.name, "g " + c.gate.name}, {c.capacity.name, "g " + c.gate.name}};
-            if (std::all_of(std::begin(pairs), std::end(pairs), [&](const auto& p) { return covered.count(p) > 0; })) continue;
+                {scored, "s " + c.selector.name},      {scored, "c " + c.capacity.name},
+                {scored, "g " + c.gate.name},          {c.selector.name, "c " + c.capacity.name},
+                {c.selector.name, "g " + c.gate.name}, {c.capacity.name, "g " + c.gate.name}};
+            if (std::all_of(std::begin(pairs), std::end(pairs), [&](const auto& p) { return covered.count(p) > 0; }))
+              continue;
             if (!builds(c)) continue;
             covered.insert(std::begin(pairs), std::end(pairs));
             for (const auto* balancer : balancers()) {
@@ -137,7 +138,9 @@ Tensor inputs(uint64_t seed = 3, int64_t n = kTokens, at::ScalarType type = at::
 }
 
 // Experts that scores are for: null experts, too.
-int64_t scored_experts(const Router& router) { return kExperts + router.composition()->null_experts; }
+int64_t scored_experts(const Router& router) {
+  return kExperts + router.composition()->null_experts;
+}
 
 // Weights that send every token to one expert (where scores decide), given inputs whose first feature is 1.
 void favour(Router& router, int64_t expert) {

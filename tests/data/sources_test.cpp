@@ -3,8 +3,8 @@
 #include <set>
 
 #include "collegium/data/archive.h"
-#include "collegium/io/sha256.h"
 #include "collegium/data/process.h"
+#include "collegium/io/sha256.h"
 #include "tests/data/helpers.h"
 
 using namespace collegium;
@@ -18,7 +18,8 @@ namespace {
 struct SmallSource {
   std::string hash;
   Source source;
-  explicit SmallSource(std::string_view bytes, PackageKind kind = PackageKind::npm) : hash(collegium::io::sha256_hex(bytes)) {
+  explicit SmallSource(std::string_view bytes, PackageKind kind = PackageKind::npm)
+      : hash(collegium::io::sha256_hex(bytes)) {
     source = {.name = "small",
               .kind = kind,
               .package = "small",
@@ -190,7 +191,8 @@ TEST_CASE("archives: members by name, wrong files refused") {
       "4: SCRATCH/text.tgz: not a readable .tar.gz archive: Unrecognized archive format [fetch the file again; it may "
       "be cut short]");
   std::string noise(200000, '\0');
-  for (size_t i = 0; i < noise.size(); ++i) noise[i] = static_cast<char>(collegium::io::sha256_hex(std::to_string(i / 64))[i % 64]);
+  for (size_t i = 0; i < noise.size(); ++i)
+    noise[i] = static_cast<char>(collegium::io::sha256_hex(std::to_string(i / 64))[i % 64]);
   write_archive(file, {{"p/a.txt", noise}});
   fs::resize_file(file, fs::file_size(file) / 2);
   CHECK(error_of(scratch, [&] {

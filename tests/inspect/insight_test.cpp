@@ -15,15 +15,20 @@ namespace {
 
 using namespace collegium;
 
-Tensor longs(const std::vector<int64_t>& v) { return at::tensor(v, at::kLong); }
-Tensor doubles(const std::vector<double>& v) { return at::tensor(v, at::kDouble); }
+Tensor longs(const std::vector<int64_t>& v) {
+  return at::tensor(v, at::kLong);
+}
+Tensor doubles(const std::vector<double>& v) {
+  return at::tensor(v, at::kDouble);
+}
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // Four tokens, two experts each of three: 0 -> {0, 1}, 1 -> {0, 1}, 2 -> {2, 0}, 3 -> {2, 1}.
 route::Decision four_tokens() {
-  const auto d = route::Decision::make({longs({0, 0, 1, 1, 2, 2, 3, 3}), longs({0, 1, 0, 1, 2, 0, 2, 1}),
-                                        longs({0, 1, 0, 1, 0, 1, 0, 1}), doubles({.6, .4, .7, .3, .8, .2, .9, .1}),
-                                        doubles({.1, .1, .2, .1, .3, .1, .4, kInf})}, 4, 3);
+  const auto d = route::Decision::make(
+      {longs({0, 0, 1, 1, 2, 2, 3, 3}), longs({0, 1, 0, 1, 2, 0, 2, 1}), longs({0, 1, 0, 1, 0, 1, 0, 1}),
+       doubles({.6, .4, .7, .3, .8, .2, .9, .1}), doubles({.1, .1, .2, .1, .3, .1, .4, kInf})},
+      4, 3);
   return d.with_gates(d.score_R());
 }
 
@@ -33,7 +38,9 @@ route::RoutingTrace trace_of(const std::vector<int64_t>& ids) {
   return trace;
 }
 
-std::string letter(int64_t id) { return std::vector<std::string>{"a", " B", ",", "\n"}[static_cast<size_t>(id)]; }
+std::string letter(int64_t id) {
+  return std::vector<std::string>{"a", " B", ",", "\n"}[static_cast<size_t>(id)];
+}
 
 }  // namespace
 
@@ -46,7 +53,8 @@ TEST_CASE("loads, pairs and margins of a trace without a model") {
   CHECK(l["load"][0].get<double>() == doctest::Approx(3.0 / 8));
   CHECK(l["load"][2].get<double>() == doctest::Approx(2.0 / 8));
   CHECK(l["max_violation"].get<double>() == doctest::Approx(3.0 / 8 * 3 - 1));
-  CHECK(l["entropy"].get<double>() == doctest::Approx(-(2 * .375 * std::log(.375) + .25 * std::log(.25)) / std::log(3)));
+  CHECK(l["entropy"].get<double>() ==
+        doctest::Approx(-(2 * .375 * std::log(.375) + .25 * std::log(.25)) / std::log(3)));
   CHECK(l["pairs"][0][1].get<double>() == doctest::Approx(2.0 / 3));
   CHECK(l["pairs"][2][0].get<double>() == doctest::Approx(1.0 / 2));
   CHECK(l["pairs"][2][2] == 1);
@@ -110,9 +118,17 @@ TEST_CASE("moved and added assignments survive a trace file") {
   const auto folder = std::filesystem::temp_directory_path() / "collegium_trace_test";
   std::filesystem::create_directories(folder);
   auto& fs = io::real_file_system();
-  route::Decision::Parts parts{.n_tokens = 3, .n_experts = 2, .token_R = longs({0, 1, 2}), .expert_R = longs({0, 1, 1}),
-                               .gate_R = at::ones({3}), .rank_R = longs({0, 0, 0}), .slot_R = {}, .score_R = at::ones({3}),
-                               .margin_R = at::ones({3}), .wanted_R = longs({0, 0, -1}), .dropped = {}};
+  route::Decision::Parts parts{.n_tokens = 3,
+                               .n_experts = 2,
+                               .token_R = longs({0, 1, 2}),
+                               .expert_R = longs({0, 1, 1}),
+                               .gate_R = at::ones({3}),
+                               .rank_R = longs({0, 0, 0}),
+                               .slot_R = {},
+                               .score_R = at::ones({3}),
+                               .margin_R = at::ones({3}),
+                               .wanted_R = longs({0, 0, -1}),
+                               .dropped = {}};
   route::RoutingTrace trace;
   trace.records.push_back({.layer = 0, .decision = route::Decision::from_parts(std::move(parts))});
   write_trace(fs, folder / "t.safetensors", trace);

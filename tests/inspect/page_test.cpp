@@ -69,13 +69,19 @@ TEST_CASE("no text in the data ends the script element or the title") {
 
 TEST_CASE("broken UTF-8 becomes replacement characters, in the data and in the title") {
   auto data = small_report();
-  data["run"]["name"] = "a\xff" "b";
+  data["run"]["name"] =
+      "a\xff"
+      "b";
   data["notes"] = {"\xe2\x82"};
   const auto page = report_page(data);
   const auto back = json::parse(embedded_data(page));
-  CHECK(back["run"]["name"] == "a\xef\xbf\xbd" "b");
+  CHECK(back["run"]["name"] ==
+        "a\xef\xbf\xbd"
+        "b");
   CHECK(back["notes"][0] == "\xef\xbf\xbd");
-  CHECK(times_found(page, "<title>a\xef\xbf\xbd" "b</title>") == 1);
+  CHECK(times_found(page,
+                    "<title>a\xef\xbf\xbd"
+                    "b</title>") == 1);
 }
 
 TEST_CASE("numbers that are not finite become null") {

@@ -76,8 +76,8 @@ TEST_CASE("autonomous: no router parameters, yet the stages of the catalogue wor
 
   auto context = context_of(kTokens, 1, route::Phase::train);
   context.record = true;
-  const auto limited = autonomous({{"capacity", table({{"name", "factor"}, {"factor", 0.5}})},
-                                   {"balancers", List{"loss_free_bias"}}});
+  const auto limited =
+      autonomous({{"capacity", table({{"name", "factor"}, {"factor", 0.5}})}, {"balancers", List{"loss_free_bias"}}});
   const auto out = limited->forward(inputs(kTokens, kWidth), context);
   CHECK(out.decision->n_dropped() > 0);
   CHECK(out.losses.empty());

@@ -26,11 +26,12 @@ Tensor stage(MoeLayer& made, const std::string& which, const Tensor& x_D, int64_
   const auto x_1D = x_D.unsqueeze(0);
   auto y_D = at::zeros({kWidth}, at::kDouble);
   for (const auto e : chosen)
-    y_D = y_D + score_E[e] / sum * swiglu(x_1D, parameter(made, which + ".experts.gate_up")[e],
-                                          parameter(made, which + ".experts.down")[e])[0];
+    y_D = y_D + score_E[e] / sum *
+                    swiglu(x_1D, parameter(made, which + ".experts.gate_up")[e],
+                           parameter(made, which + ".experts.down")[e])[0];
   if (has_shared)
-    y_D = y_D + swiglu(x_1D, parameter(made, which + ".shared.gate_up")[0],
-                       parameter(made, which + ".shared.down")[0])[0];
+    y_D = y_D +
+          swiglu(x_1D, parameter(made, which + ".shared.gate_up")[0], parameter(made, which + ".shared.down")[0])[0];
   return y_D;
 }
 
@@ -91,7 +92,7 @@ TEST_CASE("cartesian: the losses of both stages have their names, the decision i
   CHECK(names.size() == 4);
   const auto score_NE = at::linear(inputs(kTokens, kWidth), weight(*made, "first.router.scorer.weight"));
   const auto best = ints(score_NE.argmax(1));
-  const auto &d = *out.decision;
+  const auto& d = *out.decision;
   const auto token = ints(d.token_R()), expert = ints(d.expert_R()), rank = ints(d.rank_R());
   for (size_t r = 0; r < token.size(); ++r) CHECK((rank[r] == 0) == (expert[r] == best[static_cast<size_t>(token[r])]));
 }

@@ -111,18 +111,23 @@ TEST_CASE("merged: derivatives by finite differences, through noise and mask") {
 
 TEST_CASE("merged: with all weight on one expert it is that expert") {
   for (const auto* kind : experts()) {
-    const auto made = make_layer({.name = "merged",
-                                  .fields = table({{"n_experts", kExperts}, {"d_expert", 4},
-                                                   {"expert", std::string(kind->card.name)}})},
-                                 kWidth);
+    const auto made = make_layer(
+        {.name = "merged",
+         .fields = table({{"n_experts", kExperts}, {"d_expert", 4}, {"expert", std::string(kind->card.name)}})},
+        kWidth);
     auto x_ND = inputs(kTokens, kWidth);
     x_ND.select(1, 0).fill_(1);
-    const auto single = kind->make({.name = std::string(kind->card.name)},
-                                   {.n_experts = kExperts, .d_model = kWidth, .d_expert = 4,
-                                    .random = Random(1).at("experts"), .options = at::kDouble});
+    const auto single = kind->make({.name = std::string(kind->card.name)}, {.n_experts = kExperts,
+                                                                            .d_model = kWidth,
+                                                                            .d_expert = 4,
+                                                                            .random = Random(1).at("experts"),
+                                                                            .options = at::kDouble});
     for (int64_t e = 0; e < kExperts; ++e) {
-      parameter(*made, "scorer.weight").detach().zero_().select(1, 0).copy_(
-          at::where(at::arange(kExperts).eq(e), 9999.0, 0.0));
+      parameter(*made, "scorer.weight")
+          .detach()
+          .zero_()
+          .select(1, 0)
+          .copy_(at::where(at::arange(kExperts).eq(e), 9999.0, 0.0));
       CHECK(difference(made->forward(x_ND, context_of(kTokens, 3)).y_ND, single->one(x_ND, e)) < 1e-14);
     }
   }

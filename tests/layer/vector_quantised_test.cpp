@@ -12,8 +12,8 @@ using namespace collegium::test;
 constexpr int64_t kTokens = 10, kWidth = 5, kExperts = 3, kCodes = 7;
 
 std::unique_ptr<MoeLayer> quantised(std::initializer_list<std::pair<std::string, Value>> more = {}) {
-  auto fields = table(
-      {{"n_experts", kExperts}, {"d_expert", 4}, {"n_codes", kCodes}, {"init_std", 0.6}, {"contribution", 1.0}});
+  auto fields =
+      table({{"n_experts", kExperts}, {"d_expert", 4}, {"n_codes", kCodes}, {"init_std", 0.6}, {"contribution", 1.0}});
   for (const auto& [key, value] : more) fields.set(key, value);
   auto made = make_layer({.name = "vector_quantised", .fields = fields}, kWidth);
   parameter(*made, "path").detach().copy_(numbers(Random(9), {2, kWidth}, -1, 1, at::kDouble));
@@ -140,10 +140,10 @@ TEST_CASE("vector_quantised: the codebook loss and its gradients, over real toke
 }
 
 TEST_CASE("vector_quantised: one code an expert unless told otherwise, and one expert more at work") {
-  const auto made =
-      make_layer({.name = "vector_quantised", .fields = table({{"n_experts", kExperts}, {"d_expert", 4},
-                                                               {"router", table({{"name", "top_k"}, {"k", 1}})}})},
-                 kWidth);
+  const auto made = make_layer(
+      {.name = "vector_quantised",
+       .fields = table({{"n_experts", kExperts}, {"d_expert", 4}, {"router", table({{"name", "top_k"}, {"k", 1}})}})},
+      kWidth);
   CHECK(weight(*made, "code").size(0) == kExperts);
   const double expert = 3 * 4 * kWidth, choosing = (kExperts + kExperts + 2) * kWidth;
   CHECK(made->facts().parameters_active == 2 * expert + choosing);

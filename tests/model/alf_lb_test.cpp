@@ -2,8 +2,8 @@
 // language model that was trained with it for a short while.
 //
 // B sequences of T tokens, V = 256 bytes.
-#include "collegium/model/language_model.h"
 #include "tests/support/alf_lb.h"
+#include "collegium/model/language_model.h"
 
 using namespace collegium;
 using namespace collegium::test;
@@ -24,20 +24,22 @@ constexpr std::string_view bytes =
 
 TEST_CASE_FIXTURE(OneThread, "alf_lb: the theorems hold on scores of a briefly trained language model") {
   const int64_t B = 4, T = 64, V = 256;
-  const Named named{.name = "decoder",
-                    .fields = table({{"d_model", 32},
-                                     {"n_layers", 2},
-                                     {"n_heads", 2},
-                                     {"moe", table({{"name", "routed"},
-                                                    {"n_experts", 8},
-                                                    {"d_expert", 16},
-                                                    {"router", table({{"name", "loss_free"}, {"k", 2}, {"rate", 0.01}})}})}})};
+  const Named named{
+      .name = "decoder",
+      .fields = table({{"d_model", 32},
+                       {"n_layers", 2},
+                       {"n_heads", 2},
+                       {"moe", table({{"name", "routed"},
+                                      {"n_experts", 8},
+                                      {"d_expert", 16},
+                                      {"router", table({{"name", "loss_free"}, {"k", 2}, {"rate", 0.01}})}})}})};
   const auto model = find(model::language_models(), named, "model")
                          .make(named, {.vocabulary = V, .random = Random(1), .options = at::kFloat});
   const auto batch = [&](uint64_t step) {
     auto token_BT = at::empty({B, T + 1}, at::kLong);
     for (int64_t b = 0; b < B; ++b) {
-      const auto start = Random(step).at("start").below(static_cast<uint64_t>(b), bytes.size() - static_cast<size_t>(T) - 1);
+      const auto start =
+          Random(step).at("start").below(static_cast<uint64_t>(b), bytes.size() - static_cast<size_t>(T) - 1);
       for (int64_t t = 0; t <= T; ++t)
         token_BT[b][t] = static_cast<int64_t>(static_cast<unsigned char>(bytes[start + static_cast<size_t>(t)]));
     }

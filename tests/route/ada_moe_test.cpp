@@ -46,8 +46,7 @@ TEST_CASE_FIXTURE(OneThread, "null choices do no work, and weights are shares of
   }
   CHECK(d.n_kept() == wanted_kept);
   CHECK(counts.size() >= 3);
-  const auto got_NE =
-      at::zeros({N, E}, at::kDouble).index_put({d.token_R(), d.expert_R()}, d.gate_R().detach());
+  const auto got_NE = at::zeros({N, E}, at::kDouble).index_put({d.token_R(), d.expert_R()}, d.gate_R().detach());
   CHECK(difference(got_NE, wanted_NE) < 1e-12);
 }
 

@@ -20,7 +20,10 @@ std::unique_ptr<Selector> made(double epsilon, int64_t E) {
 
 std::vector<int64_t> assigned(Selector& selector, const Tensor& logit_NE, Phase phase = Phase::train) {
   const auto N = logit_NE.size(0);
-  const Scores scores{.logit_NE = logit_NE, .score_NE = logit_NE.sigmoid(), .kind = ScoreKind::sigmoid, .n_tokens = N,
+  const Scores scores{.logit_NE = logit_NE,
+                      .score_NE = logit_NE.sigmoid(),
+                      .kind = ScoreKind::sigmoid,
+                      .n_tokens = N,
                       .n_experts = logit_NE.size(1)};
   const auto a = selector.select(scores, {}, context_of(N, 1, phase));
   CHECK(ints(a.token_A) == ints(at::arange(N)));
@@ -83,8 +86,10 @@ double hungarian(const std::vector<std::vector<double>>& value) {
         if (least[j] < delta) delta = least[j], j1 = j;
       }
       for (size_t j = 0; j <= n; ++j)
-        if (used[j]) u[row_of[j]] += delta, v[j] -= delta;
-        else least[j] -= delta;
+        if (used[j])
+          u[row_of[j]] += delta, v[j] -= delta;
+        else
+          least[j] -= delta;
       j0 = j1;
     } while (row_of[j0] != 0);
     do {

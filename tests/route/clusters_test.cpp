@@ -31,8 +31,9 @@ double plain_share(const std::vector<double>& p, size_t N, size_t E, size_t clus
 }
 
 Named clusters_of(int64_t clusters, double dropout) {
-  return {.name = "clusters",
-          .fields = table({{"clusters", clusters}, {"dropout", dropout}, {"balance_loss", 0.0}, {"variance_loss", 0.5}})};
+  return {
+      .name = "clusters",
+      .fields = table({{"clusters", clusters}, {"dropout", dropout}, {"balance_loss", 0.0}, {"variance_loss", 0.5}})};
 }
 
 }  // namespace
@@ -93,7 +94,8 @@ TEST_CASE_FIXTURE(OneThread, "clusters: the constraint gathers a token's probabi
   CHECK(together > 0.9 * N);
 }
 
-TEST_CASE_FIXTURE(OneThread, "clusters: dropout never empties a cluster, changes every step, and is off in evaluation") {
+TEST_CASE_FIXTURE(OneThread,
+                  "clusters: dropout never empties a cluster, changes every step, and is off in evaluation") {
   const int64_t N = 40, D = 5;
   for (const auto& [E, clusters] : std::vector<std::pair<int64_t, int64_t>>{{8, 2}, {7, 3}, {6, 6}}) {
     for (const double share : {0.0, 0.5, 1.0}) {
@@ -116,7 +118,8 @@ TEST_CASE_FIXTURE(OneThread, "clusters: dropout never empties a cluster, changes
         for (int64_t c = 0; c < clusters; ++c) {
           const auto begin = c * E / clusters, end = (c + 1) * E / clusters;
           int64_t out = 0;
-          for (auto e = begin; e < end; ++e) out += gone[static_cast<size_t>(e)], times[static_cast<size_t>(e)] += gone[static_cast<size_t>(e)];
+          for (auto e = begin; e < end; ++e)
+            out += gone[static_cast<size_t>(e)], times[static_cast<size_t>(e)] += gone[static_cast<size_t>(e)];
           CHECK(out == std::min(static_cast<int64_t>(share * static_cast<double>(end - begin)), end - begin - 1));
         }
         CHECK(difference(r.scores.score_NE.sum(1), at::ones({N}, at::kDouble)) < 1e-12);

@@ -77,7 +77,8 @@ TEST_CASE_FIXTURE(OneThread, "compete: the experts with the strongest response w
   }
 }
 
-TEST_CASE_FIXTURE(OneThread, "compete: the router learns the outcome, which is taken as given; masked tokens teach nothing") {
+TEST_CASE_FIXTURE(OneThread,
+                  "compete: the router learns the outcome, which is taken as given; masked tokens teach nothing") {
   const int64_t N = 10, D = 4, E = 3;
   CountingProbe probe(E, D, 4);
   const auto router = make_router(compete(1), D, E, 3, at::kDouble);
@@ -99,8 +100,7 @@ TEST_CASE_FIXTURE(OneThread, "compete: the router learns the outcome, which is t
     for (size_t e = 0; e < E; ++e) wanted += std::pow(probability[n * E + e] - given[n * E + e], 2) / E;
   }
   CHECK(error().raw == doctest::Approx(wanted / real).epsilon(1e-12));
-  const auto report =
-      check_gradients([&] { return Evaluated{error().value, {}}; }, {{"router", weight_ED}}, 1e-6);
+  const auto report = check_gradients([&] { return Evaluated{error().value, {}}; }, {{"router", weight_ED}}, 1e-6);
   CHECK_MESSAGE(report.worst < 1e-8, report.where);
   CHECK(report.largest > 1e-4);
   error().value.backward();
@@ -149,6 +149,7 @@ TEST_CASE_FIXTURE(OneThread, "compete: all experts are asked on scheduled steps 
 TEST_CASE_FIXTURE(OneThread, "compete: only softmax routers are taught") {
   CHECK(complaint([] {
           make_router(stages({{"scorer", table({{"name", "competition"},
-                                                {"of", table({{"name", "linear"}, {"activation", "sigmoid"}})}})}}), 4, 3);
+                                                {"of", table({{"name", "linear"}, {"activation", "sigmoid"}})}})}}),
+                      4, 3);
         }) == "competition: the imitating router 'linear' must give softmax scores");
 }

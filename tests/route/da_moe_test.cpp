@@ -34,7 +34,8 @@ Table rule(double budget, int64_t min_k, int64_t max_k, const char* importance) 
 
 }  // namespace
 
-TEST_CASE_FIXTURE(OneThread, "da_moe: with the paper's importance the mean number of experts is the budget up to rounding") {
+TEST_CASE_FIXTURE(OneThread,
+                  "da_moe: with the paper's importance the mean number of experts is the budget up to rounding") {
   const int64_t B = 3, T = 70, N = B * T;
   for (const double budget : {1.0, 1.3, 2.0, 3.1, 4.0}) {
     CAPTURE(budget);
@@ -67,7 +68,8 @@ TEST_CASE_FIXTURE(OneThread, "da_moe: with the paper's importance the mean numbe
   }
 }
 
-TEST_CASE_FIXTURE(OneThread, "da_moe: by default later queries and other sequences have no say, and more importance is never less") {
+TEST_CASE_FIXTURE(
+    OneThread, "da_moe: by default later queries and other sequences have no say, and more importance is never less") {
   const int64_t B = 2, T = 20, N = B * T;
   const auto s = selector(rule(2, 1, 4, "own"));
   CHECK(s->claims().is_causal);
@@ -118,14 +120,16 @@ TEST_CASE_FIXTURE(OneThread, "da_moe: over all orders of the importances the cau
     const auto k = asked(*s, context, B * T);
     for (int64_t t = 0; t < T; ++t) {
       double mean = 0;
-      for (int64_t b = 0; b < B; ++b) mean += static_cast<double>(k[static_cast<size_t>(b * T + t)]) / static_cast<double>(B);
+      for (int64_t b = 0; b < B; ++b)
+        mean += static_cast<double>(k[static_cast<size_t>(b * T + t)]) / static_cast<double>(B);
       CHECK(std::abs(mean - budget) <= 3.0 / (2 * static_cast<double>(t + 1)) + 1e-9);
     }
   }
   // A long sequence: the mean over the sequence.
   const int64_t long_T = 1000;
   auto context = context_of(long_T);
-  context.attention_BTT = (numbers(Random(5), {long_T}, 0, 1, at::kDouble) / at::arange(1, long_T + 1)).diag().unsqueeze(0);
+  context.attention_BTT =
+      (numbers(Random(5), {long_T}, 0, 1, at::kDouble) / at::arange(1, long_T + 1)).diag().unsqueeze(0);
   for (const double budget : {1.5, 2.0, 3.0}) {
     const auto k = asked(*selector(rule(budget, 1, 4, "own")), context, long_T);
     CHECK(std::accumulate(k.begin(), k.end(), 0.0) / long_T == doctest::Approx(budget).epsilon(0.05));

@@ -45,17 +45,20 @@ double plain_loss(CountingProbe& probe, const Tensor& proxy_ED, double alpha) {
 }
 
 std::unique_ptr<Router> erc(int64_t D, int64_t E, double alpha) {
-  auto router = make_router({.name = "erc", .fields = table({{"alpha", alpha}, {"balance_loss", 0.0}})}, D, E, 3,
-                            at::kDouble);
+  auto router =
+      make_router({.name = "erc", .fields = table({{"alpha", alpha}, {"balance_loss", 0.0}})}, D, E, 3, at::kDouble);
   scale_parameters(*router, 4);
   return router;
 }
 
-Tensor& embedding_of(Router& router) { return *parameters_of(router).front().tensor; }
+Tensor& embedding_of(Router& router) {
+  return *parameters_of(router).front().tensor;
+}
 
 }  // namespace
 
-TEST_CASE_FIXTURE(OneThread, "erc: the coupling loss is the plain loop's, with derivatives through router and experts") {
+TEST_CASE_FIXTURE(OneThread,
+                  "erc: the coupling loss is the plain loop's, with derivatives through router and experts") {
   const int64_t N = 6, D = 5, E = 4, I = 3;
   for (const double alpha : {1.0, 0.6}) {
     CAPTURE(alpha);
@@ -73,8 +76,8 @@ TEST_CASE_FIXTURE(OneThread, "erc: the coupling loss is the plain loop's, with d
     std::vector<Variable> variables = {{"embedding", embedding_of(*router)}};
     for (size_t e = 0; e < probe.weight_ID.size(); ++e)
       variables.push_back({"expert " + std::to_string(e), probe.weight_ID[e]});
-    const auto report = check_gradients([&] { return Evaluated{router->route(x_ND, context).losses[0].value, {}}; },
-                                        variables, 1e-6);
+    const auto report =
+        check_gradients([&] { return Evaluated{router->route(x_ND, context).losses[0].value, {}}; }, variables, 1e-6);
     CHECK_MESSAGE(report.worst < 1e-6, report.where);
     CHECK(report.largest > 1e-3);
   }
@@ -158,7 +161,8 @@ TEST_CASE_FIXTURE(OneThread, "erc: null experts have no part in it, and a scorer
   router->route(numbers(Random(2), {4, 5}), context);
   CHECK(probe.calls == 3);
   CHECK(complaint([] {
-          make_router(stages({{"scorer", "none"}, {"selector", "hash"}, {"gate", "one"},
-                              {"balancers", List{"coupling_loss"}}}), 5, 3);
+          make_router(
+              stages({{"scorer", "none"}, {"selector", "hash"}, {"gate", "one"}, {"balancers", List{"coupling_loss"}}}),
+              5, 3);
         }).find("needs an embedding for each expert") != std::string::npos);
 }

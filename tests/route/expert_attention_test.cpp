@@ -56,9 +56,8 @@ TEST_CASE("derivatives of expert attention") {
   const int64_t D = 3, E = 4;
   const auto scorer = attention(D, E);
   auto x_ND = numbers(Random(1), {3, D}, -2, 2, at::kDouble).requires_grad_(true);
-  const auto report = check_gradients(
-      [&] { return Evaluated{scorer->score(x_ND, context_of(3)).logit_NE, Tensor()}; },
-      {{"x", x_ND}, {"query_key_value", *parameters_of(*scorer)[0].tensor}});
+  const auto report = check_gradients([&] { return Evaluated{scorer->score(x_ND, context_of(3)).logit_NE, Tensor()}; },
+                                      {{"x", x_ND}, {"query_key_value", *parameters_of(*scorer)[0].tensor}});
   CAPTURE(report.where);
   CHECK(report.worst < 1e-8);
   CHECK(report.largest > 0.1);

@@ -22,8 +22,11 @@ std::unique_ptr<Router> masked(const Table& fields, const Corpus& corpus, uint64
                                const std::string& name = "mask_moe") {
   const Named named{.name = name, .fields = fields};
   auto made = find(routers(), named, "router")
-                  .make(named, {.d_model = kWidth, .n_experts = kExperts, .random = Random(seed),
-                                .options = at::kDouble, .corpus = corpus});
+                  .make(named, {.d_model = kWidth,
+                                .n_experts = kExperts,
+                                .random = Random(seed),
+                                .options = at::kDouble,
+                                .corpus = corpus});
   scale_parameters(*made, 8);
   return made;
 }

@@ -28,7 +28,9 @@ Tensor* find_tensor(Scorer& scorer, std::string_view name) {
   return nullptr;
 }
 
-Tensor hidden(int64_t n = kTokens) { return numbers(Random(1), {n, kWidth}, -2, 2, at::kDouble); }
+Tensor hidden(int64_t n = kTokens) {
+  return numbers(Random(1), {n, kWidth}, -2, 2, at::kDouble);
+}
 
 }  // namespace
 
@@ -121,8 +123,8 @@ TEST_CASE("derivatives of the mixture's own loss") {
   REQUIRE(variables.size() == 3);
   auto context = context_of(kTokens);
   context.mask_N = at::tensor(std::vector<int64_t>{1, 1, 0, 1, 1, 1, 0}).to(at::kBool);
-  const auto report = check_gradients(
-      [&] { return Evaluated{scorer->score(hidden(), context).losses[0].value, Tensor()}; }, variables);
+  const auto report =
+      check_gradients([&] { return Evaluated{scorer->score(hidden(), context).losses[0].value, Tensor()}; }, variables);
   CAPTURE(report.where);
   CHECK(report.worst < 1e-8);
   CHECK(report.largest > 1e-4);

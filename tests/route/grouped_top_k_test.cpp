@@ -97,7 +97,8 @@ std::vector<std::set<int64_t>> chosen_by(const Assignments& a, int64_t N) {
 }
 
 Scores scores_of(const Tensor& score_NE) {
-  return {.score_NE = score_NE, .kind = ScoreKind::softmax, .n_tokens = score_NE.size(0), .n_experts = score_NE.size(1)};
+  return {
+      .score_NE = score_NE, .kind = ScoreKind::softmax, .n_tokens = score_NE.size(0), .n_experts = score_NE.size(1)};
 }
 
 }  // namespace
@@ -170,20 +171,19 @@ TEST_CASE_FIXTURE(OneThread, "prototypes are k top-1 routers of their own") {
   const auto weight_ED = *parameters_of(*router).front().tensor;
   const auto x_ND = numbers(Random(6), {N, D}, -1, 1, at::kDouble);
   const auto routing = router->route(x_ND, context_of(N));
-  const auto got_NE = at::zeros({N, E}, at::kDouble)
-                          .index_put({routing.decision.token_R(), routing.decision.expert_R()},
-                                     routing.decision.gate_R().detach());
+  const auto got_NE =
+      at::zeros({N, E}, at::kDouble)
+          .index_put({routing.decision.token_R(), routing.decision.expert_R()}, routing.decision.gate_R().detach());
   CHECK(routing.decision.n_kept() == N * Z);
   for (int64_t z = 0; z < Z; ++z) {
-    const auto alone = make_router({.name = "switch", .fields = table({{"capacity_factor", 0.0}, {"jitter", 0.0}})}, D, S,
-                                   1, at::kDouble);
+    const auto alone = make_router({.name = "switch", .fields = table({{"capacity_factor", 0.0}, {"jitter", 0.0}})}, D,
+                                   S, 1, at::kDouble);
     {
       const at::NoGradGuard no_grad;
       parameters_of(*alone).front().tensor->copy_(weight_ED.slice(0, z * S, (z + 1) * S));
     }
     const auto d = alone->route(x_ND, context_of(N)).decision;
-    const auto wanted_NS =
-        at::zeros({N, S}, at::kDouble).index_put({d.token_R(), d.expert_R()}, d.gate_R().detach());
+    const auto wanted_NS = at::zeros({N, S}, at::kDouble).index_put({d.token_R(), d.expert_R()}, d.gate_R().detach());
     CHECK(difference(got_NE.slice(1, z * S, (z + 1) * S), wanted_NS) < 1e-12);
     CHECK(at::equal(got_NE.slice(1, z * S, (z + 1) * S).gt(0), wanted_NS.gt(0)));
   }

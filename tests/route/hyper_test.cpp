@@ -87,9 +87,8 @@ TEST_CASE("the hypernetwork gets no gradient and does not change; the embedding 
 TEST_CASE("derivatives of generated scores by the token and the embedding") {
   const auto scorer = hyper();
   auto x_ND = numbers(Random(1), {3, kWidth}, -1, 1, at::kDouble).requires_grad_(true);
-  const auto report =
-      check_gradients([&] { return Evaluated{scorer->score(x_ND, context_of(3)).score_NE, Tensor()}; },
-                      {{"x", x_ND}, {"embedding", named_tensor(*scorer, "embedding")}});
+  const auto report = check_gradients([&] { return Evaluated{scorer->score(x_ND, context_of(3)).score_NE, Tensor()}; },
+                                      {{"x", x_ND}, {"embedding", named_tensor(*scorer, "embedding")}});
   CAPTURE(report.where);
   CHECK(report.worst < 1e-8);
   CHECK(report.largest > 1e-2);

@@ -12,11 +12,17 @@ using namespace collegium::route;
 using namespace collegium::test;
 
 Named loc_moe(int64_t devices, double local, double weight = 1, double factor = 0) {
-  return {.name = "loc_moe", .fields = table({{"n_devices", devices}, {"local", local}, {"locality_loss", weight},
-                                              {"balance_loss", 0.0}, {"capacity_factor", factor}})};
+  return {.name = "loc_moe",
+          .fields = table({{"n_devices", devices},
+                           {"local", local},
+                           {"locality_loss", weight},
+                           {"balance_loss", 0.0},
+                           {"capacity_factor", factor}})};
 }
 
-Tensor& weight_of(Router& router) { return *parameters_of(router).front().tensor; }
+Tensor& weight_of(Router& router) {
+  return *parameters_of(router).front().tensor;
+}
 
 // The share of the unit sphere in R^d within cosine c of a point, by Simpson's rule over the angle.
 double cap(double c, int64_t d) {
@@ -87,7 +93,8 @@ TEST_CASE_FIXTURE(OneThread, "loc_moe: the locality loss is its formula, with de
   }
 }
 
-TEST_CASE_FIXTURE(OneThread, "loc_moe: the loss vanishes at its target, and brings work home where tokens tell their device") {
+TEST_CASE_FIXTURE(OneThread,
+                  "loc_moe: the loss vanishes at its target, and brings work home where tokens tell their device") {
   // Even scores over two experts on two devices are the target of local = 0.5.
   const auto even = make_router(loc_moe(2, 0.5), 4, 2, 3, at::kDouble);
   scale_parameters(*even, 0);
@@ -122,7 +129,8 @@ TEST_CASE("loc_moe: no more directions lie within an angle than the bound says")
   CHECK(complaint([] { least_capacity(1.5, 8, 4); }).find("a cosine lies in [-1, 1], got 1.5") != std::string::npos);
 }
 
-TEST_CASE_FIXTURE(OneThread, "loc_moe: random and trained routers keep the capacity bound on tokens without a direction") {
+TEST_CASE_FIXTURE(OneThread,
+                  "loc_moe: random and trained routers keep the capacity bound on tokens without a direction") {
   const int64_t N = 20000, D = 12, E = 4;
   const auto router = make_router(loc_moe(2, 0.9), D, E, 3, at::kDouble);
   scale_parameters(*router, 3);
@@ -142,7 +150,8 @@ TEST_CASE_FIXTURE(OneThread, "loc_moe: random and trained routers keep the capac
         const auto error = 4 * std::sqrt(largest_share_within(c, D) / static_cast<double>(N));
         CHECK(share <= largest_share_within(c, D) + error);
         // Tokens until one within the angle comes, dealt to E experts.
-        CHECK(1 / (share + 1e-12) / static_cast<double>(E) >= least_capacity(c, D, E) / (1 + error / largest_share_within(c, D)));
+        CHECK(1 / (share + 1e-12) / static_cast<double>(E) >=
+              least_capacity(c, D, E) / (1 + error / largest_share_within(c, D)));
       }
     }
     // The angle of a decision, by a loop.

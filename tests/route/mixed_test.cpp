@@ -73,8 +73,8 @@ TEST_CASE("mixed scores equal a plain loop, and their entropy keeps its bounds")
           for (size_t s = first; s <= n; ++s) {
             double inner = 0;
             for (size_t d = 0; d < D; ++d) inner += x[n * D + d] * x[s * D + d];
-            const auto w = name == "similarity_mixed" ? std::exp(inner / temperature)
-                                                      : attention[(n / T * T + n % T) * T + s % T];
+            const auto w =
+                name == "similarity_mixed" ? std::exp(inner / temperature) : attention[(n / T * T + n % T) * T + s % T];
             weight.push_back(real[s] ? w : 0);
             sum += weight.back();
           }
@@ -107,7 +107,7 @@ TEST_CASE("an undecided token that is like decided ones becomes decided; between
     return std::pair{entropy(score.data(), kExperts), entropy(reals(unmixed(*scorer, x_ND)[2]).data(), kExperts)};
   };
   auto x_ND = at::zeros({3, kWidth}, at::kDouble);
-  x_ND.select(1, 4).fill_(1);              // all alike in what the experts do not see
+  x_ND.select(1, 4).fill_(1);                             // all alike in what the experts do not see
   x_ND[0][0] = 0.9, x_ND[1][0] = 0.9, x_ND[2][0] = 0.05;  // the last one leans only a little
   const auto [among_friends, alone] = entropy_of(x_ND);
   CHECK(among_friends < alone);
@@ -138,8 +138,8 @@ TEST_CASE("mixing is causal, and nothing passes between sequences") {
   const auto scorer = mixed("attention_mixed");
   auto context = context_with_attention(1), ahead = context;
   ahead.attention_BTT = context.attention_BTT + at::ones({kTokens, kTokens}, at::kDouble).triu(1);
-  CHECK(same_bits(scorer->score(hidden(), ahead).score_NE.detach(),
-                  scorer->score(hidden(), context).score_NE.detach()));
+  CHECK(
+      same_bits(scorer->score(hidden(), ahead).score_NE.detach(), scorer->score(hidden(), context).score_NE.detach()));
 }
 
 TEST_CASE("sequences of different lengths are mixed each by itself") {
@@ -172,9 +172,9 @@ TEST_CASE("the loops that mix equal ordinary operations, in values and derivativ
       };
       const auto fast = run(mix_earlier), slow = run(plain::mix_earlier);
       for (size_t i = 0; i < fast.size(); ++i) CHECK(difference(fast[i], slow[i]) < 1e-12);
-      const auto report = check_gradients(
-          [&] { return Evaluated{mix_earlier(between_TT, score_TE, real_T, by), Tensor()}; },
-          {{"between", between_TT}, {"score", score_TE}});
+      const auto report =
+          check_gradients([&] { return Evaluated{mix_earlier(between_TT, score_TE, real_T, by), Tensor()}; },
+                          {{"between", between_TT}, {"score", score_TE}});
       CAPTURE(report.where);
       CHECK(report.worst < 1e-8);
     }

@@ -17,13 +17,11 @@ constexpr int64_t kWidth = 4;
 
 std::unique_ptr<Router> rectified(double factor, int64_t n_devices, int64_t E, int64_t k = 1, bool rectify = true,
                                   bool fill = true) {
-  auto router = make_router({.name = "rectified",
-                             .fields = table({{"k", k},
-                                              {"capacity_factor", factor},
-                                              {"n_devices", n_devices},
-                                              {"rectify", rectify},
-                                              {"fill", fill}})},
-                            kWidth, E, 3, at::kDouble);
+  auto router = make_router(
+      {.name = "rectified",
+       .fields = table(
+           {{"k", k}, {"capacity_factor", factor}, {"n_devices", n_devices}, {"rectify", rectify}, {"fill", fill}})},
+      kWidth, E, 3, at::kDouble);
   scale_parameters(*router, 6);
   return router;
 }
@@ -50,8 +48,10 @@ std::map<std::pair<int64_t, int64_t>, int64_t> by_hand(const Tensor& score_NE, c
     int64_t best = 0;
     for (int64_t e = 1; e < E; ++e)
       if (score(n, e) > score(n, best)) best = e;
-    if (load[static_cast<size_t>(best)] < slots) put(n, best, best);
-    else late.emplace_back(i, best);
+    if (load[static_cast<size_t>(best)] < slots)
+      put(n, best, best);
+    else
+      late.emplace_back(i, best);
   }
   for (const auto& [i, wanted] : late) {
     const auto n = real[static_cast<size_t>(i)];
@@ -92,7 +92,8 @@ TEST_CASE_FIXTURE(OneThread, "both repairs do what the rule says, with devices a
           const auto& d = routing.decision;
           check_decision(d, N, E, context.mask_N);
           const auto M = static_cast<int64_t>(real.size());
-          const auto slots = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(factor * static_cast<double>(M) / E - 1e-9)));
+          const auto slots =
+              std::max<int64_t>(1, static_cast<int64_t>(std::ceil(factor * static_cast<double>(M) / E - 1e-9)));
           const auto wanted = by_hand(routing.scores.score_NE, real, slots, n_devices);
           std::map<std::pair<int64_t, int64_t>, int64_t> got;
           const auto token = ints(d.token_R()), expert = ints(d.expert_R()), asked = ints(d.wanted_R());

@@ -17,9 +17,9 @@ constexpr int64_t kTokens = 5, kWidth = 8, kExperts = 4, kState = 2;
 // One layer's scorer; biases away from zero.
 std::unique_ptr<Scorer> recurrent(uint64_t seed) {
   const Named named{.name = "recurrent"};
-  auto made = find(scorers(), named, "scorer")
-                  .make(named,
-                        {.d_model = kWidth, .n_experts = kExperts, .random = Random(seed), .options = at::kDouble});
+  auto made =
+      find(scorers(), named, "scorer")
+          .make(named, {.d_model = kWidth, .n_experts = kExperts, .random = Random(seed), .options = at::kDouble});
   const at::NoGradGuard no_grad;
   for (const auto& p : parameters_of(*made))
     p.tensor->copy_(numbers(Random(seed).at(p.name), p.tensor->sizes(), -1, 1, at::kDouble));

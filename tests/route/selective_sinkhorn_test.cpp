@@ -136,6 +136,7 @@ TEST_CASE_FIXTURE(OneThread, "Sinkhorn over scores that are no distribution is r
     return complaint([&] { Router::compose(c, {.d_model = 4, .n_experts = 4, .options = at::kFloat}, ""); });
   };
   CHECK(refuse(table({{"name", "none"}})).find("must give softmax scores") != std::string::npos);
-  CHECK(refuse(table({{"name", "linear"}, {"activation", "relu"}})).find("must give softmax scores") != std::string::npos);
+  CHECK(refuse(table({{"name", "linear"}, {"activation", "relu"}})).find("must give softmax scores") !=
+        std::string::npos);
   CHECK(refuse(table({{"name", "linear"}})).empty());
 }

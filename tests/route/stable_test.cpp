@@ -85,14 +85,16 @@ TEST_CASE_FIXTURE(OneThread, "stable: in the first stage the hidden state decide
         const auto again = router->route(x_ND, context);
         return Evaluated{again.losses[0].value + again.losses[1].value, choice_of(again.decision)};
       },
-      {{"router", *find_parameter(*router, "scorer.of.weight")}, {"centroid", *find_parameter(*router, "scorer.centroid")}},
+      {{"router", *find_parameter(*router, "scorer.of.weight")},
+       {"centroid", *find_parameter(*router, "scorer.centroid")}},
       1e-6);
   CHECK(report.is_smooth);
   CHECK_MESSAGE(report.worst < 1e-7, report.where);
   CHECK(report.largest > 1e-3);
 }
 
-TEST_CASE_FIXTURE(OneThread, "stable: in the second stage no assignment changes, and the light router gets no gradient") {
+TEST_CASE_FIXTURE(OneThread,
+                  "stable: in the second stage no assignment changes, and the light router gets no gradient") {
   const int64_t N = 64, D = 6, E = 4;
   const auto router = make_router(stable(20), D, E, 3, at::kDouble);
   // The expert of each token id, whatever the hidden states are.
@@ -137,7 +139,8 @@ TEST_CASE_FIXTURE(OneThread, "stable: the light router learns what is a function
   };
   const auto learned_V = choice_V();
   for (int step = 0; step < 400; ++step) {
-    for (const auto* name : {"scorer.token", "scorer.centroid"}) find_parameter(*router, name)->mutable_grad() = Tensor();
+    for (const auto* name : {"scorer.token", "scorer.centroid"})
+      find_parameter(*router, name)->mutable_grad() = Tensor();
     router->route(x_VD, context).losses[1].value.backward();
     {
       const at::NoGradGuard no_grad;

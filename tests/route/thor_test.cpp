@@ -17,7 +17,8 @@ std::vector<std::vector<int64_t>> choices(Router& router, int64_t N, const Conte
   std::vector<std::vector<int64_t>> out(static_cast<size_t>(N));
   const auto token = ints(d.token_R()), expert = ints(d.expert_R()), rank = ints(d.rank_R());
   for (auto& c : out) c.resize(token.size() / static_cast<size_t>(N));
-  for (size_t r = 0; r < token.size(); ++r) out[static_cast<size_t>(token[r])][static_cast<size_t>(rank[r])] = expert[r];
+  for (size_t r = 0; r < token.size(); ++r)
+    out[static_cast<size_t>(token[r])][static_cast<size_t>(rank[r])] = expert[r];
   return out;
 }
 
@@ -36,7 +37,8 @@ TEST_CASE_FIXTURE(OneThread, "every ordered choice of k of E experts comes equal
     // Chi-squared with n - 1 degrees of freedom: mean n - 1, standard deviation sqrt(2 (n - 1)).
     const auto even = static_cast<double>(N) / static_cast<double>(n_choices);
     double chi = 0;
-    for (const auto& [choice, n] : count) chi += (static_cast<double>(n) - even) * (static_cast<double>(n) - even) / even;
+    for (const auto& [choice, n] : count)
+      chi += (static_cast<double>(n) - even) * (static_cast<double>(n) - even) / even;
     const auto freedom = static_cast<double>(n_choices - 1);
     CHECK(chi < freedom + 5 * std::sqrt(2 * freedom));
   }

@@ -17,7 +17,8 @@ std::unique_ptr<Selector> made(double p, int64_t max_k, int64_t E) {
 }
 
 Scores scores_of(const Tensor& score_NE) {
-  return {.score_NE = score_NE, .kind = ScoreKind::softmax, .n_tokens = score_NE.size(0), .n_experts = score_NE.size(1)};
+  return {
+      .score_NE = score_NE, .kind = ScoreKind::softmax, .n_tokens = score_NE.size(0), .n_experts = score_NE.size(1)};
 }
 
 std::vector<std::set<int64_t>> chosen_by(Selector& selector, const Tensor& score_NE) {
@@ -58,8 +59,7 @@ TEST_CASE_FIXTURE(OneThread, "top_p takes the smallest set whose mass reaches p"
       sizes.insert(chosen[static_cast<size_t>(n)].size());
     }
     const auto limited = chosen_by(*made(p, 2, E), score_NE);
-    for (size_t n = 0; n < limited.size(); ++n)
-      CHECK(limited[n].size() == std::min<size_t>(2, chosen[n].size()));
+    for (size_t n = 0; n < limited.size(); ++n) CHECK(limited[n].size() == std::min<size_t>(2, chosen[n].size()));
   }
   CHECK(sizes.size() >= 4);
 }
@@ -107,8 +107,8 @@ TEST_CASE_FIXTURE(OneThread, "the margin of top_p is where the choice is lost") 
 
 TEST_CASE_FIXTURE(OneThread, "the entropy loss is the tokens' mean entropy, and has its gradient") {
   const int64_t N = 6, D = 3, E = 4;
-  const auto router = make_router({.name = "top_p", .fields = table({{"balance_loss", 0.0}, {"entropy_loss", 0.5}})}, D, E,
-                                  2, at::kDouble);
+  const auto router = make_router({.name = "top_p", .fields = table({{"balance_loss", 0.0}, {"entropy_loss", 0.5}})}, D,
+                                  E, 2, at::kDouble);
   scale_parameters(*router, 6);
   auto x_ND = numbers(Random(4), {N, D}, -1, 1, at::kDouble).requires_grad_(true);
   auto context = context_of(N);
@@ -135,7 +135,8 @@ TEST_CASE_FIXTURE(OneThread, "the entropy loss is the tokens' mean entropy, and 
 TEST_CASE_FIXTURE(OneThread, "the entropy loss has a finite gradient where scores vanish") {
   auto score_NE = at::tensor(std::vector<double>{1, 0, 0, 0.5, 0.5, 0}).view({2, 3}).requires_grad_(true);
   const Named named{.name = "entropy_loss"};
-  const auto balancer = find(balancers(), named, "balancer").make(named, {.d_model = 2, .n_experts = 3, .options = at::kDouble});
+  const auto balancer =
+      find(balancers(), named, "balancer").make(named, {.d_model = 2, .n_experts = 3, .options = at::kDouble});
   const auto terms = balancer->loss(scores_of(score_NE), {}, context_of(2));
   CHECK(terms[0].raw == doctest::Approx(std::log(2.0) / 2).epsilon(1e-12));
   terms[0].value.backward();

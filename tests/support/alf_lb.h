@@ -1,10 +1,11 @@
 // Auxiliary-loss-free load balancing as a primal-dual method, followed number by number. P108 (Han and Zhong 2025,
 // arXiv 2512.03915, deterministic setting), for the update of P084 (balancer `loss_free_bias`).
 //
-// The assignment problem: give each of N tokens K experts, each expert L = N K / E tokens, with the largest sum of scores.
-// Its Lagrangian, with a multiplier (the bias) for each expert's load A_e:
+// The assignment problem: give each of N tokens K experts, each expert L = N K / E tokens, with the largest sum of
+// scores. Its Lagrangian, with a multiplier (the bias) for each expert's load A_e:
 //   Lagrangian(x, b) = sum of the scores of the assignments x + sum over e of b_e (A_e(x) - L).
-// The router's top-k over score + bias maximises it over x (primal step); the balancer moves b against A - L (dual step).
+// The router's top-k over score + bias maximises it over x (primal step); the balancer moves b against A - L (dual
+// step).
 //
 // N tokens, E experts, K choices.
 #pragma once

@@ -21,7 +21,9 @@ inline Tensor parameter(layer::MoeLayer& made, std::string_view name) {
   return {};
 }
 
-inline Tensor weight(layer::MoeLayer& made, std::string_view name) { return parameter(made, name).detach(); }
+inline Tensor weight(layer::MoeLayer& made, std::string_view name) {
+  return parameter(made, name).detach();
+}
 
 inline Tensor swiglu(const Tensor& x_ND, const Tensor& gate_up_HD, const Tensor& down_DI) {
   const auto halves = at::linear(x_ND, gate_up_HD).chunk(2, -1);

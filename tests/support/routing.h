@@ -154,9 +154,13 @@ inline Pairs of_asked(const route::Decision& d, const Tensor& what_R, const Tens
 }
 
 /// (token, rank) of everything that was asked for.
-inline Pairs asked_ranks(const route::Decision& d) { return of_asked(d, d.rank_R(), d.dropped().rank_Q); }
+inline Pairs asked_ranks(const route::Decision& d) {
+  return of_asked(d, d.rank_R(), d.dropped().rank_Q);
+}
 /// (token, expert asked) of everything that was asked for.
-inline Pairs asked_pairs(const route::Decision& d) { return of_asked(d, d.wanted_R(), d.dropped().expert_Q); }
+inline Pairs asked_pairs(const route::Decision& d) {
+  return of_asked(d, d.wanted_R(), d.dropped().expert_Q);
+}
 
 inline bool same_decision(const route::Decision& a, const route::Decision& b) {
   const auto &p = a.dropped(), &q = b.dropped();
@@ -242,7 +246,9 @@ inline void check_decision(const route::Decision& d, int64_t n_tokens, int64_t n
 class PlainProbe final : public route::ExpertProbe {
  public:
   Tensor one(const Tensor& x_RD, int64_t expert) override { return hidden(x_RD, expert) * 0.5; }
-  Tensor hidden(const Tensor& x_RD, int64_t expert) override { return at::tanh(x_RD * (0.4 + 0.3 * static_cast<double>(expert))); }
+  Tensor hidden(const Tensor& x_RD, int64_t expert) override {
+    return at::tanh(x_RD * (0.4 + 0.3 * static_cast<double>(expert)));
+  }
 };
 
 inline route::ExpertProbe* plain_probe() {
@@ -282,7 +288,10 @@ inline route::Corpus some_corpus() {
 inline std::unique_ptr<route::Router> make_router(const Named& named, int64_t d_model, int64_t n_experts,
                                                   uint64_t seed = 1, at::ScalarType type = at::kFloat) {
   return find(route::routers(), named, "router")
-      .make(named, {.d_model = d_model, .n_experts = n_experts, .random = Random(seed), .options = type,
+      .make(named, {.d_model = d_model,
+                    .n_experts = n_experts,
+                    .random = Random(seed),
+                    .options = type,
                     .corpus = some_corpus()});
 }
 

@@ -59,7 +59,8 @@ struct Training {
 
 TEST_CASE_FIXTURE(OneThread, "the consistency loss is half the sum of both divergences, and 0 where two passes agree") {
   const int64_t N = 5, V = 4;
-  const auto a_NV = numbers(Random(1), {N, V}, -2, 2, at::kDouble), b_NV = numbers(Random(2), {N, V}, -2, 2, at::kDouble);
+  const auto a_NV = numbers(Random(1), {N, V}, -2, 2, at::kDouble),
+             b_NV = numbers(Random(2), {N, V}, -2, 2, at::kDouble);
   const auto p = reals(a_NV.softmax(1)), q = reals(b_NV.softmax(1));
   double wanted = 0;
   for (size_t i = 0; i < p.size(); ++i)
@@ -107,7 +108,8 @@ TEST_CASE_FIXTURE(OneThread, "training with consistency resumes to the bit") {
   std::filesystem::remove_all(folder);
 }
 
-TEST_CASE_FIXTURE(OneThread, "evaluation draws the same experts each time, others for another seed, others in each batch") {
+TEST_CASE_FIXTURE(OneThread,
+                  "evaluation draws the same experts each time, others for another seed, others in each batch") {
   Training one(0), same(0), other(0, 6);
   const auto bits = [](Training& t) { return t.trainer->evaluate().meter.bits_per_byte(); };
   CHECK(bits(one) == bits(one));

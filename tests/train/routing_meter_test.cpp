@@ -13,14 +13,19 @@ namespace {
 using namespace collegium;
 using collegium::train::RoutingMeter;
 
-Tensor longs(const std::vector<int64_t>& v) { return at::tensor(v, at::kLong); }
-Tensor doubles(const std::vector<double>& v) { return at::tensor(v, at::kDouble); }
+Tensor longs(const std::vector<int64_t>& v) {
+  return at::tensor(v, at::kLong);
+}
+Tensor doubles(const std::vector<double>& v) {
+  return at::tensor(v, at::kDouble);
+}
 
 // Four tokens, three experts. Gates: token 0 -> e1 .6, e0 .4; token 1 -> e2; token 2 -> e0, e1 equal; token 3 nothing.
 route::Decision four_tokens() {
   const auto inf = std::numeric_limits<double>::infinity();
   const auto d = route::Decision::make({longs({0, 0, 1, 2, 2}), longs({1, 0, 2, 0, 1}), longs({0, 1, 0, 0, 1}),
-                                        doubles({.6, .4, .9, .5, .5}), doubles({.2, .1, inf, .3, .1})}, 4, 3);
+                                        doubles({.6, .4, .9, .5, .5}), doubles({.2, .1, inf, .3, .1})},
+                                       4, 3);
   return d.with_gates(d.score_R());
 }
 
@@ -55,8 +60,9 @@ TEST_CASE("entropy, margin, use and fluctuation by hand") {
 TEST_CASE("collapse: 1 when every state sits on its expert's centroid, 0 when experts share one") {
   const auto collapse = [](const std::vector<double>& x) {
     RoutingMeter meter;
-    const auto d = route::Decision::make({longs({0, 1, 2, 3}), longs({0, 0, 1, 1}), longs({0, 0, 0, 0}),
-                                          doubles({1, 1, 1, 1}), doubles({1, 1, 1, 1})}, 4, 2);
+    const auto d = route::Decision::make(
+        {longs({0, 1, 2, 3}), longs({0, 0, 1, 1}), longs({0, 0, 0, 0}), doubles({1, 1, 1, 1}), doubles({1, 1, 1, 1})},
+        4, 2);
     meter.add(output_of(d.with_gates(d.score_R()), doubles(x).reshape({4, 1}), Tensor()), Tensor());
     nlohmann::json row;
     meter.report(row, Tensor());

@@ -63,8 +63,8 @@ class GeluExperts final : public Experts, public Makes<GeluExperts, Experts> {
 
 extern constinit const Entry<Experts> experts_gelu =
     entry<GeluExperts>({.name = "gelu",
-                   .source = "Hendrycks 2016 (GELU); the feed-forward layer of Vaswani 2017, eq. 2",
-                   .taxonomy = "expert network/feed-forward",
-                   .summary = "two-layer feed-forward experts with GELU"});
+                        .source = "Hendrycks 2016 (GELU); the feed-forward layer of Vaswani 2017, eq. 2",
+                        .taxonomy = "expert network/feed-forward",
+                        .summary = "two-layer feed-forward experts with GELU"});
 
 }  // namespace collegium::layer

@@ -33,7 +33,8 @@ class SwigluExperts final : public Experts, public Makes<SwigluExperts, Experts>
 
   Tensor forward(const Tensor& x_ND, const route::Decision& d) override {
     const auto dtype = x_ND.scalar_type();
-    return kernels::swiglu_experts(x_ND, d.gate_R(), d.token_R(), d.offset_E1(), up_EHD_.to(dtype), down_EDI_.to(dtype));
+    return kernels::swiglu_experts(x_ND, d.gate_R(), d.token_R(), d.offset_E1(), up_EHD_.to(dtype),
+                                   down_EDI_.to(dtype));
   }
   Tensor rows(const Tensor& x_RD, const Tensor& offset_E1) override {
     const auto dtype = x_RD.scalar_type();
@@ -65,8 +66,8 @@ class SwigluExperts final : public Experts, public Makes<SwigluExperts, Experts>
 
 extern constinit const Entry<Experts> experts_swiglu =
     entry<SwigluExperts>({.name = "swiglu",
-                   .source = "Shazeer 2020 (GLU variants), eq. 6",
-                   .taxonomy = "expert network/feed-forward",
-                   .summary = "gated feed-forward experts: down(silu(gate(x)) * up(x))"});
+                          .source = "Shazeer 2020 (GLU variants), eq. 6",
+                          .taxonomy = "expert network/feed-forward",
+                          .summary = "gated feed-forward experts: down(silu(gate(x)) * up(x))"});
 
 }  // namespace collegium::layer

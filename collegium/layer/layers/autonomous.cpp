@@ -79,8 +79,7 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
     const auto N = x_ND.size(0), E = gate_down_ErD_.size(0), r = gate_down_ErD_.size(1);
     const auto dtype = x_ND.scalar_type();
-    const auto cached_NEr =
-        kernels::linear(x_ND, gate_down_ErD_.to(dtype).reshape({E * r, -1})).view({N, E, r});
+    const auto cached_NEr = kernels::linear(x_ND, gate_down_ErD_.to(dtype).reshape({E * r, -1})).view({N, E, r});
     own_scores_->set(cached_NEr.to(route::router_dtype(x_ND)).norm(2, {-1}));
     auto routing = router_->route(x_ND, context);
     const auto& d = routing.decision;
@@ -90,8 +89,8 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
     const auto gate_RI = kernels::grouped_linear(cached_Rr, gate_up_EIr_.to(dtype), d.offset_E1());
     const auto x_RD = kernels::gather_rows(x_ND, d.token_R());
     const auto up_RI = kernels::grouped_linear(x_RD, up_EID_.to(dtype), d.offset_E1());
-    const auto y_RD = kernels::grouped_linear(kernels::swiglu(at::cat({gate_RI, up_RI}, 1)), down_EDI_.to(dtype),
-                                              d.offset_E1());
+    const auto y_RD =
+        kernels::grouped_linear(kernels::swiglu(at::cat({gate_RI, up_RI}, 1)), down_EDI_.to(dtype), d.offset_E1());
     LayerOutput out{.y_ND = kernels::combine(y_RD, d.gate_R(), d.token_R(), N), .losses = std::move(routing.losses)};
     if (context.record) {
       out.score_NE = routing.scores.score_NE.detach();
@@ -126,8 +125,11 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
 
  private:
   std::unique_ptr<route::Router> make_router(const Config& config, const Inputs& in) {
-    const route::StageInputs inputs{.d_model = in.d_model, .n_experts = config.n_experts,
-                                    .random = in.random.at("router"), .options = in.options, .corpus = in.corpus};
+    const route::StageInputs inputs{.d_model = in.d_model,
+                                    .n_experts = config.n_experts,
+                                    .random = in.random.at("router"),
+                                    .options = in.options,
+                                    .corpus = in.corpus};
     const auto build = [&]<class Stage>(Entries<Stage> all, const Named& named, std::string_view what,
                                         std::string_view stream) {
       auto below = inputs;

@@ -35,11 +35,11 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
     Named first{.name = "top_k"};
     Named second{.name = "top_k"};
     void visit(Fields& field) {
-      field("n_experts", n_experts, {.help = "sub-experts in each of the two sets; experts are their pairs",
-                                     .unit = "sub-experts", .min = 1});
+      field("n_experts", n_experts,
+            {.help = "sub-experts in each of the two sets; experts are their pairs", .unit = "sub-experts", .min = 1});
       field("d_expert", d_expert, {.help = "hidden width of one sub-expert; 0 = d_model", .min = 0});
-      field("n_shared", n_shared, {.help = "sub-experts of each set that work for every token, besides",
-                                   .unit = "sub-experts", .min = 0});
+      field("n_shared", n_shared,
+            {.help = "sub-experts of each set that work for every token, besides", .unit = "sub-experts", .min = 0});
       field("residual", residual,
             {.help = "the first stage's output is part of the layer's, besides feeding the second"});
       field("norm_epsilon", norm_epsilon, {.help = "of the normalisation between the stages", .min = 0});
@@ -109,14 +109,20 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
       const auto d_expert = config.d_expert > 0 ? config.d_expert : in.d_model;
       const auto make = [&](int64_t count, int64_t width, std::string_view stream) {
         return find(layer::experts(), config.expert, "expert")
-            .make(config.expert, {.n_experts = count, .d_model = in.d_model, .d_expert = width,
-                                  .random = random.at(stream), .options = in.options});
+            .make(config.expert, {.n_experts = count,
+                                  .d_model = in.d_model,
+                                  .d_expert = width,
+                                  .random = random.at(stream),
+                                  .options = in.options});
       };
       experts = make(config.n_experts, d_expert, "experts");
       if (config.n_shared > 0) shared = make(1, config.n_shared * d_expert, "shared");
       router = find(route::routers(), named, "router")
-                   .make(named, {.d_model = in.d_model, .n_experts = config.n_experts, .random = random.at("router"),
-                                 .options = in.options, .corpus = in.corpus});
+                   .make(named, {.d_model = in.d_model,
+                                 .n_experts = config.n_experts,
+                                 .random = random.at("router"),
+                                 .options = in.options,
+                                 .corpus = in.corpus});
     }
 
     StageOutput forward(const Tensor& x_ND, const route::Context& context, std::string_view prefix,

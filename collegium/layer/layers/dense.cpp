@@ -21,9 +21,12 @@ class DenseLayer final : public MoeLayer, public Makes<DenseLayer, MoeLayer> {
 
   DenseLayer(const Config& config, const Inputs& in) {
     const auto hidden = config.d_hidden > 0 ? config.d_hidden : 4 * in.d_model;
-    network_ = find(experts(), config.expert, "expert").make(
-        config.expert, {.n_experts = 1, .d_model = in.d_model, .d_expert = hidden, .random = in.random.at("network"),
-                        .options = in.options});
+    network_ = find(experts(), config.expert, "expert")
+                   .make(config.expert, {.n_experts = 1,
+                                         .d_model = in.d_model,
+                                         .d_expert = hidden,
+                                         .random = in.random.at("network"),
+                                         .options = in.options});
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context&) override { return {.y_ND = network_->one(x_ND, 0)}; }
@@ -39,10 +42,11 @@ class DenseLayer final : public MoeLayer, public Makes<DenseLayer, MoeLayer> {
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_dense = entry<DenseLayer>({.name = "dense",
-                                                                        .source = "Vaswani 2017, section 3.3",
-                                                                        .taxonomy = "architecture/dense",
-                                                                        .summary = "one feed-forward network for every token",
-                                                                        .claims = {.has_assignment = false}});
+extern constinit const Entry<MoeLayer> layer_dense =
+    entry<DenseLayer>({.name = "dense",
+                       .source = "Vaswani 2017, section 3.3",
+                       .taxonomy = "architecture/dense",
+                       .summary = "one feed-forward network for every token",
+                       .claims = {.has_assignment = false}});
 
 }  // namespace collegium::layer

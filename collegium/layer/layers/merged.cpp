@@ -46,7 +46,8 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
       field("scope", scope, {.help = "a merge a sequence (looks ahead), or a segment, from the one before (causal)"});
       field("segment", segment,
             {.help = "tokens per segment; with scope = sequence only the length that facts count with",
-             .unit = "tokens", .min = 1});
+             .unit = "tokens",
+             .min = 1});
       field("expert_dropout", expert_dropout,
             {.help = "in training, probability that an expert is left out of a group's merge", .min = 0, .max = 1});
       field("expert", expert, {.help = "kind of expert", .catalogue = "experts"});
@@ -58,14 +59,20 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
     const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
     const auto& kind = find(layer::experts(), config.expert, "expert");
     const auto make = [&](int64_t count) {
-      return kind.make(config.expert, {.n_experts = count, .d_model = in.d_model, .d_expert = d_expert,
-                                       .random = in.random.at("experts"), .options = in.options});
+      return kind.make(config.expert, {.n_experts = count,
+                                       .d_model = in.d_model,
+                                       .d_expert = d_expert,
+                                       .random = in.random.at("experts"),
+                                       .options = in.options});
     };
     experts_ = make(config.n_experts);
     merged_ = make(1);
     scorer_ = find(route::scorers(), config.scorer, "scorer")
-                  .make(config.scorer, {.d_model = in.d_model, .n_experts = config.n_experts,
-                                        .random = in.random.at("scorer"), .options = in.options, .corpus = in.corpus});
+                  .make(config.scorer, {.d_model = in.d_model,
+                                        .n_experts = config.n_experts,
+                                        .random = in.random.at("scorer"),
+                                        .options = in.options,
+                                        .corpus = in.corpus});
     require(scorer_->kind() == route::ScoreKind::softmax, "merged: the mean of the experts needs softmax scores, but '",
             config.scorer.name, "' gives others");
   }

@@ -42,15 +42,20 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
     const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
     const auto& kind = find(layer::experts(), config.expert, "expert");
     const auto make = [&](int64_t count, int64_t width, std::string_view stream) {
-      return kind.make(config.expert, {.n_experts = count, .d_model = in.d_model, .d_expert = width,
-                                       .random = in.random.at(stream), .options = in.options});
+      return kind.make(config.expert, {.n_experts = count,
+                                       .d_model = in.d_model,
+                                       .d_expert = width,
+                                       .random = in.random.at(stream),
+                                       .options = in.options});
     };
     experts_ = make(config.n_experts, d_expert, "experts");
     // Shared experts always work together, so they are one network of their summed width.
     if (config.n_shared > 0) shared_ = make(1, config.n_shared * d_expert, "shared");
     router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = in.d_model, .n_experts = config.n_experts,
-                                        .random = in.random.at("router"), .options = in.options,
+                  .make(config.router, {.d_model = in.d_model,
+                                        .n_experts = config.n_experts,
+                                        .random = in.random.at("router"),
+                                        .options = in.options,
                                         .corpus = in.corpus});
   }
 

@@ -34,8 +34,11 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
   SoftLayer(const Config& config, const Inputs& in) : config_(config) {
     const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
     experts_ = find(layer::experts(), config.expert, "expert")
-                   .make(config.expert, {.n_experts = config.n_experts, .d_model = in.d_model, .d_expert = d_expert,
-                                         .random = in.random.at("experts"), .options = in.options});
+                   .make(config.expert, {.n_experts = config.n_experts,
+                                         .d_model = in.d_model,
+                                         .d_expert = d_expert,
+                                         .random = in.random.at("experts"),
+                                         .options = in.options});
     const auto P = config.n_experts * config.slots;
     phi_PD_ = in.random.at("phi")
                   .normal({P, in.d_model}, 1 / std::sqrt(static_cast<double>(in.d_model)), in.options)
@@ -80,8 +83,10 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     // The work per token depends on the length of the sequence; one slot per token is the paper's usual setting.
     const auto each = static_cast<double>(experts_->parameters_per_expert());
     const auto mixing = 3 * static_cast<double>(phi_PD_.numel());
-    return {.n_experts = config_.n_experts, .parameters_active = each + mixing / 3,
-            .flops_per_token = 2 * each + 2 * mixing, .is_causal = false};
+    return {.n_experts = config_.n_experts,
+            .parameters_active = each + mixing / 3,
+            .flops_per_token = 2 * each + 2 * mixing,
+            .is_causal = false};
   }
   void collect(ParameterList& list) override {
     list.parameter("phi", phi_PD_, ParameterKind::embedding);

@@ -44,7 +44,8 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
             {.help = "neighbouring tokens that are told apart", .unit = "tokens", .min = 2});
       field("evaluated_k", evaluated_k,
             {.help = "when evaluating, only a token's first so many choices work, with all of its weight; 0 = all",
-             .unit = "experts", .min = 0});
+             .unit = "experts",
+             .min = 0});
       field("expert", expert, {.help = "kind of expert", .catalogue = "experts"});
       field("router", router, {.help = "who chooses, on both paths", .catalogue = "routers"});
     }
@@ -53,11 +54,17 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
   StochasticLayer(const Config& config, const Inputs& in) : config_(config) {
     const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
     experts_ = find(layer::experts(), config.expert, "expert")
-                   .make(config.expert, {.n_experts = config.n_experts, .d_model = in.d_model, .d_expert = d_expert,
-                                         .random = in.random.at("experts"), .options = in.options});
+                   .make(config.expert, {.n_experts = config.n_experts,
+                                         .d_model = in.d_model,
+                                         .d_expert = d_expert,
+                                         .random = in.random.at("experts"),
+                                         .options = in.options});
     router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = in.d_model, .n_experts = config.n_experts,
-                                        .random = in.random.at("router"), .options = in.options, .corpus = in.corpus});
+                  .make(config.router, {.d_model = in.d_model,
+                                        .n_experts = config.n_experts,
+                                        .random = in.random.at("router"),
+                                        .options = in.options,
+                                        .corpus = in.corpus});
     trust_D_ = at::zeros({in.d_model}, in.options).requires_grad_(true);
   }
 
@@ -155,9 +162,9 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
     const auto gate_K = rows(d.gate_R());
     const auto all_N = sum(d.gate_R(), d.token_R()), left_N = sum(gate_K, token_K);
     const auto factor_N = all_N / left_N.clamp_min(1e-20);
-    const auto fewer = route::Decision::make({token_K, rows(d.expert_R()), rows(d.rank_R()), rows(d.score_R()),
-                                              rows(d.margin_R())},
-                                             d.n_tokens(), d.n_experts());
+    const auto fewer =
+        route::Decision::make({token_K, rows(d.expert_R()), rows(d.rank_R()), rows(d.score_R()), rows(d.margin_R())},
+                              d.n_tokens(), d.n_experts());
     return fewer.with_gates(gate_K * factor_N.index_select(0, token_K));
   }
 

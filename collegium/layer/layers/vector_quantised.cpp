@@ -56,11 +56,17 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
     const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
     const auto V = config.n_codes > 0 ? config.n_codes : config.n_experts;
     experts_ = find(layer::experts(), config.expert, "expert")
-                   .make(config.expert, {.n_experts = config.n_experts, .d_model = in.d_model, .d_expert = d_expert,
-                                         .random = in.random.at("experts"), .options = in.options});
+                   .make(config.expert, {.n_experts = config.n_experts,
+                                         .d_model = in.d_model,
+                                         .d_expert = d_expert,
+                                         .random = in.random.at("experts"),
+                                         .options = in.options});
     router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = in.d_model, .n_experts = config.n_experts,
-                                        .random = in.random.at("router"), .options = in.options, .corpus = in.corpus});
+                  .make(config.router, {.d_model = in.d_model,
+                                        .n_experts = config.n_experts,
+                                        .random = in.random.at("router"),
+                                        .options = in.options,
+                                        .corpus = in.corpus});
     code_VD_ = in.random.at("code").normal({V, in.d_model}, config.init_std, in.options).requires_grad_(true);
     path_2D_ = at::zeros({2, in.d_model}, in.options).requires_grad_(true);
   }
@@ -145,7 +151,8 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
       return (square_N * real_N).sum() / real_N.sum().clamp_min(1);
     };
     const auto learns = mean(x_ND.detach() - v_ND), commits = mean(x_ND - v_ND.detach());
-    return {.name = "codebook", .value = config_.codebook_loss * learns + config_.commitment * commits,
+    return {.name = "codebook",
+            .value = config_.codebook_loss * learns + config_.commitment * commits,
             .raw = learns.item<double>()};
   }
 

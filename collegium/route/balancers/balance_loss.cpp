@@ -15,7 +15,8 @@ class BalanceLoss final : public Balancer, public Makes<BalanceLoss, Balancer> {
     LossScope scope = LossScope::batch;
     void visit(Fields& field) {
       field("coefficient", coefficient, {.help = "weight of the loss", .min = 0});
-      field("convention", convention, {.help = "which definition: minimum 1 (switch), k (hf_pooled) or 1/E^2 (gshard)"});
+      field("convention", convention,
+            {.help = "which definition: minimum 1 (switch), k (hf_pooled) or 1/E^2 (gshard)"});
       field("scope", scope, {.help = "loads of the whole batch, or of each sequence"});
     }
   };

@@ -1,9 +1,10 @@
-// Variance constraint on expert clusters: routing probabilities should differ little inside a cluster of experts and much
-// between clusters. With V_in = mean over tokens and clusters of the variance inside the cluster, and V_between = mean over
-// tokens of the variance of the clusters' means (weighted by their sizes), so that V_in + V_between is the whole variance,
+// Variance constraint on expert clusters: routing probabilities should differ little inside a cluster of experts and
+// much between clusters. With V_in = mean over tokens and clusters of the variance inside the cluster, and V_between =
+// mean over tokens of the variance of the clusters' means (weighted by their sizes), so that V_in + V_between is the
+// whole variance,
 //   L = coefficient * V_in / (V_in + V_between), between 0 and 1; 0 where nothing varies.
-// P100 (MoEC), clustering loss. Assumed: the share of the variance stands for the paper's comparison of both variances; it
-// falls when their ratio falls, and it stays bounded when probabilities are nearly even, as in the first steps.
+// P100 (MoEC), clustering loss. Assumed: the share of the variance stands for the paper's comparison of both variances;
+// it falls when their ratio falls, and it stays bounded when probabilities are nearly even, as in the first steps.
 //
 // The probabilities are the softmax of the logits, before any expert drops out.
 //
@@ -27,8 +28,8 @@ class ClusterVariance final : public Balancer, public Makes<ClusterVariance, Bal
     }
   };
   ClusterVariance(const Config& config, const StageInputs& in) : config_(config), n_working_(in.n_experts - in.n_null) {
-    require(config.clusters <= n_working_, "cluster_variance: ", config.clusters, " clusters cannot be made of ", n_working_,
-            " experts");
+    require(config.clusters <= n_working_, "cluster_variance: ", config.clusters, " clusters cannot be made of ",
+            n_working_, " experts");
   }
 
   std::vector<LossTerm> loss(const Scores& scores, const Decision&, const Context& context) override {
@@ -61,11 +62,11 @@ class ClusterVariance final : public Balancer, public Makes<ClusterVariance, Bal
 
 }  // namespace
 
-extern constinit const Entry<Balancer> balancer_cluster_variance =
-    entry<ClusterVariance>({.name = "cluster_variance",
-                            .paper = 100,
-                            .source = "Xie 2022 (MoEC), clustering loss",
-                            .taxonomy = "training/auxiliary loss/clusters",
-                            .summary = "probabilities differ little inside a cluster of experts and much between clusters"});
+extern constinit const Entry<Balancer> balancer_cluster_variance = entry<ClusterVariance>(
+    {.name = "cluster_variance",
+     .paper = 100,
+     .source = "Xie 2022 (MoEC), clustering loss",
+     .taxonomy = "training/auxiliary loss/clusters",
+     .summary = "probabilities differ little inside a cluster of experts and much between clusters"});
 
 }  // namespace collegium::route

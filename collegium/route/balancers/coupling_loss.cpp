@@ -28,8 +28,9 @@ class CouplingLoss final : public Balancer, public Makes<CouplingLoss, Balancer>
     bool noise = true;
     void visit(Fields& field) {
       field("coefficient", coefficient, {.help = "weight of the loss", .min = 0});
-      field("alpha", alpha, {.help = "share of its own activation that others may reach: lower = more specialised",
-                             .min = 0, .max = 1});
+      field(
+          "alpha", alpha,
+          {.help = "share of its own activation that others may reach: lower = more specialised", .min = 0, .max = 1});
       field("noise", noise, {.help = "perturb the embeddings in training, up to half the distance to the nearest one"});
     }
   };
@@ -38,9 +39,9 @@ class CouplingLoss final : public Balancer, public Makes<CouplingLoss, Balancer>
   std::vector<LossTerm> loss(const Scores& scores, const Decision&, const Context& context) override {
     // Experts without work have no activations.
     const auto prototype_ED = scores.prototype_ED.slice(0, 0, n_working_);
-    const auto raw = coupling(config_.noise && context.phase != Phase::evaluate ? perturbed(prototype_ED, context)
-                                                                                : prototype_ED,
-                              *context.experts);
+    const auto raw =
+        coupling(config_.noise && context.phase != Phase::evaluate ? perturbed(prototype_ED, context) : prototype_ED,
+                 *context.experts);
     return {{"coupling_loss", raw * config_.coefficient, raw.item<double>()}};
   }
   Needs needs() const override { return {.context = {.experts = true}, .prototypes = true}; }

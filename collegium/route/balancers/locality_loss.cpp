@@ -2,11 +2,12 @@
 // communication. For the tokens at home on device h, with P_h the mean of their routing probabilities,
 //   L = coefficient * sum over h of (share of the tokens at h) * KL(P_h || Q_h),
 // where the target Q_h gives `local` to the experts on h and the rest to the others, evenly on both sides: the KL is
-// least when work stays at home as wanted and the experts of each side are equally loaded. P070 (LocMoE), locality loss.
+// least when work stays at home as wanted and the experts of each side are equally loaded. P070 (LocMoE), locality
+// loss.
 //
-// Assumed: sequence s lives on device s mod n_devices (sequences are what data parallelism deals out; one sequence alone
-// lives on device 0), experts on devices in blocks of neighbours; the paper's distributions are over the load, ours over
-// the probabilities, which have a gradient.
+// Assumed: sequence s lives on device s mod n_devices (sequences are what data parallelism deals out; one sequence
+// alone lives on device 0), experts on devices in blocks of neighbours; the paper's distributions are over the load,
+// ours over the probabilities, which have a gradient.
 //
 // N tokens, E experts that work, G devices.
 #include <ATen/ATen.h>
@@ -28,8 +29,8 @@ class LocalityLoss final : public Balancer, public Makes<LocalityLoss, Balancer>
     void visit(Fields& field) {
       field("coefficient", coefficient, {.help = "weight of the loss", .min = 0});
       field("n_devices", n_devices, {.help = "devices that experts and sequences are spread over", .min = 1});
-      field("local", local, {.help = "share of a token's probability that should stay on its device",
-                             .min = 0.001, .max = 0.999});
+      field("local", local,
+            {.help = "share of a token's probability that should stay on its device", .min = 0.001, .max = 0.999});
     }
   };
   LocalityLoss(const Config& config, const StageInputs& in) : config_(config), n_working_(in.n_experts - in.n_null) {
@@ -50,14 +51,13 @@ class LocalityLoss final : public Balancer, public Makes<LocalityLoss, Balancer>
     const auto probability_NE = all_NE / at::where(sum_N1.gt(0), sum_N1, at::ones_like(sum_N1));
     const auto N = probability_NE.size(0);
     const auto options = probability_NE.options().requires_grad(false);
-    const auto home_N = context.sequence_N.defined()
-                            ? context.sequence_N.remainder(config_.n_devices)
-                            : at::zeros({N}, options.dtype(at::kLong));
+    const auto home_N = context.sequence_N.defined() ? context.sequence_N.remainder(config_.n_devices)
+                                                     : at::zeros({N}, options.dtype(at::kLong));
     const auto real_N = context.mask_N.defined() ? context.mask_N.to(options) : at::ones({N}, options);
     const auto count_G = at::zeros({config_.n_devices}, options).index_add_(0, home_N, real_N);
-    const auto mean_GE = at::zeros({config_.n_devices, n_working_}, options)
-                             .index_add(0, home_N, probability_NE * real_N.unsqueeze(1)) /
-                         count_G.clamp_min(1).unsqueeze(1);
+    const auto mean_GE =
+        at::zeros({config_.n_devices, n_working_}, options).index_add(0, home_N, probability_NE * real_N.unsqueeze(1)) /
+        count_G.clamp_min(1).unsqueeze(1);
     const auto divergence_G = (mean_GE * (mean_GE.clamp_min(1e-30).log() - target_GE_.to(options).log())).sum(1);
     const auto raw = (divergence_G * count_G).sum() / count_G.sum().clamp_min(1);
 

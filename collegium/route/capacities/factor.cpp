@@ -20,8 +20,10 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
     Priority priority = Priority::position;
     LossScope scope = LossScope::batch;
     void visit(Fields& field) {
-      field("factor", factor, {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
-      field("tokens", tokens, {.help = "slots per expert as a fixed number; 0 = from the factor", .unit = "tokens", .min = 0});
+      field("factor", factor,
+            {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
+      field("tokens", tokens,
+            {.help = "slots per expert as a fixed number; 0 = from the factor", .unit = "tokens", .min = 0});
       field("minimum", minimum, {.help = "slots that an expert always has", .unit = "tokens", .min = 0});
       field("priority", priority, {.help = "who gets the slots when there are too few"});
       field("scope", scope, {.help = "slots are for the whole batch, or for each sequence"});
@@ -33,8 +35,8 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
   Decision apply(const Decision& decision, const Scores&, const Context& context) override {
     if (decision.n_kept() == 0) return decision;
     const bool by_sequence = config_.scope == LossScope::sequence && context.sequence_N.defined();
-    const auto group_R = by_sequence ? context.sequence_N.index_select(0, decision.token_R())
-                                     : at::zeros_like(decision.token_R());
+    const auto group_R =
+        by_sequence ? context.sequence_N.index_select(0, decision.token_R()) : at::zeros_like(decision.token_R());
     const auto G = by_sequence ? context.n_sequences : 1;
     // Each sequence has room by its own length, so that padding and neighbours change nothing for it.
     const auto asked_G = at::bincount(group_R, {}, G).cpu();

@@ -32,7 +32,8 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
     bool fill = true;
     Priority priority = Priority::position;
     void visit(Fields& field) {
-      field("factor", factor, {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
+      field("factor", factor,
+            {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
       field("minimum", minimum, {.help = "slots that an expert always has", .unit = "tokens", .min = 0});
       field("n_devices", n_devices, {.help = "devices that tokens and experts are divided over, in order", .min = 1});
       field("rectify", rectify, {.help = "what finds no slot goes to the best expert with room on its device"});
@@ -100,9 +101,12 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
     const auto margin_Q = gone.margin_Q.to(at::kCPU, at::kDouble).contiguous();
     for (const auto q : queue) {
       const auto n = gone_token[static_cast<size_t>(q)];
-      const auto e = config_.rectify ? best_near(score + n * E, device_of(n, real, N), E, [&](int64_t candidate) {
-        return room[static_cast<size_t>(candidate)] > 0 && !is_there(n, candidate);
-      }) : -1;
+      const auto e = config_.rectify
+                         ? best_near(score + n * E, device_of(n, real, N), E,
+                                     [&](int64_t candidate) {
+                                       return room[static_cast<size_t>(candidate)] > 0 && !is_there(n, candidate);
+                                     })
+                         : -1;
       if (e < 0) {
         lost.push_back(q);
         continue;
@@ -136,8 +140,8 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
 
   // The `room` best-scoring real tokens that expert e does not have yet; earlier ones among equals.
   template <class RealToken, class IsThere>
-  static void fill(Added& added, int64_t e, int64_t room, int64_t M, const RealToken& real_token, const IsThere& is_there,
-                   const double* score, int64_t E) {
+  static void fill(Added& added, int64_t e, int64_t room, int64_t M, const RealToken& real_token,
+                   const IsThere& is_there, const double* score, int64_t E) {
     if (room <= 0) return;
     std::vector<int64_t> candidates;
     for (int64_t i = 0; i < M; ++i)
@@ -148,10 +152,11 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
     };
     const auto taken = std::min<int64_t>(room, static_cast<int64_t>(candidates.size()));
     std::partial_sort(candidates.begin(), candidates.begin() + taken, candidates.end(), ahead);
-    const auto next = taken < static_cast<int64_t>(candidates.size())
-                          ? std::max_element(candidates.begin() + taken, candidates.end(),
-                                             [&](int64_t a, int64_t b) { return ahead(b, a); })
-                          : candidates.end();
+    const auto next =
+        taken < static_cast<int64_t>(candidates.size())
+            ? std::max_element(
+                  candidates.begin() + taken, candidates.end(), [&](int64_t a, int64_t b) { return ahead(b, a); })
+            : candidates.end();
     const auto rival = next == candidates.end() ? -std::numeric_limits<double>::infinity() : score[*next * E + e];
     for (int64_t i = 0; i < taken; ++i) {
       const auto n = candidates[static_cast<size_t>(i)];
@@ -163,7 +168,8 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
     }
   }
 
-  static Decision joined(const Decision& d, const Tensor& score_NE, const Added& added, const std::vector<int64_t>& lost) {
+  static Decision joined(const Decision& d, const Tensor& score_NE, const Added& added,
+                         const std::vector<int64_t>& lost) {
     const auto E = d.n_experts();
     const auto device = d.token_R().device();
     const auto index = [&](const std::vector<int64_t>& v) { return at::tensor(v, at::kLong).to(device); };
@@ -198,12 +204,12 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
 
 }  // namespace
 
-extern constinit const Entry<Capacity> capacity_rectify =
-    entry<RectifyCapacity>({.name = "rectify",
-                            .paper = 112,
-                            .source = "Zeng 2024 (Turn Waste into Worth: Rectify-Router), section 3",
-                            .taxonomy = "system/capacity/reroute",
-                            .summary = "dropped tokens move to experts on their device, free slots take the best tokens",
-                            .claims = kRectifyClaims});
+extern constinit const Entry<Capacity> capacity_rectify = entry<RectifyCapacity>(
+    {.name = "rectify",
+     .paper = 112,
+     .source = "Zeng 2024 (Turn Waste into Worth: Rectify-Router), section 3",
+     .taxonomy = "system/capacity/reroute",
+     .summary = "dropped tokens move to experts on their device, free slots take the best tokens",
+     .claims = kRectifyClaims});
 
 }  // namespace collegium::route

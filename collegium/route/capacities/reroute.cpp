@@ -24,7 +24,8 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
     int64_t minimum = 1;
     Priority priority = Priority::position;
     void visit(Fields& field) {
-      field("factor", factor, {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
+      field("factor", factor,
+            {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
       field("minimum", minimum, {.help = "slots that an expert always has", .unit = "tokens", .min = 0});
       field("priority", priority, {.help = "who gets the slots of the wanted expert when there are too few"});
     }
@@ -73,9 +74,8 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
       std::iota(by_score.begin(), by_score.end(), 0);
       const auto* row = score + token[q] * E;
       std::stable_sort(by_score.begin(), by_score.end(), [&](int64_t a, int64_t b) { return row[a] > row[b]; });
-      const auto free = std::find_if(by_score.begin(), by_score.end(), [&](int64_t e) {
-        return room[e] > 0 && !taken.count({token[q], e});
-      });
+      const auto free = std::find_if(by_score.begin(), by_score.end(),
+                                     [&](int64_t e) { return room[e] > 0 && !taken.count({token[q], e}); });
       if (free == by_score.end()) {
         lost.push_back(q);
         continue;
@@ -92,8 +92,7 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
     const auto from = [&](const Tensor& kept, const Tensor& dropped) {
       return at::cat({kept, dropped.index_select(0, moved_M)});
     };
-    const auto score_M = working_NE.reshape({-1}).index_select(
-        0, gone.token_Q.index_select(0, moved_M) * E + expert_M);
+    const auto score_M = working_NE.reshape({-1}).index_select(0, gone.token_Q.index_select(0, moved_M) * E + expert_M);
     const auto expert_R = at::cat({d.expert_R(), expert_M});
     const auto order_R = kernels::group_by_expert(expert_R, E).order_R;
     const auto sorted = [&](const Tensor& t) { return t.index_select(0, order_R); };

@@ -19,7 +19,8 @@ class GroupShareGate final : public Gate, public Makes<GroupShareGate, Gate> {
     double epsilon = 1e-20;
     void visit(Fields& field) {
       field("groups", groups, {.help = "equal groups of neighbouring experts", .unit = "groups", .min = 1});
-      field("epsilon", epsilon, {.help = "added to the divisor; matters only when all of a group's scores vanish", .min = 0});
+      field("epsilon", epsilon,
+            {.help = "added to the divisor; matters only when all of a group's scores vanish", .min = 0});
     }
   };
   GroupShareGate(const Config& config, const StageInputs& in) : config_(config), size_(in.n_experts / config.groups) {

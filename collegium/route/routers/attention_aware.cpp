@@ -30,10 +30,10 @@ class AttentionAwareRouter final : public Preset<AttentionAwareRouter> {
 
 extern constinit const Entry<Router> router_attention_aware =
     entry<AttentionAwareRouter>({.name = "attention_aware",
-                             .paper = 9,
-                             .source = "Nguyen 2025 (SMoE with a graph of tokens), section 3",
-                             .taxonomy = "gating/sparse/token choice",
-                             .summary = "top-k over scores mixed along the attention",
-                             .claims = {.needs = {.attention = true}}});
+                                 .paper = 9,
+                                 .source = "Nguyen 2025 (SMoE with a graph of tokens), section 3",
+                                 .taxonomy = "gating/sparse/token choice",
+                                 .summary = "top-k over scores mixed along the attention",
+                                 .claims = {.needs = {.attention = true}}});
 
 }  // namespace collegium::route

@@ -13,8 +13,8 @@ class BaseRouter final : public Preset<BaseRouter> {
     double epsilon = 1e-3;
     double init_scale = 0.1;
     void visit(Fields& field) {
-      field("epsilon", epsilon, {.help = "the assignment's value per token is at most this below the best", .unit = "logit",
-                                 .min = 1e-9});
+      field("epsilon", epsilon,
+            {.help = "the assignment's value per token is at most this below the best", .unit = "logit", .min = 1e-9});
       field("init_scale", init_scale, {.help = "variance of the router's first weights, times d_model", .min = 0});
     }
   };

@@ -1,4 +1,5 @@
-// MoEC's router: experts in clusters, held together by a variance constraint and thinned out by dropout in training. P100.
+// MoEC's router: experts in clusters, held together by a variance constraint and thinned out by dropout in training.
+// P100.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
@@ -25,8 +26,8 @@ class ClustersRouter final : public Preset<ClustersRouter> {
     Composition out;
     out.scorer = {.name = "cluster_dropout", .fields = table({{"clusters", c.clusters}, {"share", c.dropout}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
-    out.balancers.push_back({.name = "cluster_variance",
-                             .fields = table({{"coefficient", c.variance_loss}, {"clusters", c.clusters}})});
+    out.balancers.push_back(
+        {.name = "cluster_variance", .fields = table({{"coefficient", c.variance_loss}, {"clusters", c.clusters}})});
     if (c.balance_loss > 0)
       out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
     return out;

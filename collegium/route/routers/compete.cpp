@@ -23,9 +23,9 @@ class CompeteRouter final : public Preset<CompeteRouter> {
 
   static Composition compose(const Config& c, const StageInputs&) {
     Composition out;
-    out.scorer = {.name = "competition", .fields = table({{"fraction", c.fraction},
-                                                          {"distillation", c.distillation},
-                                                          {"temperature", c.temperature}})};
+    out.scorer = {
+        .name = "competition",
+        .fields = table({{"fraction", c.fraction}, {"distillation", c.distillation}, {"temperature", c.temperature}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     if (c.balance_loss > 0)
       out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});

@@ -14,8 +14,9 @@ class ErcRouter final : public Preset<ErcRouter> {
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
       field("coupling", coupling, {.help = "weight of the coupling loss", .min = 0});
-      field("alpha", alpha, {.help = "share of its own activation that others may reach: lower = more specialised",
-                             .min = 0, .max = 1});
+      field(
+          "alpha", alpha,
+          {.help = "share of its own activation that others may reach: lower = more specialised", .min = 0, .max = 1});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
     }
   };

@@ -23,7 +23,8 @@ class GroupLimitedRouter final : public Preset<GroupLimitedRouter> {
       field("k", k, {.help = "experts per token, over the chosen groups", .unit = "experts", .min = 1});
       field("rate", rate, {.help = "how far a bias moves per optimiser step", .unit = "score", .min = 0});
       field("scale", scale, {.help = "sum of a token's weights"});
-      field("balance_loss", balance_loss, {.help = "weight of the sequence-wise balance loss (the paper: 0.0001)", .min = 0});
+      field("balance_loss", balance_loss,
+            {.help = "weight of the sequence-wise balance loss (the paper: 0.0001)", .min = 0});
     }
   };
 

@@ -11,7 +11,8 @@ class GShardRouter final : public Preset<GShardRouter> {
     double balance_loss = 0.01;
     void visit(Fields& field) {
       field("capacity_factor", capacity_factor,
-            {.help = "slots per expert = capacity_factor * tokens / experts (GShard uses 2, one per choice)", .min = 1e-6});
+            {.help = "slots per expert = capacity_factor * tokens / experts (GShard uses 2, one per choice)",
+             .min = 1e-6});
       field("balance_loss", balance_loss,
             {.help = "weight of the loss in units of Switch's (GShard's own is 1 / experts^2 of it)", .min = 0});
     }
@@ -26,9 +27,8 @@ class GShardRouter final : public Preset<GShardRouter> {
     out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor / 2}, {"priority", "rank"}})};
     out.gate = {.name = "normalised"};
     if (c.balance_loss > 0)
-      out.balancers.push_back(
-          {.name = "balance_loss",
-           .fields = table({{"coefficient", c.balance_loss * squared}, {"convention", "gshard"}})});
+      out.balancers.push_back({.name = "balance_loss",
+                               .fields = table({{"coefficient", c.balance_loss * squared}, {"convention", "gshard"}})});
     return out;
   }
 };

@@ -16,8 +16,8 @@ class LocMoeRouter final : public Preset<LocMoeRouter> {
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
       field("n_devices", n_devices, {.help = "devices that experts and sequences are spread over", .min = 1});
-      field("local", local, {.help = "share of a token's probability that should stay on its device",
-                             .min = 0.001, .max = 0.999});
+      field("local", local,
+            {.help = "share of a token's probability that should stay on its device", .min = 0.001, .max = 0.999});
       field("locality_loss", locality_loss, {.help = "weight of the locality loss", .min = 0});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
       field("capacity_factor", capacity_factor,
@@ -32,9 +32,9 @@ class LocMoeRouter final : public Preset<LocMoeRouter> {
     if (c.capacity_factor > 0)
       out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}, {"priority", "position"}})};
     out.gate = {.name = "score"};
-    out.balancers.push_back({.name = "locality_loss", .fields = table({{"coefficient", c.locality_loss},
-                                                                       {"n_devices", c.n_devices},
-                                                                       {"local", c.local}})});
+    out.balancers.push_back(
+        {.name = "locality_loss",
+         .fields = table({{"coefficient", c.locality_loss}, {"n_devices", c.n_devices}, {"local", c.local}})});
     if (c.balance_loss > 0)
       out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
     return out;

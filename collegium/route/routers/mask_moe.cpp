@@ -16,7 +16,8 @@ class MaskMoeRouter final : public Preset<MaskMoeRouter> {
       field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
       field("frequent_share", frequent_share,
             {.help = "share of the training tokens that the frequent ids make up; they see all experts",
-             .min = 0, .max = 1});
+             .min = 0,
+             .max = 1});
       field("visible", visible, {.help = "experts that a rare id sees", .unit = "experts", .min = 1});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
     }

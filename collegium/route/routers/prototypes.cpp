@@ -14,7 +14,8 @@ class PrototypesRouter final : public Preset<PrototypesRouter> {
     double capacity_factor = 0;
     double balance_loss = 0;
     void visit(Fields& field) {
-      field("prototypes", prototypes, {.help = "groups of experts, one expert a token in each", .unit = "groups", .min = 1});
+      field("prototypes", prototypes,
+            {.help = "groups of experts, one expert a token in each", .unit = "groups", .min = 1});
       field("capacity_factor", capacity_factor,
             {.help = "slots per expert = capacity_factor * prototypes * tokens / experts; 0 = no limit", .min = 0});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
@@ -24,8 +25,9 @@ class PrototypesRouter final : public Preset<PrototypesRouter> {
   static Composition compose(const Config& c, const StageInputs&) {
     Composition out;
     out.scorer = {.name = "linear", .fields = table({{"activation", "softmax"}})};
-    out.selector = {.name = "grouped_top_k",
-                    .fields = table({{"groups", c.prototypes}, {"top_groups", c.prototypes}, {"k", 1}, {"within", "each"}})};
+    out.selector = {
+        .name = "grouped_top_k",
+        .fields = table({{"groups", c.prototypes}, {"top_groups", c.prototypes}, {"k", 1}, {"within", "each"}})};
     if (c.capacity_factor > 0) out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}})};
     out.gate = {.name = "group_share", .fields = table({{"groups", c.prototypes}})};
     if (c.balance_loss > 0)

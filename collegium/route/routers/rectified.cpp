@@ -30,11 +30,10 @@ class RectifiedRouter final : public Preset<RectifiedRouter> {
     Composition out;
     out.scorer = {.name = "linear", .fields = table({{"activation", "softmax"}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
-    out.capacity = {.name = "rectify",
-                    .fields = table({{"factor", c.capacity_factor},
-                                     {"n_devices", c.n_devices},
-                                     {"rectify", c.rectify},
-                                     {"fill", c.fill}})};
+    out.capacity = {
+        .name = "rectify",
+        .fields = table(
+            {{"factor", c.capacity_factor}, {"n_devices", c.n_devices}, {"rectify", c.rectify}, {"fill", c.fill}})};
     out.gate = {.name = "score"};
     if (c.balance_loss > 0)
       out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});

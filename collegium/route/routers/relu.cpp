@@ -24,8 +24,8 @@ class ReluRouter final : public Preset<ReluRouter> {
     out.scorer = {.name = "linear", .fields = table({{"activation", "relu"}, {"init_scale", c.init_scale}})};
     out.selector = {.name = "positive", .fields = table({{"expected_k", c.target_k}})};
     out.gate = {.name = "score"};
-    out.balancers = {{.name = "adaptive_l1",
-                      .fields = table({{"target_k", c.target_k}, {"start", c.start}, {"growth", c.growth}})}};
+    out.balancers = {
+        {.name = "adaptive_l1", .fields = table({{"target_k", c.target_k}, {"start", c.start}, {"growth", c.growth}})}};
     return out;
   }
 };

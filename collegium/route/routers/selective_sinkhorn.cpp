@@ -15,10 +15,11 @@ class SelectiveSinkhornRouter final : public Preset<SelectiveSinkhornRouter> {
     double share = 0.1;
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
-      field("epsilon", epsilon, {.help = "entropy of the plan: logits are divided by it", .unit = "logit", .min = 1e-3});
+      field("epsilon", epsilon,
+            {.help = "entropy of the plan: logits are divided by it", .unit = "logit", .min = 1e-3});
       field("iterations", iterations, {.help = "rounds of scaling, experts then tokens", .min = 1});
-      field("share", share, {.help = "share of training passes that use the plan; 1 = plain Sinkhorn routing",
-                             .min = 0, .max = 1});
+      field("share", share,
+            {.help = "share of training passes that use the plan; 1 = plain Sinkhorn routing", .min = 0, .max = 1});
     }
   };
 

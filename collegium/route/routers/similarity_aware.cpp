@@ -33,9 +33,9 @@ class SimilarityAwareRouter final : public Preset<SimilarityAwareRouter> {
 
 extern constinit const Entry<Router> router_similarity_aware =
     entry<SimilarityAwareRouter>({.name = "similarity_aware",
-                             .paper = 9,
-                             .source = "Nguyen 2025 (SMoE with a graph of tokens), section 2",
-                             .taxonomy = "gating/sparse/token choice",
-                             .summary = "top-k over scores mixed with those of similar tokens"});
+                                  .paper = 9,
+                                  .source = "Nguyen 2025 (SMoE with a graph of tokens), section 2",
+                                  .taxonomy = "gating/sparse/token choice",
+                                  .summary = "top-k over scores mixed with those of similar tokens"});
 
 }  // namespace collegium::route

@@ -1,5 +1,5 @@
-// StableMoE's router: top-1 with sigmoid weights; learned and balanced first, then frozen as a function of the token id.
-// P078.
+// StableMoE's router: top-1 with sigmoid weights; learned and balanced first, then frozen as a function of the token
+// id. P078.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
@@ -13,7 +13,9 @@ class StableRouter final : public Preset<StableRouter> {
     double balance = 0.3;
     void visit(Fields& field) {
       field("freeze_at", freeze_at,
-            {.help = "steps of the first stage; the paper has a tenth of the training", .unit = "optimiser steps", .min = 0});
+            {.help = "steps of the first stage; the paper has a tenth of the training",
+             .unit = "optimiser steps",
+             .min = 0});
       field("light_width", light_width, {.help = "width of the light router's embeddings", .min = 1});
       field("balance", balance, {.help = "weight of the balance loss in the first stage", .min = 0});
     }
@@ -21,9 +23,9 @@ class StableRouter final : public Preset<StableRouter> {
 
   static Composition compose(const Config& c, const StageInputs&) {
     Composition out;
-    out.scorer = {.name = "two_stage", .fields = table({{"freeze_at", c.freeze_at},
-                                                        {"light_width", c.light_width},
-                                                        {"balance", c.balance}})};
+    out.scorer = {
+        .name = "two_stage",
+        .fields = table({{"freeze_at", c.freeze_at}, {"light_width", c.light_width}, {"balance", c.balance}})};
     out.selector = {.name = "top_k", .fields = table({{"k", 1}})};
     out.gate = {.name = "score"};
     return out;

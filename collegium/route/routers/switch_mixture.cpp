@@ -28,7 +28,8 @@ class SwitchMixtureRouter final : public Preset<SwitchMixtureRouter> {
     out.scorer = {.name = "linear", .fields = table({{"activation", "softmax"}})};
     out.selector = {
         .name = "grouped_top_k",
-        .fields = table({{"groups", c.groups}, {"top_groups", 1}, {"k", c.k}, {"group_score", "sum"}, {"within", "each"}})};
+        .fields =
+            table({{"groups", c.groups}, {"top_groups", 1}, {"k", c.k}, {"group_score", "sum"}, {"within", "each"}})};
     if (c.capacity_factor > 0) out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}})};
     out.gate = {.name = "score"};
     if (c.balance_loss > 0)

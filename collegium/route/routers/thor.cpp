@@ -10,7 +10,9 @@ class ThorRouter final : public Preset<ThorRouter> {
  public:
   struct Config {
     int64_t k = 1;
-    void visit(Fields& field) { field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1}); }
+    void visit(Fields& field) {
+      field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1});
+    }
   };
 
   static Composition compose(const Config& c, const StageInputs&) {

@@ -18,7 +18,8 @@ class TopPRouter final : public Preset<TopPRouter> {
     void visit(Fields& field) {
       field("p", p, {.help = "experts are added until their scores sum to this", .min = 0, .max = 1});
       field("max_k", max_k, {.help = "never more experts than this; 0 = no limit", .unit = "experts", .min = 0});
-      field("expected_k", expected_k, {.help = "experts per token that the plan counts with", .unit = "experts", .min = 0});
+      field("expected_k", expected_k,
+            {.help = "experts per token that the plan counts with", .unit = "experts", .min = 0});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
       field("entropy_loss", entropy_loss, {.help = "weight of the entropy loss", .min = 0});
       field("normalise", normalise, {.help = "a token's weights sum to one"});

@@ -25,10 +25,9 @@ class XMoeRouter final : public Preset<XMoeRouter> {
   static Composition compose(const Config& c, const StageInputs&) {
     Composition out;
     const std::string activation(enum_names(c.activation)[static_cast<size_t>(c.activation)]);
-    out.scorer = {.name = "cosine",
-                  .fields = table({{"activation", activation},
-                                   {"dimension", c.dimension},
-                                   {"temperature", c.temperature}})};
+    out.scorer = {
+        .name = "cosine",
+        .fields = table({{"activation", activation}, {"dimension", c.dimension}, {"temperature", c.temperature}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     // The gate is the score itself: section 2.1, so that top-1 has a gradient.
     out.gate = {.name = "score"};

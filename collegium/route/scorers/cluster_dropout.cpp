@@ -1,10 +1,10 @@
-// Cluster-level expert dropout: experts form clusters of neighbours; in training, a share of each cluster is taken out for
-// the step, drawn anew every step, and tokens choose among the rest. Nothing is taken out in evaluation, and a cluster
-// never loses its last expert. P100 (MoEC), section on cluster-level expert dropout.
+// Cluster-level expert dropout: experts form clusters of neighbours; in training, a share of each cluster is taken out
+// for the step, drawn anew every step, and tokens choose among the rest. Nothing is taken out in evaluation, and a
+// cluster never loses its last expert. P100 (MoEC), section on cluster-level expert dropout.
 //
 // Softmax scores are taken over the experts that are left; other scores become zero. Logits stay as they are, because
-// losses on the logits (z-loss, cluster variance) concern the router and not the dropout. A selection bias, or a k above
-// the number of experts left, can still choose a dropped expert; its weight is then zero.
+// losses on the logits (z-loss, cluster variance) concern the router and not the dropout. A selection bias, or a k
+// above the number of experts left, can still choose a dropped expert; its weight is then zero.
 //
 // N tokens, E experts (null experts at the end belong to no cluster).
 #include <ATen/ATen.h>
@@ -28,15 +28,15 @@ class ClusterDropoutScorer final : public Scorer, public Makes<ClusterDropoutSco
     void visit(Fields& field) {
       field("of", of, {.help = "the scorer whose experts drop out", .catalogue = "scorers"});
       field("clusters", clusters, {.help = "groups of neighbouring experts", .min = 1});
-      field("share", share, {.help = "experts of each cluster that are out in a training step, rounded down",
-                             .min = 0, .max = 1});
+      field("share", share,
+            {.help = "experts of each cluster that are out in a training step, rounded down", .min = 0, .max = 1});
     }
   };
 
   ClusterDropoutScorer(const Config& config, const StageInputs& in)
       : config_(config), n_experts_(in.n_experts), n_working_(in.n_experts - in.n_null) {
-    require(config.clusters <= n_working_, "cluster_dropout: ", config.clusters, " clusters cannot be made of ", n_working_,
-            " experts");
+    require(config.clusters <= n_working_, "cluster_dropout: ", config.clusters, " clusters cannot be made of ",
+            n_working_, " experts");
     auto below = in;
     below.random = in.random.at("of");
     inner_ = find(scorers(), config.of, "scorer").make(config.of, below);
@@ -73,7 +73,8 @@ class ClusterDropoutScorer final : public Scorer, public Makes<ClusterDropoutSco
       std::stable_sort(members.begin(), members.end(), [&](int64_t a, int64_t b) {
         return random.uniform(static_cast<uint64_t>(a)) < random.uniform(static_cast<uint64_t>(b));
       });
-      const auto out = std::min(static_cast<int64_t>(config_.share * static_cast<double>(end - begin)), end - begin - 1);
+      const auto out =
+          std::min(static_cast<int64_t>(config_.share * static_cast<double>(end - begin)), end - begin - 1);
       for (int64_t i = 0; i < out; ++i) gone[members[static_cast<size_t>(i)]] = true;
     }
     return gone_E;

@@ -31,8 +31,8 @@ class CosineScorer final : public Scorer, public Makes<CosineScorer, Scorer> {
       field("activation", activation, {.help = "score function over the experts: softmax or sigmoid"});
       field("dimension", dimension,
             {.help = "width of the space of the cosines; 0 = half the number of experts", .min = 0});
-      field("temperature", temperature, {.help = "what cosines are divided by at the start; then it is learned",
-                                         .min = kLeastTemperature});
+      field("temperature", temperature,
+            {.help = "what cosines are divided by at the start; then it is learned", .min = kLeastTemperature});
     }
   };
 

@@ -35,7 +35,8 @@ class FrequencyMaskScorer final : public Scorer, public Makes<FrequencyMaskScore
       field("of", of, {.help = "the scorer that is masked", .catalogue = "scorers"});
       field("frequent_share", frequent_share,
             {.help = "share of the training tokens that the frequent ids make up; they see all experts",
-             .min = 0, .max = 1});
+             .min = 0,
+             .max = 1});
       field("visible", visible, {.help = "experts that a rare id sees", .unit = "experts", .min = 1});
     }
   };

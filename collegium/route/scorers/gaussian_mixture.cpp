@@ -47,8 +47,8 @@ class GaussianMixtureScorer final : public Scorer, public Makes<GaussianMixtureS
   GaussianMixtureScorer(const Config& config, const StageInputs& in) : config_(config) {
     const auto P = config.dimension > 0 ? config.dimension : in.d_model;
     if (config.dimension > 0)
-      project_PD_ = in.random.at("project").normal({P, in.d_model}, 1 / std::sqrt(static_cast<double>(in.d_model)),
-                                                   in.options);
+      project_PD_ =
+          in.random.at("project").normal({P, in.d_model}, 1 / std::sqrt(static_cast<double>(in.d_model)), in.options);
     const auto std = std::sqrt(config.init_scale / static_cast<double>(P));
     mean_EP_ = in.random.at("mean").normal({in.n_experts, P}, std, in.options).requires_grad_(true);
     log_variance_EP_ = at::zeros({in.n_experts, P}, in.options).requires_grad_(true);
@@ -67,8 +67,8 @@ class GaussianMixtureScorer final : public Scorer, public Makes<GaussianMixtureS
     Scores out;
     out.logit_NE = joint_NE.detach();
     out.score_NE = out.logit_NE.softmax(-1);
-    out.losses.push_back({"mixture_nll", nll * (config_.coefficient / static_cast<double>(mean_EP_.size(1))),
-                          nll.item<double>()});
+    out.losses.push_back(
+        {"mixture_nll", nll * (config_.coefficient / static_cast<double>(mean_EP_.size(1))), nll.item<double>()});
     return out;
   }
   ScoreKind kind() const override { return ScoreKind::softmax; }
@@ -92,10 +92,10 @@ class GaussianMixtureScorer final : public Scorer, public Makes<GaussianMixtureS
     const auto precision_EP = variance_EP.reciprocal();
     const auto log_2pi = std::log(2 * std::numbers::pi);
     const auto constant_E = -0.5 * (mean_EP.square() * precision_EP + variance_EP.log() + log_2pi).sum(-1);
-    const auto log_weight_E = log_weight_E_.defined()
-                                  ? log_weight_E_.to(x_NP).log_softmax(-1)
-                                  : at::full({mean_EP.size(0)}, -std::log(static_cast<double>(mean_EP.size(0))),
-                                             x_NP.options());
+    const auto log_weight_E =
+        log_weight_E_.defined()
+            ? log_weight_E_.to(x_NP).log_softmax(-1)
+            : at::full({mean_EP.size(0)}, -std::log(static_cast<double>(mean_EP.size(0))), x_NP.options());
     return kernels::router_linear(x_NP.square(), -0.5 * precision_EP) +
            kernels::router_linear(x_NP, mean_EP * precision_EP) + (constant_E + log_weight_E);
   }

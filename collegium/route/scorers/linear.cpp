@@ -20,10 +20,12 @@ class LinearScorer final : public Scorer, public Makes<LinearScorer, Scorer> {
     double init_scale = 0.1;
     void visit(Fields& field) {
       field("activation", activation, {.help = "score function over the experts"});
-      field("jitter", jitter, {.help = "in training the input is multiplied by uniform noise in [1 - jitter, 1 + jitter]",
-                               .min = 0, .max = 1});
-      field("init_scale", init_scale, {.help = "weights start normal with standard deviation sqrt(init_scale / d_model)",
-                                       .min = 0});
+      field("jitter", jitter,
+            {.help = "in training the input is multiplied by uniform noise in [1 - jitter, 1 + jitter]",
+             .min = 0,
+             .max = 1});
+      field("init_scale", init_scale,
+            {.help = "weights start normal with standard deviation sqrt(init_scale / d_model)", .min = 0});
     }
   };
 
@@ -57,11 +59,11 @@ class LinearScorer final : public Scorer, public Makes<LinearScorer, Scorer> {
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_linear = entry<LinearScorer>(
-    {.name = "linear",
-     .paper = 106,
-     .source = "Fedus 2021 (Switch Transformer), eq. 1 and section 2.4",
-     .taxonomy = "gating/sparse/linear",
-     .summary = "dot product of the token with one learned embedding per expert"});
+extern constinit const Entry<Scorer> scorer_linear =
+    entry<LinearScorer>({.name = "linear",
+                         .paper = 106,
+                         .source = "Fedus 2021 (Switch Transformer), eq. 1 and section 2.4",
+                         .taxonomy = "gating/sparse/linear",
+                         .summary = "dot product of the token with one learned embedding per expert"});
 
 }  // namespace collegium::route

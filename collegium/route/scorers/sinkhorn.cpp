@@ -26,7 +26,8 @@ class SinkhornScorer final : public Scorer, public Makes<SinkhornScorer, Scorer>
     double share = 0.1;
     void visit(Fields& field) {
       field("of", of, {.help = "whose logits are transported", .catalogue = "scorers"});
-      field("epsilon", epsilon, {.help = "entropy of the plan: logits are divided by it", .unit = "logit", .min = 1e-3});
+      field("epsilon", epsilon,
+            {.help = "entropy of the plan: logits are divided by it", .unit = "logit", .min = 1e-3});
       field("iterations", iterations, {.help = "rounds of scaling, experts then tokens", .min = 1});
       field("share", share, {.help = "share of training passes that use the plan", .min = 0, .max = 1});
     }

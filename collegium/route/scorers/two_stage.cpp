@@ -1,8 +1,8 @@
 // Routing in two stages. First a router on hidden states decides, with sigmoid scores and a balance loss, and a light
-// router, which sees the token id alone (a small embedding against one centroid per expert), learns to foresee its first
-// choice by cross entropy. After `freeze_at` optimiser steps the light router decides and gets no gradient any more, so a
-// token id keeps its expert; how much the expert counts is still the sigmoid score of the hidden state. P078 (StableMoE),
-// section 3.
+// router, which sees the token id alone (a small embedding against one centroid per expert), learns to foresee its
+// first choice by cross entropy. After `freeze_at` optimiser steps the light router decides and gets no gradient any
+// more, so a token id keeps its expert; how much the expert counts is still the sigmoid score of the hidden state. P078
+// (StableMoE), section 3.
 //
 // The balance loss is the paper's: sum over experts of (load - mean load) / mean load * the scores of its tokens, over
 // first choices. Assumed: both losses are means over tokens. Made for one expert a token: in stage 2 all other scores
@@ -30,10 +30,11 @@ class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer>
     double distillation = 1;
     void visit(Fields& field) {
       field("of", of, {.help = "the router of the first stage; sigmoid scores", .catalogue = "scorers"});
-      field("freeze_at", freeze_at, {.help = "the second stage begins after so many", .unit = "optimiser steps", .min = 0});
+      field("freeze_at", freeze_at,
+            {.help = "the second stage begins after so many", .unit = "optimiser steps", .min = 0});
       field("light_width", light_width, {.help = "width of the light router's embeddings", .min = 1});
-      field("rows", rows, {.help = "token embeddings of the light router; 0 = the vocabulary. Ids beyond wrap around",
-                           .min = 0});
+      field("rows", rows,
+            {.help = "token embeddings of the light router; 0 = the vocabulary. Ids beyond wrap around", .min = 0});
       field("balance", balance, {.help = "weight of the balance loss in the first stage", .min = 0});
       field("distillation", distillation, {.help = "weight of the light router's loss in the first stage", .min = 0});
     }
@@ -69,8 +70,9 @@ class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer>
       out.score_NE = out.score_NE.clamp_min(1e-30) * chosen_NE;
       return out;
     }
-    const auto real_N = context.mask_N.defined() ? context.mask_N.to(dtype)
-                                                 : at::ones({x_ND.size(0)}, out.score_NE.options().requires_grad(false));
+    const auto real_N = context.mask_N.defined()
+                            ? context.mask_N.to(dtype)
+                            : at::ones({x_ND.size(0)}, out.score_NE.options().requires_grad(false));
     const auto count = real_N.sum().clamp_min(1);
     const auto chosen_N1 = out.score_NE.detach().argmax(1, true);
 

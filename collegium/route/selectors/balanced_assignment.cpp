@@ -29,7 +29,10 @@ constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 class Auction {
  public:
   Auction(const double* value, int64_t n_tokens, int64_t n_experts)
-      : value_(value), N_(n_tokens), E_(n_experts), persons_(n_tokens + (n_experts - n_tokens % n_experts)),
+      : value_(value),
+        N_(n_tokens),
+        E_(n_experts),
+        persons_(n_tokens + (n_experts - n_tokens % n_experts)),
         price_(static_cast<size_t>(2 * n_experts), 0.0) {}
 
   /// The expert of each token.
@@ -54,7 +57,9 @@ class Auction {
   struct Seat {
     double price;
     int64_t person;
-    bool operator>(const Seat& other) const { return price != other.price ? price > other.price : person > other.person; }
+    bool operator>(const Seat& other) const {
+      return price != other.price ? price > other.price : person > other.person;
+    }
   };
   using Seats = std::priority_queue<Seat, std::vector<Seat>, std::greater<>>;
 
@@ -66,7 +71,8 @@ class Auction {
   void round(double step) {
     std::vector<Seats> taken(static_cast<size_t>(2 * E_));
     for (int64_t c = 0; c < 2 * E_; ++c)
-      for (int64_t s = 0; s < seats(c); ++s) taken[static_cast<size_t>(c)].push({price_[static_cast<size_t>(c)], -1 - s});
+      for (int64_t s = 0; s < seats(c); ++s)
+        taken[static_cast<size_t>(c)].push({price_[static_cast<size_t>(c)], -1 - s});
     class_of_.assign(static_cast<size_t>(persons_), -1);
     std::vector<int64_t> waiting(static_cast<size_t>(persons_));
     for (int64_t i = 0; i < persons_; ++i) waiting[static_cast<size_t>(i)] = persons_ - 1 - i;
@@ -79,8 +85,10 @@ class Auction {
       for (int64_t c = is_token ? 0 : E_; c < 2 * E_; ++c) {
         if (seats(c) == 0) continue;
         const auto net = (is_token ? value_[person * E_ + c % E_] : 0.0) - taken[static_cast<size_t>(c)].top().price;
-        if (net > best) second = best, best = net, chosen = c;
-        else if (net > second) second = net;
+        if (net > best)
+          second = best, best = net, chosen = c;
+        else if (net > second)
+          second = net;
       }
       if (second == -kUnbounded) second = best;  // one class only: nobody to outbid
       auto& seat = taken[static_cast<size_t>(chosen)];
@@ -107,8 +115,8 @@ class BalancedAssignmentSelector final : public Selector, public Makes<BalancedA
     double epsilon = 1e-3;
     bool balance_training = true;
     void visit(Fields& field) {
-      field("epsilon", epsilon, {.help = "the assignment's value per token is at most this below the best", .unit = "score",
-                                 .min = 1e-9});
+      field("epsilon", epsilon,
+            {.help = "the assignment's value per token is at most this below the best", .unit = "score", .min = 1e-9});
       field("balance_training", balance_training, {.help = "equal loads in training; off = always the best expert"});
     }
   };
@@ -118,7 +126,8 @@ class BalancedAssignmentSelector final : public Selector, public Makes<BalancedA
     const auto& compared = scores.logit_NE.defined() ? scores.logit_NE : scores.score_NE;
     const auto all_ME = compared.detach();
     const auto ints = all_ME.options().dtype(at::kLong);
-    const auto token_N = context.mask_N.defined() ? context.mask_N.nonzero().flatten() : at::arange(all_ME.size(0), ints);
+    const auto token_N =
+        context.mask_N.defined() ? context.mask_N.nonzero().flatten() : at::arange(all_ME.size(0), ints);
     const auto value_NE = context.mask_N.defined() ? all_ME.index_select(0, token_N) : all_ME;
     const auto N = value_NE.size(0), E = value_NE.size(1);
     const auto rank_N = at::zeros({N}, ints);

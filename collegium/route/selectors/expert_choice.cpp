@@ -23,7 +23,8 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
     void visit(Fields& field) {
       field("capacity_factor", capacity_factor,
             {.help = "mean experts per token: each expert takes capacity_factor * tokens / experts tokens",
-             .unit = "experts", .min = 1e-6});
+             .unit = "experts",
+             .min = 1e-6});
     }
   };
 

@@ -77,13 +77,13 @@ class GroupedTopKSelector final : public Selector, public Makes<GroupedTopKSelec
                                                                   : std::min<int64_t>(2, size_);
     const auto group_score_NG = sorted_NGS.slice(2, 0, counted).sum(2);
     const auto chosen_groups = kernels::top_k(group_score_NG, top);
-    const auto allowed_NG = at::zeros({N, G}, compared_NE.options().dtype(at::kBool))
-                                .scatter_(1, chosen_groups.expert_NK, true);
+    const auto allowed_NG =
+        at::zeros({N, G}, compared_NE.options().dtype(at::kBool)).scatter_(1, chosen_groups.expert_NK, true);
 
     auto allowed_NE = allowed_NG.unsqueeze(2).expand({N, G, size_}).reshape({N, n_experts_});
     if (config_.within == WithinGroups::each && config_.k < size_) {
-      const auto leads_NGS = at::zeros({N * G, size_}, allowed_NE.options())
-                                 .scatter_(1, best.expert_NK.slice(1, 0, config_.k), true);
+      const auto leads_NGS =
+          at::zeros({N * G, size_}, allowed_NE.options()).scatter_(1, best.expert_NK.slice(1, 0, config_.k), true);
       allowed_NE = allowed_NE.logical_and(leads_NGS.view({N, n_experts_}));
     }
     const auto chosen = kernels::top_k(compared_NE.masked_fill(allowed_NE.logical_not(), minus_infinity), K);

@@ -1,13 +1,14 @@
 // Top-k with a number of experts of the token's own: more for tokens that attention finds important, fewer for others,
 // `budget` on average. P029 (DA-MoE), section 3: importance comes from the attention weights, mean over the heads.
 //
-// The paper's measure of a token is the attention that it receives from all tokens. In a language model, queries after it
-// would tell about the future, and of what is left (no earlier query may look ahead) only the attention that the token
-// pays to itself is received by it. So `importance`:
+// The paper's measure of a token is the attention that it receives from all tokens. In a language model, queries after
+// it would tell about the future, and of what is left (no earlier query may look ahead) only the attention that the
+// token pays to itself is received by it. So `importance`:
 //   own        a[t, t] times the number of tokens it could look at (1 = it looks everywhere alike); its rank among the
-//              tokens up to t of its sequence decides. Causal. For importances in random order the mean number of experts
-//              at position t differs from the budget by at most (max_k - min_k) / (2 (t + 1)).
-//   received   the paper's: sum over all queries; the rank in the whole batch decides, so that the mean is the budget up to
+//              tokens up to t of its sequence decides. Causal. For importances in random order the mean number of
+//              experts at position t differs from the budget by at most (max_k - min_k) / (2 (t + 1)).
+//   received   the paper's: sum over all queries; the rank in the whole batch decides, so that the mean is the budget
+//   up to
 //              rounding. Not causal: for encoders.
 // A rank is mapped to a number of experts by a staircase between min_k and max_k whose mean is the budget: step j is at
 // the rank (j / (S + 1))^c, S = max_k - min_k, with c found when built. Assumed: the paper gives no rule with a budget.
@@ -67,8 +68,10 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
       field("budget", budget, {.help = "experts per token on average", .unit = "experts", .min = 1});
       field("min_k", min_k, {.help = "experts of the least important tokens", .unit = "experts", .min = 1});
       field("max_k", max_k, {.help = "experts of the most important tokens", .unit = "experts", .min = 1});
-      field("importance", importance,
-            {.help = "attention to itself, ranked so far (causal), or received from all, ranked in the batch (the paper's)"});
+      field(
+          "importance", importance,
+          {.help =
+               "attention to itself, ranked so far (causal), or received from all, ranked in the batch (the paper's)"});
     }
   };
 
@@ -76,8 +79,8 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
     require(config.min_k <= config.budget && config.budget <= static_cast<double>(config.max_k),
             "importance_top_k: budget = ", config.budget, " must lie between min_k = ", config.min_k,
             " and max_k = ", config.max_k);
-    require(config.max_k <= in.n_experts, "importance_top_k: max_k = ", config.max_k, " is more than the ", in.n_experts,
-            " experts there are");
+    require(config.max_k <= in.n_experts, "importance_top_k: max_k = ", config.max_k, " is more than the ",
+            in.n_experts, " experts there are");
     step_S_ = staircase(config.budget, config.min_k, config.max_k);
   }
 
@@ -111,11 +114,12 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
   Tensor numbers_of_experts(const Context& context, int64_t N) const {
     const auto& attention_BTT = context.attention_BTT;
     const auto B = attention_BTT.size(0), T = attention_BTT.size(1);
-    require(B * T == N, "importance_top_k: attention over ", B, " sequences of ", T, " tokens is for another batch than ", N,
-            " tokens");
+    require(B * T == N, "importance_top_k: attention over ", B, " sequences of ", T,
+            " tokens is for another batch than ", N, " tokens");
     const auto options = at::TensorOptions().dtype(at::kDouble).device(attention_BTT.device());
     const auto given_BTT = attention_BTT.detach().to(options);
-    const auto real_BT = (context.mask_N.defined() ? context.mask_N.reshape({B, T}).to(options) : at::ones({B, T}, options));
+    const auto real_BT =
+        (context.mask_N.defined() ? context.mask_N.reshape({B, T}).to(options) : at::ones({B, T}, options));
     const auto k_N = (config_.importance == Importance::own ? by_rank_so_far(given_BTT, real_BT)
                                                             : by_rank_in_batch(given_BTT, real_BT));
     return (k_N * real_BT.reshape({-1})).to(at::kLong);

@@ -20,7 +20,8 @@ class PositiveSelector final : public Selector, public Makes<PositiveSelector, S
     void visit(Fields& field) {
       field("expected_k", expected_k,
             {.help = "experts per token that the plan counts with; the balancer decides what it really is",
-             .unit = "experts", .min = 0});
+             .unit = "experts",
+             .min = 0});
     }
   };
 

@@ -20,7 +20,9 @@ class RandomSelector final : public Selector, public Makes<RandomSelector, Selec
   using Interface = Selector;
   struct Config {
     int64_t k = 1;
-    void visit(Fields& field) { field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1}); }
+    void visit(Fields& field) {
+      field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1});
+    }
   };
 
   RandomSelector(const Config& config, const StageInputs& in) : k_(config.k), n_experts_(in.n_experts) {
@@ -39,7 +41,8 @@ class RandomSelector final : public Selector, public Makes<RandomSelector, Selec
       const auto mine = draw.at(place++);
       std::iota(all.begin(), all.end(), 0);
       for (int64_t j = 0; j < k_; ++j) {  // the first k places of a shuffle
-        const auto other = j + static_cast<int64_t>(mine.below(static_cast<uint64_t>(j), static_cast<uint64_t>(n_experts_ - j)));
+        const auto other =
+            j + static_cast<int64_t>(mine.below(static_cast<uint64_t>(j), static_cast<uint64_t>(n_experts_ - j)));
         std::swap(all[static_cast<size_t>(j)], all[static_cast<size_t>(other)]);
         token.push_back(n), expert.push_back(all[static_cast<size_t>(j)]), rank.push_back(j);
       }

@@ -28,7 +28,8 @@ class TopPSelector final : public Selector, public Makes<TopPSelector, Selector>
       field("max_k", max_k, {.help = "never more experts than this; 0 = no limit", .unit = "experts", .min = 0});
       field("expected_k", expected_k,
             {.help = "experts per token that the plan counts with; the scores decide what it really is",
-             .unit = "experts", .min = 0});
+             .unit = "experts",
+             .min = 0});
     }
   };
 

@@ -9,7 +9,8 @@ void visit_adam(AdamOptions& o, Fields& field) {
   field("beta1", o.beta1, {.help = "decay of the mean gradient", .min = 0, .max = 1});
   field("beta2", o.beta2, {.help = "decay of the mean squared gradient", .min = 0, .max = 1});
   field("epsilon", o.epsilon, {.help = "added to the root mean square", .min = 0});
-  field("weight_decay", o.weight_decay, {.help = "decay of matrices and embeddings, times the learning rate", .min = 0});
+  field("weight_decay", o.weight_decay,
+        {.help = "decay of matrices and embeddings, times the learning rate", .min = 0});
 }
 
 class AdamW final : public Optimizer, public Makes<AdamW, Optimizer> {

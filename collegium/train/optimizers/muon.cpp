@@ -43,7 +43,8 @@ class Muon final : public Optimizer, public Makes<Muon, Optimizer> {
     void visit(Fields& field) {
       field("lr", lr, {.help = "highest learning rate, in AdamW's measure", .min = 0});
       field("momentum", momentum, {.help = "decay of the momentum (Nesterov)", .min = 0, .max = 1});
-      field("weight_decay", weight_decay, {.help = "decay of matrices and embeddings, times the learning rate", .min = 0});
+      field("weight_decay", weight_decay,
+            {.help = "decay of matrices and embeddings, times the learning rate", .min = 0});
       field("beta1", beta1, {.help = "AdamW's, for what is not a matrix", .min = 0, .max = 1});
       field("beta2", beta2, {.help = "AdamW's, for what is not a matrix", .min = 0, .max = 1});
       field("epsilon", epsilon, {.help = "AdamW's, for what is not a matrix", .min = 0});
@@ -68,7 +69,10 @@ class Muon final : public Optimizer, public Makes<Muon, Optimizer> {
       const auto scale = 0.2 * std::sqrt(static_cast<double>(std::max(weight.size(-2), weight.size(-1))));
       weight.mul_(1 - lr * config_.weight_decay).add_(direction, -lr * scale);
     }
-    adam_.step({.lr = config_.lr, .beta1 = config_.beta1, .beta2 = config_.beta2, .epsilon = config_.epsilon,
+    adam_.step({.lr = config_.lr,
+                .beta1 = config_.beta1,
+                .beta2 = config_.beta2,
+                .epsilon = config_.epsilon,
                 .weight_decay = config_.weight_decay},
                factor);
   }

@@ -9,7 +9,9 @@ class ConstantSchedule final : public Schedule, public Makes<ConstantSchedule, S
   using Interface = Schedule;
   struct Config {
     int64_t warmup = 0;
-    void visit(Fields& field) { field("warmup", warmup, {.help = "steps of linear warm-up", .unit = "steps", .min = 0}); }
+    void visit(Fields& field) {
+      field("warmup", warmup, {.help = "steps of linear warm-up", .unit = "steps", .min = 0});
+    }
   };
   ConstantSchedule(const Config& config, const Inputs&) : warmup_(config.warmup) {}
   double factor(int64_t step) const override { return warmup_factor(step, warmup_); }
@@ -20,9 +22,10 @@ class ConstantSchedule final : public Schedule, public Makes<ConstantSchedule, S
 
 }  // namespace
 
-extern constinit const Entry<Schedule> schedule_constant = entry<ConstantSchedule>({.name = "constant",
-                                                                                    .source = "common practice",
-                                                                                    .taxonomy = "training/schedule",
-                                                                                    .summary = "warm-up, then constant"});
+extern constinit const Entry<Schedule> schedule_constant =
+    entry<ConstantSchedule>({.name = "constant",
+                             .source = "common practice",
+                             .taxonomy = "training/schedule",
+                             .summary = "warm-up, then constant"});
 
 }  // namespace collegium::train
