@@ -175,7 +175,7 @@ function measureTable(rows, groups) {
           const { best, apart } = bestOf(row, values);
           const reading =
             best < 0
-              ? row.better
+              ? row.better && values.filter((value) => isNumber(value?.mean)).length > 1
                 ? "no difference"
                 : ""
               : `${groups[best]?.name ?? best} ${advantage(values, apart)}`;
