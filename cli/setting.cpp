@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <ctime>
 #include <iomanip>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
@@ -68,6 +69,19 @@ void apply_threads(const Arguments& arguments) {
   if (wanted > 0) return at::set_num_threads(static_cast<int>(wanted));
   if (!arguments.streams().environment("OMP_NUM_THREADS").empty()) return;  // what the user told OpenMP
   at::set_num_threads(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+}
+
+void keep_layer(const Arguments& arguments, nlohmann::json& layers) {
+  if (!arguments.given("layer")) return;
+  const auto wanted = arguments.integer("layer");
+  auto only = nlohmann::json::array();
+  std::vector<std::string> known;
+  for (const auto& layer : layers) {
+    known.push_back(layer["layer"].dump());
+    if (layer["layer"] == wanted) only.push_back(layer);
+  }
+  require(!only.empty(), "--layer ", wanted, ": this layer has no experts (those with experts: ", join(known), ")");
+  layers = std::move(only);
 }
 
 std::string working_code() {

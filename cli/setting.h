@@ -40,6 +40,9 @@ void apply_threads(const Arguments& arguments);
 /// be null and must outlive the setting.
 RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrupt, Progress* progress);
 
+/// Keeps only the layer that --layer names, where it is given; a usage Error lists those that there are.
+void keep_layer(const Arguments& arguments, nlohmann::json& layers);
+
 /// Names the engine's source as committed; empty outside a repository or where it was changed since.
 std::string working_code();
 

@@ -55,17 +55,7 @@ int run_explain(const Arguments& arguments) {
                       arguments.given("step") ? std::optional(arguments.integer("step")) : std::nullopt);
   show_warnings(arguments, run.warnings);
   auto data = explain_text(run, arguments.text("text"), arguments.integer("token"), device);
-  if (arguments.given("layer")) {
-    nlohmann::json only = nlohmann::json::array();
-    std::vector<std::string> known;
-    for (const auto& l : data["layers"]) {
-      known.push_back(l["layer"].dump());
-      if (l["layer"] == arguments.integer("layer")) only.push_back(l);
-    }
-    require(!only.empty(), "--layer ", arguments.integer("layer"),
-            ": this layer has no experts (those with experts: ", join(known), ")");
-    data["layers"] = only;
-  }
+  keep_layer(arguments, data["layers"]);
 
   std::string tokens;
   for (size_t i = 0; i < data["tokens"].size(); ++i) {

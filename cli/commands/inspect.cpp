@@ -137,17 +137,7 @@ int run_inspect(const Arguments& arguments) {
     data = insight_of(trace, &run);
     beside = folder / "inspect.html";
   }
-  if (arguments.given("layer")) {
-    const auto wanted = arguments.integer("layer");
-    nlohmann::json only = nlohmann::json::array();
-    std::vector<std::string> known;
-    for (const auto& l : data["layers"]) {
-      known.push_back(text(l["layer"].get<int64_t>()));
-      if (l["layer"] == wanted) only.push_back(l);
-    }
-    require(!only.empty(), "--layer ", wanted, ": this layer has no experts (those with experts: ", join(known), ")");
-    data["layers"] = only;
-  }
+  keep_layer(arguments, data["layers"]);
   if (data["layers"].empty()) fail(ErrorKind::data, word, ": no layer with experts: there is no routing to inspect");
   if (arguments.given("trace")) write_trace(fs, arguments.text("trace"), trace);
   const io::Path page = arguments.given("page") ? io::Path(arguments.text("page")) : beside;

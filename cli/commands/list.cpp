@@ -1,14 +1,13 @@
 // `collegium list`: which mechanisms there are.
 #include <algorithm>
-#include <iomanip>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "cli/command.h"
 #include "cli/entries.h"
 #include "collegium/io/fs.h"
 #include "collegium/io/json.h"
 #include "collegium/recipe/catalogues.h"
+#include "collegium/recipe/measures.h"
 #include "collegium/recipe/recipe.h"
 
 namespace collegium::cli {
@@ -78,9 +77,7 @@ int list_room(const Arguments& arguments) {
         verdicts += (verdicts.empty() ? "" : "; ") + measure + ": " + verdict;
       }
     }
-    std::ostringstream paper;
-    if (recipe.paper > 0) paper << "P" << std::setw(3) << std::setfill('0') << recipe.paper;
-    rows.row({paper.str(), recipe.name, row["status"].get<std::string>(), verdicts, recipe.claim});
+    rows.row({paper_name(recipe.paper), recipe.name, row["status"].get<std::string>(), verdicts, recipe.claim});
     list.push_back(std::move(row));
   }
   out.block(rows.render(out.table_style()));

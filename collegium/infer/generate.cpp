@@ -62,15 +62,25 @@ std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int
   return made;
 }
 
-route::RoutingTrace trace_tokens(model::LanguageModel& model, const std::vector<int64_t>& tokens, at::Device device) {
+void trace_batch(route::RoutingTrace& trace, model::LanguageModel& model, const Tensor& token_BT,
+                 const model::ModelContext& context, int64_t context_length, int64_t step, int64_t pass) {
   const at::NoGradGuard no_grad;
-  const auto out = model.forward(row_of(tokens, 0, device), {.record = true});
-  const auto facts = model.facts(static_cast<int64_t>(tokens.size()));
+  auto recorded = context;
+  recorded.record = true;
+  const auto out = model.forward(token_BT, recorded);
+  const auto facts = model.facts(context_length);
   ensure(out.decisions.size() == facts.moe_layers.size(), "a recorded pass has a decision for each MoE layer");
-  route::RoutingTrace trace;
   for (size_t i = 0; i < out.decisions.size(); ++i)
-    trace.records.push_back(
-        {.layer = facts.moe_layers[i], .token_id_N = at::tensor(tokens, at::kLong), .decision = out.decisions[i]});
+    trace.records.push_back({.step = step,
+                             .pass = pass,
+                             .layer = facts.moe_layers[i],
+                             .token_id_N = token_BT.reshape({-1}).cpu(),
+                             .decision = out.decisions[i]});
+}
+
+route::RoutingTrace trace_tokens(model::LanguageModel& model, const std::vector<int64_t>& tokens, at::Device device) {
+  route::RoutingTrace trace;
+  trace_batch(trace, model, row_of(tokens, 0, device), {}, static_cast<int64_t>(tokens.size()));
   return trace;
 }
 

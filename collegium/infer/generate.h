@@ -35,6 +35,10 @@ std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int
                               const SampleConfig& config, int64_t end_token, int64_t context, at::Device device,
                               const std::function<bool(int64_t)>& on_token = {});
 
+/// One recorded pass over token_BT, with every layer's decision, appended to `trace` under this step and pass.
+void trace_batch(route::RoutingTrace& trace, model::LanguageModel& model, const Tensor& token_BT,
+                 const model::ModelContext& context, int64_t context_length, int64_t step = 0, int64_t pass = 0);
+
 /// One pass over `tokens`, with every layer's decision: for the map of a sample and for `explain`.
 route::RoutingTrace trace_tokens(model::LanguageModel& model, const std::vector<int64_t>& tokens, at::Device device);
 

@@ -48,19 +48,6 @@ std::string json_for_html(const nlohmann::json& data) {
   return out;
 }
 
-std::string text_for_html(std::string_view plain) {
-  std::string out;
-  for (const char c : plain) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '&')
-      out += "&amp;";
-    else
-      out += c;
-  }
-  return out;
-}
-
 /// The text at `key` with its UTF-8 repaired, or `otherwise`.
 std::string title_text(const nlohmann::json& object, const char* key, const char* otherwise) {
   const auto at = object.find(key);
@@ -85,6 +72,19 @@ std::string make_page(const nlohmann::json& data, std::string_view kind, std::st
 }
 
 }  // namespace
+
+std::string text_for_html(std::string_view plain) {
+  std::string out;
+  for (const char c : plain) {
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
+  }
+  return out;
+}
 
 std::string report_page(const nlohmann::json& data) {
   if (!data.is_object()) fail(ErrorKind::data, "report page: the data must be an object, got ", data.type_name());

@@ -6,8 +6,12 @@
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 
 namespace collegium {
+
+/// `plain` between the tags of a page or a drawing.
+std::string text_for_html(std::string_view plain);
 
 /// The report of one training run, UTF-8 HTML of about 95 kB plus the data.
 ///

@@ -106,12 +106,14 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {
       out.baseline.push_back(
           run_or_reuse(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe, setting));
   }
+  const std::vector<MeasuredRun> ours(out.ours.begin(), out.ours.end());
+  const std::vector<MeasuredRun> baseline(out.baseline.begin(), out.baseline.end());
   for (const auto& e : recipe.expectations) {
     JudgedExpectation judged{.expectation = e};
-    for (const auto& folder : out.ours) judged.ours.push_back(measure_of(folder, e.measure));
+    for (const auto& run : ours) judged.ours.push_back(run.of(e.measure));
     const bool is_comparison = e.relation == Relation::below_baseline || e.relation == Relation::above_baseline;
     if (is_comparison)
-      for (const auto& folder : out.baseline) judged.baseline.push_back(measure_of(folder, e.measure));
+      for (const auto& run : baseline) judged.baseline.push_back(run.of(e.measure));
     judged.verdict = judge(e, judged.ours, judged.baseline);
     out.judged.push_back(std::move(judged));
   }
@@ -151,10 +153,8 @@ std::string evidence_table(const std::vector<nlohmann::json>& results) {
       << "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
   for (const auto& r : results)
     for (const auto& e : r["expectations"]) {
-      std::ostringstream paper;
-      if (r["paper"].get<int>() > 0) paper << "P" << std::setw(3) << std::setfill('0') << r["paper"].get<int>();
       const auto baseline = r["baseline"].get<std::string>();
-      out << "| " << r["recipe"].get<std::string>() << " | " << paper.str() << " | " << e["measure"].get<std::string>()
+      out << "| " << r["recipe"].get<std::string>() << " | " << paper_name(r["paper"].get<int64_t>()) << " | " << e["measure"].get<std::string>()
           << " | " << with_spread(e["ours"]) << " | "
           << (e["baseline"].empty() ? text(e["relation"].get<std::string>(), " ", e["value"].get<double>())
                                     : text(baseline, ": ", with_spread(e["baseline"])))

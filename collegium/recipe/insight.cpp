@@ -6,21 +6,10 @@
 namespace collegium {
 namespace {
 
-// One pass over a batch, appended to the trace.
 void add_pass(route::RoutingTrace& trace, OpenedRun& run, const Tensor& token_BT, const Tensor& mask_BT, int64_t pass) {
-  const at::NoGradGuard no_grad;
-  const auto out = run.model->forward(token_BT, {.phase = route::Phase::evaluate,
-                                                 .mask_BT = mask_BT,
-                                                 .random = Random(0).at("trace").at(static_cast<uint64_t>(pass)),
-                                                 .record = true});
-  const auto facts = run.model->facts(run.config.train.context);
-  ensure(out.decisions.size() == facts.moe_layers.size(), "a recorded pass has a decision for each MoE layer");
-  for (size_t i = 0; i < out.decisions.size(); ++i)
-    trace.records.push_back({.step = run.step,
-                             .pass = pass,
-                             .layer = facts.moe_layers[i],
-                             .token_id_N = token_BT.reshape({-1}),
-                             .decision = out.decisions[i]});
+  const auto random = Random(0).at("trace").at(static_cast<uint64_t>(pass));
+  infer::trace_batch(trace, *run.model, token_BT, {.mask_BT = mask_BT, .random = random}, run.config.train.context,
+                     run.step, pass);
 }
 
 TokenText token_text_of(const OpenedRun& run) {

@@ -10,6 +10,7 @@
 #include <map>
 #include <sstream>
 
+#include "collegium/inspect/page.h"
 #include "collegium/io/env.h"
 #include "collegium/layer/experts.h"
 #include "collegium/recipe/measures.h"
@@ -80,27 +81,6 @@ std::map<int64_t, double> router_cost(const RunConfig& config, const RunSetting&
   return out;
 }
 
-struct Range {
-  double mean = 0, low = 0, high = 0, std = 0;
-  size_t n = 0;
-};
-
-std::optional<Range> range_of(const std::vector<io::Path>& runs, std::string_view measure) {
-  std::vector<double> values;
-  for (const auto& run : runs) try {
-      values.push_back(measure_of(run, measure));
-    } catch (const Error& e) {
-      if (e.kind() != ErrorKind::data) throw;
-    }
-  if (values.empty()) return {};
-  Range r{.n = values.size()};
-  r.low = *std::min_element(values.begin(), values.end()), r.high = *std::max_element(values.begin(), values.end());
-  for (const auto v : values) r.mean += v / static_cast<double>(r.n);
-  for (const auto v : values) r.std += (v - r.mean) * (v - r.mean);
-  r.std = r.n > 1 ? std::sqrt(r.std / static_cast<double>(r.n - 1)) : 0;
-  return r;
-}
-
 std::string number(double value, int digits) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(digits) << value;
@@ -112,12 +92,6 @@ std::string cell(const nlohmann::json& row, const char* measure, int digits, dou
   const auto& m = row["measures"][measure];
   auto out = number(scale * m["mean"].get<double>(), digits);
   if (m["n"].get<int>() > 1) out += " ± " + number(scale * m["std"].get<double>(), digits);
-  return out;
-}
-
-std::string escaped(std::string text) {
-  std::string out;
-  for (const char c : text) out += c == '<' ? "&lt;" : c == '&' ? "&amp;" : std::string(1, c);
   return out;
 }
 
@@ -163,10 +137,9 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
                           {"measures", nlohmann::json::object()},
                           {"router_us", nlohmann::json::object()},
                           {"sacrifices", nlohmann::json::array()}};
+    const std::vector<MeasuredRun> runs(e.runs.begin(), e.runs.end());
     for (const auto& m : measures())
-      if (const auto r = range_of(e.runs, m.name))
-        row["measures"][std::string(m.name)] = {
-            {"mean", r->mean}, {"min", r->low}, {"max", r->high}, {"std", r->std}, {"n", r->n}};
+      if (const auto spread = spread_of(runs, m.name)) row["measures"][std::string(m.name)] = spread->json();
     for (const auto& [E, us] : e.router_microseconds) row["router_us"][std::to_string(E)] = us;
     if (!e.is_causal) row["sacrifices"].push_back("causality");
     if (!e.needs.empty()) row["sacrifices"].push_back("needs " + e.needs);
@@ -227,10 +200,8 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
       costs.push_back(row["router_us"].contains(key) ? number(row["router_us"][key].get<double>(), 2) : "–");
     }
     for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
-    std::ostringstream paper;
-    if (row["paper"].get<int>() > 0) paper << "P" << std::setw(3) << std::setfill('0') << row["paper"].get<int>();
     out << "| " << row["name"].get<std::string>() << (row["causal"].get<bool>() ? "" : " (sees later tokens)") << " | "
-        << paper.str() << " | " << cell(row, "valid_bpb", 4) << " | " << cell(row, "noisy_bpb", 3) << " | "
+        << paper_name(row["paper"].get<int64_t>()) << " | " << cell(row, "valid_bpb", 4) << " | " << cell(row, "noisy_bpb", 3) << " | "
         << number(row["measures"]["parameters_active"]["mean"].get<double>() / 1000, 0) << "k | "
         << cell(row, "tokens_per_second", 0) << " | " << join(costs, " / ") << " | " << cell(row, "max_violation", 2)
         << " | " << cell(row, "dropped", 1, 100) << " | " << cell(row, "utilisation", 0, 100) << " | "
@@ -312,7 +283,7 @@ std::string leaderboard_svg(const nlohmann::json& board) {
     placed.emplace_back(x, y);
     out << "<path d=\"M" << X(m.x) << " " << Y(m.low) << "V" << Y(m.high) << "\" stroke=\"" << colour
         << "\" stroke-opacity=\".5\"/><circle cx=\"" << X(m.x) << "\" cy=\"" << Y(m.y) << "\" r=\"4\" fill=\"" << colour
-        << "\"/><text x=\"" << x << "\" y=\"" << y << "\" fill=\"" << colour << "\">" << escaped(m.name)
+        << "\"/><text x=\"" << x << "\" y=\"" << y << "\" fill=\"" << colour << "\">" << text_for_html(m.name)
         << (m.causal ? "" : " (sees later tokens)") << "</text>\n";
   }
   out << "</svg>\n";

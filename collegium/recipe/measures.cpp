@@ -1,6 +1,9 @@
 #include "collegium/recipe/measures.h"
 
 #include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <sstream>
 
 #include "collegium/recipe/run.h"
 
@@ -45,31 +48,59 @@ const Measure& find_measure(std::string_view name) {
        " (known: ", join(known), ")");
 }
 
-double measure_of(const io::Path& folder, std::string_view name) {
-  const auto& measure = find_measure(name);
-  const std::string key(name);
-  if (measure.place == run || measure.place == facts) {
-    const auto known = run_facts(folder).at("run");
-    const auto value = [&](const std::string& of) {
-      if (!known.contains(of)) fail(ErrorKind::data, folder.filename().string(), ": there is no ", of, " yet");
-      return known.at(of).get<double>();
-    };
-    return key == "gap" ? value("valid_bpb") - value("train_bpb") : value(key);
-  }
+MeasuredRun::MeasuredRun(const io::Path& folder)
+    : id_(folder.filename().string()), facts_(run_facts(folder).at("run")), last_valid_(nlohmann::json::object()) {
   const auto rows = rows_of(folder / "metrics.jsonl");
   const auto last = std::find_if(rows.rbegin(), rows.rend(), [](const auto& r) { return r["kind"] == "valid"; });
-  const auto missing = [&] { fail(ErrorKind::data, folder.filename().string(), ": ", key, " was not measured"); };
-  if (last == rows.rend()) missing();
-  if (measure.place == row) {
-    if (!last->contains(key)) missing();
-    return last->at(key).get<double>();
+  if (last != rows.rend()) last_valid_ = *last;
+}
+
+std::optional<double> MeasuredRun::find(std::string_view name) const {
+  const auto& measure = find_measure(name);
+  const auto in = [](const nlohmann::json& object, const std::string& key) {
+    return object.contains(key) ? std::optional(object.at(key).get<double>()) : std::nullopt;
+  };
+  const std::string key(name);
+  if (key == "gap") {
+    const auto valid = in(facts_, "valid_bpb"), train = in(facts_, "train_bpb");
+    return valid && train ? std::optional(*valid - *train) : std::nullopt;
   }
+  if (measure.place == run || measure.place == facts) return in(facts_, key);
+  if (measure.place == row) return in(last_valid_, key);
   double sum = 0;
   int64_t n = 0;
-  for (const auto& layer : last->at("layers"))
-    if (layer.contains(key)) sum += layer.at(key).get<double>(), ++n;
-  if (n == 0) missing();
-  return sum / static_cast<double>(n);
+  for (const auto& layer : last_valid_.value("layers", nlohmann::json::array()))
+    if (const auto value = in(layer, key)) sum += *value, ++n;
+  return n > 0 ? std::optional(sum / static_cast<double>(n)) : std::nullopt;
+}
+
+double MeasuredRun::of(std::string_view name) const {
+  const auto value = find(name);
+  if (!value) fail(ErrorKind::data, id_, ": ", name, " was not measured");
+  return *value;
+}
+
+nlohmann::json Spread::json() const {
+  return {{"mean", mean}, {"min", min}, {"max", max}, {"std", std}, {"n", n}};
+}
+
+std::optional<Spread> spread_of(const std::vector<MeasuredRun>& runs, std::string_view measure) {
+  std::vector<double> values;
+  for (const auto& one : runs)
+    if (const auto value = one.find(measure)) values.push_back(*value);
+  if (values.empty()) return {};
+  Spread s{.n = values.size()};
+  s.min = *std::min_element(values.begin(), values.end()), s.max = *std::max_element(values.begin(), values.end());
+  for (const auto v : values) s.mean += v / static_cast<double>(s.n);
+  for (const auto v : values) s.std += (v - s.mean) * (v - s.mean);
+  s.std = s.n > 1 ? std::sqrt(s.std / static_cast<double>(s.n - 1)) : 0;
+  return s;
+}
+
+std::string paper_name(int64_t paper) {
+  std::ostringstream out;
+  if (paper > 0) out << "P" << std::setw(3) << std::setfill('0') << paper;
+  return out.str();
 }
 
 }  // namespace collegium

@@ -1,7 +1,11 @@
 // What can be said of a finished run in one number: what recipes expect, comparisons list and leaderboards rank by.
 #pragma once
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "collegium/io/fs.h"
 
@@ -25,7 +29,31 @@ std::span<const Measure> measures();
 /// A usage Error names the nearest and lists the known ones.
 const Measure& find_measure(std::string_view name);
 
-/// The measure of a stored run. A data Error when the run has not got it (a dense model has no loads).
-double measure_of(const io::Path& folder, std::string_view name);
+/// A stored run, read once for any number of measures.
+class MeasuredRun {
+ public:
+  explicit MeasuredRun(const io::Path& folder);
+  /// Nothing where the run has not got it (a dense model has no loads). A usage Error for an unknown measure.
+  std::optional<double> find(std::string_view measure) const;
+  /// The same; a data Error where there is nothing.
+  double of(std::string_view measure) const;
+
+ private:
+  std::string id_;
+  nlohmann::json facts_, last_valid_;
+};
+
+/// Numbers of several seeds.
+struct Spread {
+  double mean = 0, min = 0, max = 0, std = 0;  ///< std of the sample; 0 for one number
+  size_t n = 0;
+  nlohmann::json json() const;
+};
+
+/// Over those of the runs that have got the measure; nothing where none has.
+std::optional<Spread> spread_of(const std::vector<MeasuredRun>& runs, std::string_view measure);
+
+/// "P106"; empty for 0.
+std::string paper_name(int64_t paper);
 
 }  // namespace collegium

@@ -156,21 +156,6 @@ Table read_config_table(const io::Path& folder) {
   return read_toml(folder / "config.toml");
 }
 
-struct Spread {
-  double mean = 0, min = 0, max = 0, std = 0;
-  size_t n = 0;
-};
-
-Spread spread_of(const std::vector<double>& values) {
-  Spread s{.n = values.size()};
-  if (values.empty()) return s;
-  s.min = *std::min_element(values.begin(), values.end()), s.max = *std::max_element(values.begin(), values.end());
-  for (const auto v : values) s.mean += v / static_cast<double>(s.n);
-  for (const auto v : values) s.std += (v - s.mean) * (v - s.mean);
-  s.std = s.n > 1 ? std::sqrt(s.std / static_cast<double>(s.n - 1)) : 0;
-  return s;
-}
-
 }  // namespace
 
 std::vector<nlohmann::json> rows_of(const io::Path& path) {
@@ -403,27 +388,19 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
       if (other["name"] == label) label += text(" (", g + 1, ")");
     out["groups"].push_back({{"name", label}, {"runs", runs}});
   }
+  std::vector<std::vector<MeasuredRun>> measured;
+  for (const auto& g : groups) measured.emplace_back(g.folders.begin(), g.folders.end());
   for (const auto& line : measures()) {
     if (!line.in_comparisons) continue;
     nlohmann::json values = nlohmann::json::array();
     bool any = false;
-    for (const auto& g : groups) {
-      std::vector<double> found;
-      for (const auto& folder : g.folders) try {
-          found.push_back(measure_of(folder, line.name));
-        } catch (const Error& e) {
-          if (e.kind() != ErrorKind::data) throw;  // a dense run has no experts to measure: an empty cell
-        }
-      const auto s = spread_of(found);
-      any = any || s.n > 0;
-      if (s.n == 0)
-        values.push_back(nullptr);
-      else
-        values.push_back({{"mean", s.mean}, {"min", s.min}, {"max", s.max}, {"std", s.std}, {"n", s.n}});
+    for (const auto& runs : measured) {
+      const auto spread = spread_of(runs, line.name);
+      any = any || spread;
+      values.push_back(spread ? spread->json() : nlohmann::json());  // a dense run has no experts: an empty cell
     }
     if (any)
-      out["table"].push_back(
-          {{"measure", line.title}, {"unit", line.unit}, {"better", line.better}, {"values", values}});
+      out["table"].push_back({{"measure", line.title}, {"unit", line.unit}, {"better", line.better}, {"values", values}});
   }
   return out;
 }

@@ -56,4 +56,7 @@ ContextNeeds given(const Context& context);
 /// Number of real tokens.
 int64_t n_real(const Context& context, int64_t n_tokens);
 
+/// 1 for a real token and 0 for a masked one, with these options and without gradient. [N]
+Tensor real_tokens(const Context& context, int64_t n_tokens, const at::TensorOptions& options);
+
 }  // namespace collegium::route

@@ -1,6 +1,6 @@
-// Reading scores at assignments.
+// From scores to assignments and back.
 #pragma once
-#include <ATen/core/Tensor.h>
+#include "collegium/route/decision.h"
 
 namespace collegium::route {
 
@@ -8,5 +8,10 @@ using at::Tensor;
 
 /// score_NE at (token_R, expert_R), with gradient. [R]
 Tensor gather_scores(const Tensor& score_NE, const Tensor& token_R, const Tensor& expert_R);
+
+/// What tokens ask for, token by token: row n of each holds token n's candidates, best first, and asks_NK (bool,
+/// undefined = all) says which of them it asks for. Masked tokens (mask_N, undefined = none) ask for nothing.
+Assignments token_choices(const Tensor& expert_NK, const Tensor& score_NK, const Tensor& margin_NK,
+                          const Tensor& mask_N, const Tensor& asks_NK = {});
 
 }  // namespace collegium::route

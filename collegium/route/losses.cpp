@@ -28,15 +28,16 @@ Tensor asked_counts(const Decision& d, const Tensor& group_N, int64_t n_groups, 
   return counts_X.view({n_groups, E});
 }
 
-// P is a distribution over experts: scores that are not one already (sigmoid, ReLU) are divided by their sum, as in
-// DeepSeek-V3 (eq. 18). A token without a positive score adds nothing.
-Tensor probabilities(const Scores& scores) {
-  if (scores.kind == ScoreKind::softmax) return scores.score_NE;
-  const auto sum_N1 = scores.score_NE.sum(1, true);
-  return scores.score_NE / at::where(sum_N1.gt(0), sum_N1, at::ones_like(sum_N1));
+Tensor distribution(const Scores& scores) {
+  return scores.kind == ScoreKind::softmax ? scores.score_NE : probabilities(scores.score_NE);
 }
 
 }  // namespace
+
+Tensor probabilities(const Tensor& score_NE) {
+  const auto sum_N1 = score_NE.sum(1, true);
+  return score_NE / at::where(sum_N1.gt(0), sum_N1, at::ones_like(sum_N1));
+}
 
 std::span<const std::string_view> enum_names(LossConvention) {
   static constexpr std::array<std::string_view, 3> names = {"switch", "hf_pooled", "gshard"};
@@ -50,14 +51,14 @@ std::span<const std::string_view> enum_names(LossScope) {
 
 Tensor balance_loss(const Scores& scores, const Decision& decision, const Context& context, LossConvention convention,
                     LossScope scope, int64_t n_null) {
-  const auto score_NE = probabilities(scores);
+  const auto score_NE = distribution(scores);
   const auto options = score_NE.options().requires_grad(false);
   const auto N = score_NE.size(0), E = score_NE.size(1);
   const bool by_sequence = scope == LossScope::sequence;
   const auto group_N = group_of_tokens(context, score_NE, N, by_sequence);
   const auto G = by_sequence ? context.n_sequences : 1;
 
-  const auto real_N = context.mask_N.defined() ? context.mask_N.to(score_NE.scalar_type()) : at::ones({N}, options);
+  const auto real_N = real_tokens(context, N, options);
   const auto real_G = at::zeros({G}, options).index_add_(0, group_N, real_N);
   const auto safe_G1 = real_G.clamp_min(1).unsqueeze(1);
   const auto sum_GE = at::zeros({G, E}, options).index_add(0, group_N, score_NE * real_N.unsqueeze(1));
@@ -86,7 +87,7 @@ Tensor hf_pooled_loss(const std::vector<std::pair<const Scores*, const Decision*
   Tensor counts_E, sum_E;
   double rows = 0;
   for (const auto& [scores, decision] : layers) {
-    const auto score_NE = probabilities(*scores);
+    const auto score_NE = distribution(*scores);
     const auto N = score_NE.size(0);
     const auto options = score_NE.options().requires_grad(false);
     const auto group_N = group_of_tokens(context, score_NE, N, false);

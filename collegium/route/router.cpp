@@ -34,6 +34,11 @@ void Composition::visit(Fields& field) {
         {.help = "experts that do no work: a token that chooses them works less", .unit = "experts", .min = 0});
 }
 
+void Composition::add_loss(std::string_view name, double coefficient) {
+  if (coefficient > 0)
+    balancers.push_back({.name = std::string(name), .fields = table({{"coefficient", coefficient}})});
+}
+
 Router::Router(Stages stages, int64_t n_experts, int64_t n_null)
     : stages_(std::move(stages)), n_experts_(n_experts), n_null_(n_null) {
   require(n_experts_ >= 1, "router: at least one expert is needed, got ", n_experts_);
@@ -71,36 +76,64 @@ Router::Router(Stages stages, int64_t n_experts, int64_t n_null)
           "' must be 'unlimited'");
 }
 
-std::unique_ptr<Router> Router::compose(const Composition& composition, const Inputs& inputs, std::string_view path) {
-  const auto placed = [&](Named named, std::string_view key) {
-    if (named.path.empty()) named.path = path.empty() ? std::string(key) : text(path, ".", key);
-    return named;
-  };
-  auto resolved = composition;
-  Stages stages;
-  const auto build = [&]<class Stage>(Entries<Stage> all, Named& named, std::string_view what,
-                                      std::string_view stream) {
-    named = placed(named, what);
+namespace {
+
+// Builds the stages of one composition and writes every field of theirs into it.
+class Builder {
+ public:
+  Builder(Composition& composition, const StageInputs& inputs, std::string_view path)
+      : composition_(composition), inputs_(inputs), path_(path) {}
+
+  template <class Stage>
+  std::unique_ptr<Stage> build(Entries<Stage> all, Named& named, std::string_view what, std::string_view stream) const {
+    if (named.path.empty()) named.path = path_.empty() ? std::string(what) : text(path_, ".", what);
     const auto& found = find(all, named, what);
-    auto below = inputs;
-    below.n_experts += composition.null_experts, below.n_null = composition.null_experts;
-    below.random = inputs.random.at(stream);
+    auto below = inputs_;
+    below.n_experts += composition_.null_experts, below.n_null = composition_.null_experts;
+    below.random = inputs_.random.at(stream);
     auto made = found.make(named, below);
     named.fields = found.resolve(named);
     return made;
-  };
-  stages.scorer = build(scorers(), resolved.scorer, "scorer", "scorer");
-  stages.selector = build(selectors(), resolved.selector, "selector", "selector");
-  stages.capacity = build(capacities(), resolved.capacity, "capacity", "capacity");
-  stages.gate = build(gates(), resolved.gate, "gate", "gate");
-  stages.names = {resolved.scorer.name, resolved.selector.name, resolved.capacity.name, resolved.gate.name};
-  for (auto& balancer : resolved.balancers) {
-    stages.balancers.push_back(build(balancers(), balancer, "balancer", text("balancer.", stages.balancers.size())));
-    stages.names.push_back(balancer.name);
   }
-  auto router = std::make_unique<Router>(std::move(stages), inputs.n_experts, composition.null_experts);
+
+  // All but the scorer.
+  Stages stages_around(std::unique_ptr<Scorer> scorer, std::string_view scorer_name) const {
+    auto& c = composition_;
+    Stages out{.scorer = std::move(scorer)};
+    out.selector = build(selectors(), c.selector, "selector", "selector");
+    out.capacity = build(capacities(), c.capacity, "capacity", "capacity");
+    out.gate = build(gates(), c.gate, "gate", "gate");
+    out.names = {std::string(scorer_name), c.selector.name, c.capacity.name, c.gate.name};
+    for (auto& balancer : c.balancers) {
+      out.balancers.push_back(build(balancers(), balancer, "balancer", text("balancer.", out.balancers.size())));
+      out.names.push_back(balancer.name);
+    }
+    return out;
+  }
+
+ private:
+  Composition& composition_;
+  const StageInputs& inputs_;
+  std::string_view path_;
+};
+
+}  // namespace
+
+std::unique_ptr<Router> Router::compose(const Composition& composition, const Inputs& inputs, std::string_view path) {
+  auto resolved = composition;
+  const Builder builder(resolved, inputs, path);
+  auto scorer = builder.build(scorers(), resolved.scorer, "scorer", "scorer");
+  auto router = std::make_unique<Router>(builder.stages_around(std::move(scorer), resolved.scorer.name),
+                                         inputs.n_experts, composition.null_experts);
   router->composition_ = std::move(resolved);
   return router;
+}
+
+std::unique_ptr<Router> Router::compose(std::unique_ptr<Scorer> scorer, std::string_view scorer_name,
+                                        const Composition& composition, const Inputs& inputs) {
+  auto resolved = composition;
+  return std::make_unique<Router>(Builder(resolved, inputs, "").stages_around(std::move(scorer), scorer_name),
+                                  inputs.n_experts, composition.null_experts);
 }
 
 Routing Router::route(const Tensor& x_ND, const Context& context) {

@@ -15,6 +15,9 @@ struct Composition {
   std::vector<Named> balancers;
   int64_t null_experts = 0;
   void visit(Fields& field);
+
+  /// Adds a loss of this weight; a weight of 0 adds nothing.
+  void add_loss(std::string_view name, double coefficient);
 };
 
 /// Everything one routing gives.
@@ -67,6 +70,11 @@ class Router {
   /// (AdaMoE, P087).
   Router(Stages stages, int64_t n_experts, int64_t n_null = 0);
   static std::unique_ptr<Router> compose(const Composition& composition, const Inputs& inputs, std::string_view path);
+
+  /// The same around a scorer that no list knows, called `scorer_name` in errors; composition.scorer is not read, and
+  /// the router has no composition() of its own.
+  static std::unique_ptr<Router> compose(std::unique_ptr<Scorer> scorer, std::string_view scorer_name,
+                                         const Composition& composition, const Inputs& inputs);
 
   /// Routes x_ND. Observations for the balancers are taken in Phase::train only.
   Routing route(const Tensor& x_ND, const Context& context);

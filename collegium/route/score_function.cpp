@@ -2,15 +2,13 @@
 
 #include <ATen/ATen.h>
 
-namespace collegium::route {
+#include "collegium/kernels/sigmoid.h"
 
-Tensor steady_sigmoid(const Tensor& z) {
-  return at::stack({z, at::zeros_like(z)}, -1).softmax(-1).select(-1, 0);
-}
+namespace collegium::route {
 
 Tensor score_function(const Tensor& logit_NE, ScoreKind kind) {
   return kind == ScoreKind::softmax   ? logit_NE.softmax(-1)
-         : kind == ScoreKind::sigmoid ? steady_sigmoid(logit_NE)
+         : kind == ScoreKind::sigmoid ? kernels::sigmoid(logit_NE)
                                       : logit_NE.relu();
 }
 

@@ -41,6 +41,11 @@ int64_t n_real(const Context& context, int64_t n_tokens) {
   return context.mask_N.defined() ? context.mask_N.sum().item<int64_t>() : n_tokens;
 }
 
+Tensor real_tokens(const Context& context, int64_t n_tokens, const at::TensorOptions& options) {
+  const auto plain = options.requires_grad(false);
+  return context.mask_N.defined() ? context.mask_N.to(plain) : at::ones({n_tokens}, plain);
+}
+
 at::ScalarType router_dtype(const Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }

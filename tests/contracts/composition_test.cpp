@@ -125,7 +125,7 @@ void train_step(Router& router, uint64_t seed, uint64_t step) {
 TEST_CASE_FIXTURE(OneThread, "random compositions are refused with a reason or train") {
   std::map<std::string, int> built, refused;
   int n_built = 0, n_refused = 0;
-  for (uint64_t seed = 0; n_built < 500; ++seed) {
+  for (uint64_t seed = 0; seed < 10000 && n_built < 500; ++seed) {
     const auto [composition, n_experts] = drawn(seed);
     const StageInputs inputs{.d_model = kWidth, .n_experts = n_experts, .random = Random(seed), .options = at::kFloat};
     CAPTURE(seed);
@@ -150,6 +150,7 @@ TEST_CASE_FIXTURE(OneThread, "random compositions are refused with a reason or t
     CHECK(same_state(save(*router), save(*again)));
   }
   MESSAGE(n_built << " built, " << n_refused << " refused");
+  CHECK(n_built >= 500);
   CHECK(n_refused >= 30);
   for (const auto* e : selectors()) {
     CHECK_MESSAGE(built[std::string(e->card.name)] > 0, e->card.name << " was never built");

@@ -143,13 +143,17 @@ int64_t scored_experts(const Router& router) {
 }
 
 // Weights that send every token to one expert (where scores decide), given inputs whose first feature is 1.
-void favour(Router& router, int64_t expert) {
+// True when one of them meets the hidden states themselves, so that they must choose that expert.
+bool favour(Router& router, int64_t expert) {
   const at::NoGradGuard no_grad;
+  bool meets_states = false;
   for (const auto& p : parameters_of(router)) {
     if (!p.trained() || p.tensor->dim() != 2 || p.tensor->size(0) != scored_experts(router)) continue;
     p.tensor->select(1, 0).fill_(-9);
     p.tensor->select(1, 0).select(0, expert).fill_(9);
+    meets_states = meets_states || p.tensor->size(1) == kWidth;
   }
+  return meets_states;
 }
 
 double total(const std::vector<LossTerm>& losses) {
@@ -494,7 +498,7 @@ TEST_CASE_FIXTURE(OneThread, "no token, one token, empty experts, one expert for
       CHECK(std::isfinite(total(r.losses)));
       router->step();
     }
-    favour(*router, 1);
+    const bool is_favoured = favour(*router, 1);
     // Equal tokens, so that scores which are no dot products agree on an expert, too.
     auto x_ND = inputs().slice(0, 0, 1).repeat({kTokens, 1});
     x_ND.select(1, 0).fill_(1);
@@ -507,6 +511,11 @@ TEST_CASE_FIXTURE(OneThread, "no token, one token, empty experts, one expert for
       const auto asked = ints(without_limit(*router)->route(x_ND, context).decision.asked_E());
       CHECK(*std::max_element(asked.begin(), asked.end()) == kTokens);
     }
+    // Expert 1 it is, where nothing is closed; evaluation has no dropout and no competition.
+    context.phase = Phase::evaluate;
+    if (const auto free = without_limit(*router)->route(x_ND, context);
+        is_favoured && router->facts().chooser == Chooser::token && !free.scores.open_NE.defined())
+      CHECK(ints(free.decision.asked_E())[1] == kTokens);
     router->step();
   }
 }

@@ -22,7 +22,7 @@ def test_inspect_a_run_and_its_trace(trained):
     for layer in data["layers"]:
         assert abs(sum(layer["load"]) - 1) < 1e-9 and layer["per_token"] == 2
         assert all(abs(row[e] - 1) < 1e-9 for e, row in enumerate(layer["pairs"]) if layer["load"][e] > 0)
-        assert 0 <= layer["class_information"] <= layer["token_information"] + 1e-9 or layer["token_information"] >= 0
+        assert 0 <= layer["class_information"] <= 1 and 0 <= layer["token_information"] <= 1
     assert len(data["history"]) == 2 and data["history"][1]["layers"][0]["fluctuation"] >= 0
     page = pathlib.Path(data["page"])
     assert page.name == "inspect.html" and "inspectPage" in page.read_text()

@@ -16,7 +16,7 @@
 #include <cmath>
 
 #include "collegium/kernels/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
 namespace {
@@ -73,7 +73,16 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
     gate_up_EIr_ = normal("gate_up", {E, I, r});
     up_EID_ = normal("up", {E, I, D});
     down_EDI_ = normal("down", {E, D, I});
-    router_ = make_router(config, in);
+    auto own = std::make_unique<OwnScores>();
+    own_scores_ = own.get();
+    route::Composition stages{
+        .selector = config.selector, .capacity = config.capacity, .gate = config.gate, .balancers = config.balancers};
+    router_ = route::Router::compose(std::move(own), "the experts' norms", stages,
+                                     {.d_model = D,
+                                      .n_experts = E,
+                                      .random = in.random.at("router"),
+                                      .options = in.options,
+                                      .corpus = in.corpus});
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
@@ -92,27 +101,19 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
     const auto y_RD =
         kernels::grouped_linear(kernels::swiglu(at::cat({gate_RI, up_RI}, 1)), down_EDI_.to(dtype), d.offset_E1());
     LayerOutput out{.y_ND = kernels::combine(y_RD, d.gate_R(), d.token_R(), N), .losses = std::move(routing.losses)};
-    if (context.record) {
-      out.score_NE = routing.scores.score_NE.detach();
-      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
-    }
-    out.decision = std::move(routing.decision);
+    show_routing(out, routing, context);
     return out;
   }
   void step() override { router_->step(); }
   LayerFacts facts() const override {
-    const auto router = router_->facts();
     const auto E = static_cast<double>(gate_down_ErD_.size(0));
     // Every token meets the first matrix of every expert; the rest only of the chosen ones.
     const auto first = static_cast<double>(gate_down_ErD_.numel());
     const auto rest = static_cast<double>(gate_up_EIr_.numel() + up_EID_.numel() + down_EDI_.numel()) / E;
-    const auto working = first + router.choices_per_token * rest;
-    return {.n_experts = router_->n_experts(),
-            .parameters_active = working,
-            .flops_per_token = 2 * working + 2 * first / static_cast<double>(gate_down_ErD_.size(2)),
-            .is_causal = router.is_causal,
-            .reads_other_tokens = router.reads_other_tokens,
-            .needs = router.needs};
+    const auto working = first + router_->facts().choices_per_token * rest;
+    auto out = routed_facts(*router_, working);
+    out.flops_per_token += 2 * first / static_cast<double>(gate_down_ErD_.size(2));  // the norms
+    return out;
   }
   route::Router* router() override { return router_.get(); }
   void collect(ParameterList& list) override {
@@ -124,34 +125,6 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
   }
 
  private:
-  std::unique_ptr<route::Router> make_router(const Config& config, const Inputs& in) {
-    const route::StageInputs inputs{.d_model = in.d_model,
-                                    .n_experts = config.n_experts,
-                                    .random = in.random.at("router"),
-                                    .options = in.options,
-                                    .corpus = in.corpus};
-    const auto build = [&]<class Stage>(Entries<Stage> all, const Named& named, std::string_view what,
-                                        std::string_view stream) {
-      auto below = inputs;
-      below.random = inputs.random.at(stream);
-      return find(all, named, what).make(named, below);
-    };
-    route::Stages stages;
-    auto own = std::make_unique<OwnScores>();
-    own_scores_ = own.get();
-    stages.scorer = std::move(own);
-    stages.selector = build(route::selectors(), config.selector, "selector", "selector");
-    stages.capacity = build(route::capacities(), config.capacity, "capacity", "capacity");
-    stages.gate = build(route::gates(), config.gate, "gate", "gate");
-    stages.names = {"the experts' norms", config.selector.name, config.capacity.name, config.gate.name};
-    for (const auto& balancer : config.balancers) {
-      const auto stream = text("balancer.", stages.balancers.size());
-      stages.balancers.push_back(build(route::balancers(), balancer, "balancer", stream));
-      stages.names.push_back(balancer.name);
-    }
-    return std::make_unique<route::Router>(std::move(stages), config.n_experts);
-  }
-
   Tensor gate_down_ErD_, gate_up_EIr_, up_EID_, down_EDI_;
   std::unique_ptr<route::Router> router_;
   OwnScores* own_scores_ = nullptr;  // lives in router_

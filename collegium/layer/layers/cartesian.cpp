@@ -16,8 +16,7 @@
 #include <ATen/ATen.h>
 
 #include "collegium/kernels/norm.h"
-#include "collegium/layer/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
 namespace {
@@ -52,8 +51,8 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
   CartesianLayer(const Config& config, const Inputs& in)
       : has_residual_(config.residual),
         norm_epsilon_(config.norm_epsilon),
-        first_(config, config.first, in, in.random.at("first")),
-        second_(config, config.second, in, in.random.at("second")) {
+        first_(config, config.first, below(in, "first")),
+        second_(config, config.second, below(in, "second")) {
     norm_D_ = at::ones({in.d_model}, in.options).requires_grad_(true);
   }
 
@@ -67,31 +66,25 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
     auto two = second_.forward(h_ND, between, "second ", out.losses);
     out.y_ND = has_residual_ ? one.y_ND + two.y_ND : two.y_ND;
     if (context.mask_N.defined()) out.y_ND = out.y_ND * context.mask_N.unsqueeze(1).to(out.y_ND.scalar_type());
+    show_routing(out, one.routing, context);
     out.carried_NH = two.routing.scores.carried_NH;
-    if (context.record) {
-      const auto& routing = one.routing;
-      if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
-      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
-    }
-    out.decision = std::move(one.routing.decision);
     return out;
   }
   void step() override {
-    first_.router->step();
-    second_.router->step();
+    first_.part.router->step();
+    second_.part.router->step();
   }
   LayerFacts facts() const override {
-    const auto a = first_.router->facts(), b = second_.router->facts();
-    const auto working = first_.parameters_active() + second_.parameters_active();
-    const auto routing = a.flops_per_token + b.flops_per_token;
-    return {.n_experts = first_.router->n_experts(),
-            .parameters_active = working + static_cast<double>(norm_D_.numel()) + routing / 2,
-            .flops_per_token = 2 * working + routing,
+    const auto a = routed_facts(*first_.part.router, first_.parameters_working());
+    const auto b = routed_facts(*second_.part.router, second_.parameters_working());
+    return {.n_experts = a.n_experts,
+            .parameters_active = a.parameters_active + b.parameters_active + static_cast<double>(norm_D_.numel()),
+            .flops_per_token = a.flops_per_token + b.flops_per_token,
             .is_causal = a.is_causal && b.is_causal,
             .reads_other_tokens = a.reads_other_tokens || b.reads_other_tokens,
             .needs = a.needs | b.needs};
   }
-  route::Router* router() override { return first_.router.get(); }
+  route::Router* router() override { return first_.part.router.get(); }
   void collect(ParameterList& list) override {
     list.child("first", first_);
     list.parameter("norm", norm_D_, ParameterKind::vector);
@@ -104,33 +97,22 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
     route::Routing routing;
   };
 
+  static Inputs below(Inputs in, std::string_view stream) {
+    in.random = in.random.at(stream);
+    return in;
+  }
+
   struct Stage {
-    Stage(const Config& config, const Named& named, const Inputs& in, const Random& random) {
-      const auto d_expert = config.d_expert > 0 ? config.d_expert : in.d_model;
-      const auto make = [&](int64_t count, int64_t width, std::string_view stream) {
-        return find(layer::experts(), config.expert, "expert")
-            .make(config.expert, {.n_experts = count,
-                                  .d_model = in.d_model,
-                                  .d_expert = width,
-                                  .random = random.at(stream),
-                                  .options = in.options});
-      };
-      experts = make(config.n_experts, d_expert, "experts");
-      if (config.n_shared > 0) shared = make(1, config.n_shared * d_expert, "shared");
-      router = find(route::routers(), named, "router")
-                   .make(named, {.d_model = in.d_model,
-                                 .n_experts = config.n_experts,
-                                 .random = random.at("router"),
-                                 .options = in.options,
-                                 .corpus = in.corpus});
+    Stage(const Config& config, const Named& router, const Inputs& in)
+        : part(config.expert, router, config.n_experts, width(config, in), in) {
+      if (config.n_shared > 0)
+        shared = make_experts(config.expert, 1, config.n_shared * width(config, in), in, "shared");
     }
 
     StageOutput forward(const Tensor& x_ND, const route::Context& context, std::string_view prefix,
                         std::vector<route::LossTerm>& losses) {
-      auto here = context;
-      here.experts = experts.get();
-      StageOutput out{.routing = router->route(x_ND, here)};
-      out.y_ND = experts->forward(x_ND, out.routing.decision);
+      StageOutput out{.routing = part.route(x_ND, context)};
+      out.y_ND = part.experts->forward(x_ND, out.routing.decision);
       if (shared) out.y_ND = out.y_ND + shared->one(x_ND, 0);
       for (auto& term : out.routing.losses) {
         term.name = text(prefix, term.name);
@@ -138,18 +120,20 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
       }
       return out;
     }
-    double parameters_active() const {
-      return router->facts().choices_per_token * static_cast<double>(experts->parameters_per_expert()) +
-             (shared ? static_cast<double>(shared->parameters_per_expert()) : 0.0);
+    double parameters_working() const {
+      return part.parameters_working() + (shared ? static_cast<double>(shared->parameters_per_expert()) : 0.0);
     }
     void collect(ParameterList& list) {
-      list.child("router", *router);
-      list.child("experts", *experts);
+      list.child("router", *part.router);
+      list.child("experts", *part.experts);
       if (shared) list.child("shared", *shared);
     }
+    static int64_t width(const Config& config, const Inputs& in) {
+      return config.d_expert > 0 ? config.d_expert : in.d_model;
+    }
 
-    std::unique_ptr<Experts> experts, shared;
-    std::unique_ptr<route::Router> router;
+    RoutedPart part;
+    std::unique_ptr<Experts> shared;
   };
 
   bool has_residual_;

@@ -1,8 +1,7 @@
 // One feed-forward network for every token: the baseline, and the layers of a mixture model that do not mix.
 #include <ATen/ATen.h>
 
-#include "collegium/layer/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
 namespace {
@@ -21,12 +20,7 @@ class DenseLayer final : public MoeLayer, public Makes<DenseLayer, MoeLayer> {
 
   DenseLayer(const Config& config, const Inputs& in) {
     const auto hidden = config.d_hidden > 0 ? config.d_hidden : 4 * in.d_model;
-    network_ = find(experts(), config.expert, "expert")
-                   .make(config.expert, {.n_experts = 1,
-                                         .d_model = in.d_model,
-                                         .d_expert = hidden,
-                                         .random = in.random.at("network"),
-                                         .options = in.options});
+    network_ = make_experts(config.expert, 1, hidden, in, "network");
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context&) override { return {.y_ND = network_->one(x_ND, 0)}; }

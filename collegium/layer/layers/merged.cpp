@@ -16,8 +16,7 @@
 #include <array>
 #include <limits>
 
-#include "collegium/layer/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 #include "collegium/layer/soft_decision.h"
 
 namespace collegium::layer {
@@ -57,16 +56,8 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
 
   MergedLayer(const Config& config, const Inputs& in) : config_(config) {
     const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
-    const auto& kind = find(layer::experts(), config.expert, "expert");
-    const auto make = [&](int64_t count) {
-      return kind.make(config.expert, {.n_experts = count,
-                                       .d_model = in.d_model,
-                                       .d_expert = d_expert,
-                                       .random = in.random.at("experts"),
-                                       .options = in.options});
-    };
-    experts_ = make(config.n_experts);
-    merged_ = make(1);
+    experts_ = make_experts(config.expert, config.n_experts, d_expert, in);
+    merged_ = make_experts(config.expert, 1, d_expert, in);
     scorer_ = find(route::scorers(), config.scorer, "scorer")
                   .make(config.scorer, {.d_model = in.d_model,
                                         .n_experts = config.n_experts,
@@ -148,8 +139,7 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
   Tensor weights(const Tensor& logit_NE, const Groups& groups, const route::Context& context) const {
     const auto G = groups.source_G.size(0), E = logit_NE.size(1);
     const auto plain = logit_NE.options().requires_grad(false);
-    const auto real_N =
-        context.mask_N.defined() ? context.mask_N.to(plain.dtype()) : at::ones({logit_NE.size(0)}, plain);
+    const auto real_N = route::real_tokens(context, logit_NE.size(0), plain);
     const auto count_G = at::zeros({G}, plain).index_add(0, groups.group_N, real_N);
     const auto sum_GE = at::zeros({G, E}, plain).index_add(0, groups.group_N, logit_NE * real_N.unsqueeze(1));
     const auto mean_GE = sum_GE / count_G.clamp_min(1).unsqueeze(1);

@@ -6,8 +6,7 @@
 
 #include <array>
 
-#include "collegium/layer/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
 namespace {
@@ -38,68 +37,44 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
     }
   };
 
-  RoutedLayer(const Config& config, const Inputs& in) : dispatch_(config.dispatch) {
-    const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
-    const auto& kind = find(layer::experts(), config.expert, "expert");
-    const auto make = [&](int64_t count, int64_t width, std::string_view stream) {
-      return kind.make(config.expert, {.n_experts = count,
-                                       .d_model = in.d_model,
-                                       .d_expert = width,
-                                       .random = in.random.at(stream),
-                                       .options = in.options});
-    };
-    experts_ = make(config.n_experts, d_expert, "experts");
+  RoutedLayer(const Config& config, const Inputs& in)
+      : dispatch_(config.dispatch),
+        part_(config.expert, config.router, config.n_experts, width(config, in), in) {
     // Shared experts always work together, so they are one network of their summed width.
-    if (config.n_shared > 0) shared_ = make(1, config.n_shared * d_expert, "shared");
-    router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = in.d_model,
-                                        .n_experts = config.n_experts,
-                                        .random = in.random.at("router"),
-                                        .options = in.options,
-                                        .corpus = in.corpus});
+    if (config.n_shared > 0)
+      shared_ = make_experts(config.expert, 1, config.n_shared * width(config, in), in, "shared");
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
-    auto here = context;
-    here.experts = experts_.get();
-    auto routing = router_->route(x_ND, here);
+    auto routing = part_.route(x_ND, context);
     LayerOutput out;
-    out.y_ND = dispatch_ == Dispatch::fused ? experts_->forward(x_ND, routing.decision)
-                                            : forward_loop(*experts_, x_ND, routing.decision);
+    out.y_ND = dispatch_ == Dispatch::fused ? part_.experts->forward(x_ND, routing.decision)
+                                            : forward_loop(*part_.experts, x_ND, routing.decision);
     if (shared_) out.y_ND = out.y_ND + shared_->one(x_ND, 0);
     out.losses = std::move(routing.losses);
-    out.decision = std::move(routing.decision);
-    out.carried_NH = routing.scores.carried_NH;
-    if (context.record) {
-      if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
-      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
-    }
+    show_routing(out, routing, context);
     return out;
   }
-  void step() override { router_->step(); }
+  void step() override { part_.router->step(); }
   LayerFacts facts() const override {
-    const auto router = router_->facts();
-    const auto each = static_cast<double>(experts_->parameters_per_expert());
     const auto shared = shared_ ? static_cast<double>(shared_->parameters_per_expert()) : 0.0;
-    const auto working = router.choices_per_token * each + shared;
-    return {.n_experts = router_->n_experts(),
-            .parameters_active = working + router.flops_per_token / 2,
-            .flops_per_token = 2 * working + router.flops_per_token,
-            .is_causal = router.is_causal,
-            .reads_other_tokens = router.reads_other_tokens,
-            .needs = router.needs};
+    return routed_facts(*part_.router, part_.parameters_working() + shared);
   }
-  route::Router* router() override { return router_.get(); }
+  route::Router* router() override { return part_.router.get(); }
   void collect(ParameterList& list) override {
-    list.child("router", *router_);
-    list.child("experts", *experts_);
+    list.child("router", *part_.router);
+    list.child("experts", *part_.experts);
     if (shared_) list.child("shared", *shared_);
   }
 
  private:
+  static int64_t width(const Config& config, const Inputs& in) {
+    return config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
+  }
+
   Dispatch dispatch_;
-  std::unique_ptr<route::Router> router_;
-  std::unique_ptr<Experts> experts_, shared_;
+  RoutedPart part_;
+  std::unique_ptr<Experts> shared_;
 };
 
 }  // namespace

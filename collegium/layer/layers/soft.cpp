@@ -8,8 +8,7 @@
 #include <cmath>
 #include <limits>
 
-#include "collegium/layer/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 #include "collegium/layer/soft_decision.h"
 
 namespace collegium::layer {
@@ -33,12 +32,7 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
 
   SoftLayer(const Config& config, const Inputs& in) : config_(config) {
     const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
-    experts_ = find(layer::experts(), config.expert, "expert")
-                   .make(config.expert, {.n_experts = config.n_experts,
-                                         .d_model = in.d_model,
-                                         .d_expert = d_expert,
-                                         .random = in.random.at("experts"),
-                                         .options = in.options});
+    experts_ = make_experts(config.expert, config.n_experts, d_expert, in);
     const auto P = config.n_experts * config.slots;
     phi_PD_ = in.random.at("phi")
                   .normal({P, in.d_model}, 1 / std::sqrt(static_cast<double>(in.d_model)), in.options)

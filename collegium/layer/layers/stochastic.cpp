@@ -15,8 +15,7 @@
 // N tokens, D model width, E experts, R assignments, C blocks of M tokens that are contrasted.
 #include <ATen/ATen.h>
 
-#include "collegium/layer/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
 namespace {
@@ -51,36 +50,25 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
     }
   };
 
-  StochasticLayer(const Config& config, const Inputs& in) : config_(config) {
-    const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
-    experts_ = find(layer::experts(), config.expert, "expert")
-                   .make(config.expert, {.n_experts = config.n_experts,
-                                         .d_model = in.d_model,
-                                         .d_expert = d_expert,
-                                         .random = in.random.at("experts"),
-                                         .options = in.options});
-    router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = in.d_model,
-                                        .n_experts = config.n_experts,
-                                        .random = in.random.at("router"),
-                                        .options = in.options,
-                                        .corpus = in.corpus});
+  StochasticLayer(const Config& config, const Inputs& in)
+      : config_(config),
+        part_(config.expert, config.router, config.n_experts, config.d_expert > 0 ? config.d_expert : 2 * in.d_model,
+              in) {
     trust_D_ = at::zeros({in.d_model}, in.options).requires_grad_(true);
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
     const bool is_noisy = context.phase != route::Phase::evaluate && config_.noise > 0;
-    auto here = context;
-    here.experts = experts_.get();
-    auto routing = router_->route(x_ND, here);
+    auto routing = part_.route(x_ND, context);
     if (context.phase == route::Phase::evaluate && config_.evaluated_k > 0)
       routing.decision = first_choices(routing.decision, config_.evaluated_k);
-    LayerOutput out{.y_ND = experts_->forward(x_ND, routing.decision), .carried_NH = routing.scores.carried_NH};
+    LayerOutput out{.y_ND = part_.experts->forward(x_ND, routing.decision)};
     if (is_noisy) {
+      auto here = context;
       here.random = context.random.at("noisy");
       const auto noisy_ND = perturbed(x_ND, here.random);
-      auto other = router_->route(noisy_ND, here);
-      const auto other_ND = experts_->forward(noisy_ND, other.decision);
+      const auto other = part_.route(noisy_ND, here);
+      const auto other_ND = part_.experts->forward(noisy_ND, other.decision);
       if (config_.contrast > 0) out.losses.push_back(contrast(out.y_ND, other_ND, context));
       const auto dtype = route::router_dtype(x_ND);
       const auto trust_N1 =
@@ -92,34 +80,23 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
       }
     }
     for (auto& term : routing.losses) out.losses.push_back(std::move(term));
-    if (context.record) {
-      if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
-      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
-    }
-    out.decision = std::move(routing.decision);
+    show_routing(out, routing, context);
     return out;
   }
-  void step() override { router_->step(); }
+  void step() override { part_.router->step(); }
   LayerFacts facts() const override {
-    const auto router = router_->facts();
     // Parameters are those of the plain path; the work is that of training, where noise makes it two paths.
-    const auto working = router.choices_per_token * static_cast<double>(experts_->parameters_per_expert());
-    const auto each = 2 * working + router.flops_per_token;
+    auto out = routed_facts(*part_.router, part_.parameters_working());
     const auto D = static_cast<double>(trust_D_.numel());
     const auto contrasting = config_.contrast > 0 ? 2 * D * static_cast<double>(config_.contrast_tokens) : 0.0;
-    const auto noisy = config_.noise > 0 ? each + 2 * D + contrasting : 0.0;
-    return {.n_experts = router_->n_experts(),
-            .parameters_active = working + router.flops_per_token / 2,
-            .flops_per_token = each + noisy,
-            .is_causal = router.is_causal,
-            .reads_other_tokens = router.reads_other_tokens,
-            .needs = router.needs};
+    if (config_.noise > 0) out.flops_per_token += out.flops_per_token + 2 * D + contrasting;
+    return out;
   }
-  route::Router* router() override { return router_.get(); }
+  route::Router* router() override { return part_.router.get(); }
   void collect(ParameterList& list) override {
-    list.child("router", *router_);
+    list.child("router", *part_.router);
     list.parameter("trust", trust_D_, ParameterKind::vector);
-    list.child("experts", *experts_);
+    list.child("experts", *part_.experts);
   }
 
  private:
@@ -141,7 +118,7 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
       const auto unit_ND = wide_ND / (wide_ND.square().sum(1, /*keepdim=*/true) + 1e-12).sqrt();
       return at::cat({unit_ND, unit_ND.new_zeros({C * M - N, D})}).view({C, M, D});
     };
-    const auto mask_N = context.mask_N.defined() ? context.mask_N : at::ones({N}, y_ND.options().dtype(at::kBool));
+    const auto mask_N = route::real_tokens(context, N, y_ND.options().dtype(at::kBool));
     const auto real_CM = at::cat({mask_N, mask_N.new_zeros({C * M - N})}).view({C, M});
     const auto near_CMM = at::matmul(blocks(y_ND), blocks(other_ND).transpose(1, 2)) / config_.temperature;
     const auto among_CMM = near_CMM.masked_fill(real_CM.logical_not().unsqueeze(1), -1e30);
@@ -169,8 +146,7 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
   }
 
   Config config_;
-  std::unique_ptr<Experts> experts_;
-  std::unique_ptr<route::Router> router_;
+  RoutedPart part_;
   Tensor trust_D_;
 };
 

@@ -19,8 +19,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "collegium/layer/experts.h"
-#include "collegium/layer/layer.h"
+#include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
 namespace {
@@ -52,29 +51,17 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
     }
   };
 
-  VectorQuantisedLayer(const Config& config, const Inputs& in) : config_(config) {
-    const auto d_expert = config.d_expert > 0 ? config.d_expert : 2 * in.d_model;
+  VectorQuantisedLayer(const Config& config, const Inputs& in)
+      : config_(config),
+        part_(config.expert, config.router, config.n_experts, config.d_expert > 0 ? config.d_expert : 2 * in.d_model,
+              in) {
     const auto V = config.n_codes > 0 ? config.n_codes : config.n_experts;
-    experts_ = find(layer::experts(), config.expert, "expert")
-                   .make(config.expert, {.n_experts = config.n_experts,
-                                         .d_model = in.d_model,
-                                         .d_expert = d_expert,
-                                         .random = in.random.at("experts"),
-                                         .options = in.options});
-    router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = in.d_model,
-                                        .n_experts = config.n_experts,
-                                        .random = in.random.at("router"),
-                                        .options = in.options,
-                                        .corpus = in.corpus});
     code_VD_ = in.random.at("code").normal({V, in.d_model}, config.init_std, in.options).requires_grad_(true);
     path_2D_ = at::zeros({2, in.d_model}, in.options).requires_grad_(true);
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
-    auto here = context;
-    here.experts = experts_.get();
-    auto routing = router_->route(x_ND, here);
+    auto routing = part_.route(x_ND, context);
     const auto share_N2 = at::linear(wide(x_ND), wide(path_2D_, x_ND)).softmax(1);
     const auto share = [&](int64_t path) { return share_N2.select(1, path); };
 
@@ -87,39 +74,29 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
     const auto v_ND = wide(code_VD_, x_ND).index_select(0, code_N);
     const auto quantised_ND = x_ND + config_.contribution * (v_ND.to(x_ND.scalar_type()) - x_ND).detach();
 
-    LayerOutput out{.y_ND = experts_->forward(x_ND, continuous) + experts_->forward(quantised_ND, discrete),
-                    .losses = std::move(routing.losses),
-                    .carried_NH = routing.scores.carried_NH};
+    LayerOutput out{.y_ND = part_.experts->forward(x_ND, continuous) + part_.experts->forward(quantised_ND, discrete),
+                    .losses = std::move(routing.losses)};
     out.losses.push_back(distance(wide(x_ND), v_ND, context));
-    if (context.record) {
-      if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
-      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
-    }
-    out.decision = std::move(routing.decision);
+    show_routing(out, routing, context);
     return out;
   }
-  void step() override { router_->step(); }
+  void step() override { part_.router->step(); }
   LayerFacts facts() const override {
-    const auto router = router_->facts();
     // The continuous path's choices and the expert of the code; every code is compared.
-    const auto each = static_cast<double>(experts_->parameters_per_expert());
-    const auto working = (router.choices_per_token + 1) * each;
+    const auto each = static_cast<double>(part_.experts->parameters_per_expert());
     const auto choosing = static_cast<double>(code_VD_.numel() + path_2D_.numel());
-    return {.n_experts = router_->n_experts(),
-            // The code's expert may be one of the router's, so no more than all experts meet a token.
-            .parameters_active = std::min(working, static_cast<double>(config_.n_experts) * each) + choosing +
-                                 router.flops_per_token / 2,
-            .flops_per_token = 2 * (working + choosing) + router.flops_per_token,
-            .is_causal = router.is_causal,
-            .reads_other_tokens = router.reads_other_tokens,
-            .needs = router.needs};
+    const auto working = part_.parameters_working() + each;
+    auto out = routed_facts(*part_.router, working + choosing);
+    // The code's expert may be one of the router's, so no more than all experts meet a token.
+    out.parameters_active += std::min(working, static_cast<double>(config_.n_experts) * each) - working;
+    return out;
   }
-  route::Router* router() override { return router_.get(); }
+  route::Router* router() override { return part_.router.get(); }
   void collect(ParameterList& list) override {
-    list.child("router", *router_);
+    list.child("router", *part_.router);
     list.parameter("code", code_VD_, ParameterKind::embedding);
     list.parameter("path", path_2D_, ParameterKind::embedding);
-    list.child("experts", *experts_);
+    list.child("experts", *part_.experts);
   }
 
  private:
@@ -157,8 +134,7 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
   }
 
   Config config_;
-  std::unique_ptr<Experts> experts_;
-  std::unique_ptr<route::Router> router_;
+  RoutedPart part_;
   Tensor code_VD_, path_2D_;
 };
 

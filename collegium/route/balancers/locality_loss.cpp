@@ -14,7 +14,7 @@
 
 #include <cmath>
 
-#include "collegium/route/stages.h"
+#include "collegium/route/losses.h"
 
 namespace collegium::route {
 namespace {
@@ -46,14 +46,12 @@ class LocalityLoss final : public Balancer, public Makes<LocalityLoss, Balancer>
   }
 
   std::vector<LossTerm> loss(const Scores& scores, const Decision& decision, const Context& context) override {
-    const auto all_NE = scores.score_NE.slice(1, 0, n_working_);
-    const auto sum_N1 = all_NE.sum(1, true);
-    const auto probability_NE = all_NE / at::where(sum_N1.gt(0), sum_N1, at::ones_like(sum_N1));
+    const auto probability_NE = probabilities(scores.score_NE.slice(1, 0, n_working_));
     const auto N = probability_NE.size(0);
     const auto options = probability_NE.options().requires_grad(false);
     const auto home_N = context.sequence_N.defined() ? context.sequence_N.remainder(config_.n_devices)
                                                      : at::zeros({N}, options.dtype(at::kLong));
-    const auto real_N = context.mask_N.defined() ? context.mask_N.to(options) : at::ones({N}, options);
+    const auto real_N = real_tokens(context, N, options);
     const auto count_G = at::zeros({config_.n_devices}, options).index_add_(0, home_N, real_N);
     const auto mean_GE =
         at::zeros({config_.n_devices, n_working_}, options).index_add(0, home_N, probability_NE * real_N.unsqueeze(1)) /

@@ -30,9 +30,8 @@ class AdaMoeRouter final : public Preset<AdaMoeRouter> {
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "normalised"};
     out.null_experts = c.null_experts;
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "null_balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
-    if (c.z_loss > 0) out.balancers.push_back({.name = "z_loss", .fields = table({{"coefficient", c.z_loss}})});
+    out.add_loss("null_balance_loss", c.balance_loss);
+    out.add_loss("z_loss", c.z_loss);
     return out;
   }
 };

@@ -20,8 +20,7 @@ class AttentionAwareRouter final : public Preset<AttentionAwareRouter> {
     out.scorer = {.name = "attention_mixed"};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "normalised"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

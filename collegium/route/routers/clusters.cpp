@@ -28,8 +28,7 @@ class ClustersRouter final : public Preset<ClustersRouter> {
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.balancers.push_back(
         {.name = "cluster_variance", .fields = table({{"coefficient", c.variance_loss}, {"clusters", c.clusters}})});
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

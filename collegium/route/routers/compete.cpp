@@ -27,8 +27,7 @@ class CompeteRouter final : public Preset<CompeteRouter> {
         .name = "competition",
         .fields = table({{"fraction", c.fraction}, {"distillation", c.distillation}, {"temperature", c.temperature}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

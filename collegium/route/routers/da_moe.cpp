@@ -24,8 +24,7 @@ class DaMoeRouter final : public Preset<DaMoeRouter> {
     out.scorer = {.name = "linear"};
     out.selector = {.name = "importance_top_k",
                     .fields = table({{"budget", c.budget}, {"min_k", c.min_k}, {"max_k", c.max_k}})};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -27,8 +27,7 @@ class ErcRouter final : public Preset<ErcRouter> {
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.balancers.push_back(
         {.name = "coupling_loss", .fields = table({{"coefficient", c.coupling}, {"alpha", c.alpha}})});
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -22,8 +22,7 @@ class HyperRouter final : public Preset<HyperRouter> {
     out.scorer = {.name = "hyper", .fields = table({{"hidden", c.hidden}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "normalised"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -35,8 +35,7 @@ class LocMoeRouter final : public Preset<LocMoeRouter> {
     out.balancers.push_back(
         {.name = "locality_loss",
          .fields = table({{"coefficient", c.locality_loss}, {"n_devices", c.n_devices}, {"local", c.local}})});
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -29,8 +29,7 @@ class MaskMoeRouter final : public Preset<MaskMoeRouter> {
                   .fields = table({{"frequent_share", c.frequent_share}, {"visible", c.visible}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "score"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -30,8 +30,7 @@ class PrototypesRouter final : public Preset<PrototypesRouter> {
         .fields = table({{"groups", c.prototypes}, {"top_groups", c.prototypes}, {"k", 1}, {"within", "each"}})};
     if (c.capacity_factor > 0) out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}})};
     out.gate = {.name = "group_share", .fields = table({{"groups", c.prototypes}})};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -35,8 +35,7 @@ class RectifiedRouter final : public Preset<RectifiedRouter> {
         .fields = table(
             {{"factor", c.capacity_factor}, {"n_devices", c.n_devices}, {"rectify", c.rectify}, {"fill", c.fill}})};
     out.gate = {.name = "score"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -23,8 +23,7 @@ class RecurrentRouter final : public Preset<RecurrentRouter> {
     out.scorer = {.name = "recurrent", .fields = table({{"d_state", c.d_state}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "normalised"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -23,8 +23,7 @@ class SimilarityAwareRouter final : public Preset<SimilarityAwareRouter> {
     out.scorer = {.name = "similarity_mixed", .fields = table({{"temperature", c.temperature}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "normalised"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -28,9 +28,8 @@ class SwitchRouter final : public Preset<SwitchRouter> {
     if (c.capacity_factor > 0)
       out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}, {"priority", "position"}})};
     out.gate = {.name = "score"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
-    if (c.z_loss > 0) out.balancers.push_back({.name = "z_loss", .fields = table({{"coefficient", c.z_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
+    out.add_loss("z_loss", c.z_loss);
     return out;
   }
 };

@@ -32,8 +32,7 @@ class SwitchMixtureRouter final : public Preset<SwitchMixtureRouter> {
             table({{"groups", c.groups}, {"top_groups", 1}, {"k", c.k}, {"group_score", "sum"}, {"within", "each"}})};
     if (c.capacity_factor > 0) out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}})};
     out.gate = {.name = "score"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -31,10 +31,8 @@ class TopPRouter final : public Preset<TopPRouter> {
     out.scorer = {.name = "linear", .fields = table({{"activation", "softmax"}})};
     out.selector = {.name = "top_p", .fields = table({{"p", c.p}, {"max_k", c.max_k}, {"expected_k", c.expected_k}})};
     out.gate = {.name = c.normalise ? "normalised" : "score"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
-    if (c.entropy_loss > 0)
-      out.balancers.push_back({.name = "entropy_loss", .fields = table({{"coefficient", c.entropy_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
+    out.add_loss("entropy_loss", c.entropy_loss);
     return out;
   }
 };

@@ -31,8 +31,7 @@ class XMoeRouter final : public Preset<XMoeRouter> {
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     // The gate is the score itself: section 2.1, so that top-1 has a gradient.
     out.gate = {.name = "score"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

@@ -21,8 +21,7 @@ class YuanRouter final : public Preset<YuanRouter> {
     out.scorer = {.name = "expert_attention"};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "normalised"};
-    if (c.balance_loss > 0)
-      out.balancers.push_back({.name = "balance_loss", .fields = table({{"coefficient", c.balance_loss}})});
+    out.add_loss("balance_loss", c.balance_loss);
     return out;
   }
 };

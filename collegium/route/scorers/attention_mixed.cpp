@@ -4,16 +4,18 @@
 //
 // About the entropy of the mixture see similarity_mixed.cpp. Only earlier tokens of the sequence count, whatever the
 // attention given; shares are taken over the real ones. The gradient goes through the attention, too.
+// The mixing grows with the length of the sequence, as attention does, and is not counted per token.
 //
 // N tokens, B sequences of T tokens, E experts.
 #include <ATen/ATen.h>
 
 #include "collegium/route/mix.h"
+#include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
 namespace {
 
-class AttentionMixedScorer final : public Scorer, public Makes<AttentionMixedScorer, Scorer> {
+class AttentionMixedScorer final : public WrappedScorer, public Makes<AttentionMixedScorer, Scorer> {
  public:
   using Interface = Scorer;
   struct Config {
@@ -24,7 +26,7 @@ class AttentionMixedScorer final : public Scorer, public Makes<AttentionMixedSco
   };
 
   AttentionMixedScorer(const Config& config, const StageInputs& in)
-      : inner_(find(scorers(), config.of, "scorer").make(config.of, in)) {
+      : WrappedScorer(config.of, in) {
     require(inner_->kind() != ScoreKind::none, "attention_mixed: scorer '", config.of.name, "' has no scores to mix");
     require(!inner_->claims().closes_experts, "attention_mixed: scorer '", config.of.name,
             "' closes experts to some tokens, and a mixture would open them again");
@@ -47,7 +49,6 @@ class AttentionMixedScorer final : public Scorer, public Makes<AttentionMixedSco
     if (!parts.empty()) out.score_NE = at::cat(parts);
     return out;
   }
-  ScoreKind kind() const override { return inner_->kind(); }
   Needs needs() const override {
     auto needs = inner_->needs();
     needs.context = needs.context | ContextNeeds{.attention = true};
@@ -58,14 +59,7 @@ class AttentionMixedScorer final : public Scorer, public Makes<AttentionMixedSco
     claims.reads_other_tokens = true;
     return claims;
   }
-  bool has_prototypes() const override { return inner_->has_prototypes(); }
-  void step() override { inner_->step(); }
-  // The mixing itself grows with the length of the sequence, as attention does, and is not counted per token.
-  double flops_per_token() const override { return inner_->flops_per_token(); }
-  void collect(ParameterList& list) override { list.child("of", *inner_); }
 
- private:
-  std::unique_ptr<Scorer> inner_;
 };
 
 }  // namespace

@@ -13,12 +13,12 @@
 #include <limits>
 #include <numeric>
 
-#include "collegium/route/stages.h"
+#include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
 namespace {
 
-class ClusterDropoutScorer final : public Scorer, public Makes<ClusterDropoutScorer, Scorer> {
+class ClusterDropoutScorer final : public WrappedScorer, public Makes<ClusterDropoutScorer, Scorer> {
  public:
   using Interface = Scorer;
   struct Config {
@@ -34,12 +34,12 @@ class ClusterDropoutScorer final : public Scorer, public Makes<ClusterDropoutSco
   };
 
   ClusterDropoutScorer(const Config& config, const StageInputs& in)
-      : config_(config), n_experts_(in.n_experts), n_working_(in.n_experts - in.n_null) {
+      : WrappedScorer(config.of, below(in)),
+        config_(config),
+        n_experts_(in.n_experts),
+        n_working_(in.n_experts - in.n_null) {
     require(config.clusters <= n_working_, "cluster_dropout: ", config.clusters, " clusters cannot be made of ",
             n_working_, " experts");
-    auto below = in;
-    below.random = in.random.at("of");
-    inner_ = find(scorers(), config.of, "scorer").make(config.of, below);
     require(inner_->kind() != ScoreKind::none, "cluster_dropout: scorer '", config.of.name, "' gives no scores");
   }
 
@@ -53,13 +53,6 @@ class ClusterDropoutScorer final : public Scorer, public Makes<ClusterDropoutSco
       out.score_NE = out.score_NE.masked_fill(gone_E, 0);
     return out;
   }
-  ScoreKind kind() const override { return inner_->kind(); }
-  Needs needs() const override { return inner_->needs(); }
-  Claims claims() const override { return inner_->claims(); }
-  bool has_prototypes() const override { return inner_->has_prototypes(); }
-  void step() override { inner_->step(); }
-  double flops_per_token() const override { return inner_->flops_per_token(); }
-  void collect(ParameterList& list) override { list.child("of", *inner_); }
 
  private:
   // True for the experts that are out: of each cluster those with the smallest draws. bool [E]
@@ -82,7 +75,6 @@ class ClusterDropoutScorer final : public Scorer, public Makes<ClusterDropoutSco
 
   Config config_;
   int64_t n_experts_, n_working_;
-  std::unique_ptr<Scorer> inner_;
 };
 
 }  // namespace

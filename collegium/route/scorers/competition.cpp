@@ -9,12 +9,12 @@
 // N tokens, D model width, E experts, of which the last n_null do no work and answer zero.
 #include <ATen/ATen.h>
 
-#include "collegium/route/stages.h"
+#include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
 namespace {
 
-class CompetitionScorer final : public Scorer, public Makes<CompetitionScorer, Scorer> {
+class CompetitionScorer final : public WrappedScorer, public Makes<CompetitionScorer, Scorer> {
  public:
   using Interface = Scorer;
   struct Config {
@@ -31,24 +31,23 @@ class CompetitionScorer final : public Scorer, public Makes<CompetitionScorer, S
   };
 
   CompetitionScorer(const Config& config, const StageInputs& in)
-      : config_(config), n_working_(in.n_experts - in.n_null), n_null_(in.n_null) {
-    auto below = in;
-    below.random = in.random.at("of");
-    router_ = find(scorers(), config.of, "scorer").make(config.of, below);
-    require(router_->kind() == ScoreKind::softmax, "competition: the imitating router '", config.of.name,
+      : WrappedScorer(config.of, below(in)),
+        config_(config),
+        n_working_(in.n_experts - in.n_null),
+        n_null_(in.n_null) {
+    require(inner_->kind() == ScoreKind::softmax, "competition: the imitating router '", config.of.name,
             "' must give softmax scores");
   }
 
   Scores score(const Tensor& x_ND, const Context& context) override {
-    auto out = router_->score(x_ND, context);
+    auto out = inner_->score(x_ND, context);
     if (!competes(context)) return out;
     const auto imitated_NE = out.score_NE;
     out.logit_NE = responses(x_ND.to(router_dtype(x_ND)), *context.experts) / config_.temperature;
     out.score_NE = out.logit_NE.softmax(-1);
 
     const auto outcome_NE = out.score_NE.detach();
-    const auto real_N = context.mask_N.defined() ? context.mask_N.to(outcome_NE.scalar_type())
-                                                 : at::ones({x_ND.size(0)}, outcome_NE.options());
+    const auto real_N = real_tokens(context, x_ND.size(0), outcome_NE.options());
     const auto mean = [&](const Tensor& t_N) { return (t_N * real_N).sum() / real_N.sum().clamp_min(1); };
     const auto error = mean((imitated_NE - outcome_NE).square().mean(1));
     out.losses.push_back({"distillation", error * config_.distillation, error.item<double>()});
@@ -57,17 +56,11 @@ class CompetitionScorer final : public Scorer, public Makes<CompetitionScorer, S
     out.losses.push_back({"agreement", at::zeros({}, real_N.options()), mean(agrees_N).item<double>()});
     return out;
   }
-  ScoreKind kind() const override { return ScoreKind::softmax; }
   Needs needs() const override {
-    auto out = router_->needs();
+    auto out = inner_->needs();
     out.context.experts = true;
     return out;
   }
-  Claims claims() const override { return router_->claims(); }
-  bool has_prototypes() const override { return router_->has_prototypes(); }
-  void step() override { router_->step(); }
-  double flops_per_token() const override { return router_->flops_per_token(); }
-  void collect(ParameterList& list) override { list.child("of", *router_); }
 
  private:
   bool competes(const Context& context) const {
@@ -83,7 +76,6 @@ class CompetitionScorer final : public Scorer, public Makes<CompetitionScorer, S
 
   Config config_;
   int64_t n_working_, n_null_;
-  std::unique_ptr<Scorer> router_;
 };
 
 }  // namespace

@@ -17,14 +17,14 @@
 #include <algorithm>
 #include <numeric>
 
-#include "collegium/route/stages.h"
+#include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
 namespace {
 
 constexpr double kClosedLogit = -1e9;  // far below any logit, and still a number for sums and squares
 
-class FrequencyMaskScorer final : public Scorer, public Makes<FrequencyMaskScorer, Scorer> {
+class FrequencyMaskScorer final : public WrappedScorer, public Makes<FrequencyMaskScorer, Scorer> {
  public:
   using Interface = Scorer;
   struct Config {
@@ -42,7 +42,7 @@ class FrequencyMaskScorer final : public Scorer, public Makes<FrequencyMaskScore
   };
 
   FrequencyMaskScorer(const Config& config, const StageInputs& in)
-      : inner_(find(scorers(), config.of, "scorer").make(config.of, in)) {
+      : WrappedScorer(config.of, in) {
     require(inner_->kind() != ScoreKind::none, "frequency_mask: scorer '", config.of.name, "' has no scores to mask");
     const auto n_working = in.n_experts - in.n_null;
     require(config.visible <= n_working, "frequency_mask: visible = ", config.visible, " is more than the ", n_working,
@@ -72,7 +72,6 @@ class FrequencyMaskScorer final : public Scorer, public Makes<FrequencyMaskScore
     if (out.logit_NE.defined()) out.logit_NE = out.logit_NE.masked_fill(closed_NE, kClosedLogit);
     return out;
   }
-  ScoreKind kind() const override { return inner_->kind(); }
   Needs needs() const override {
     auto needs = inner_->needs();
     needs.context = needs.context | ContextNeeds{.token_ids = true};
@@ -83,11 +82,8 @@ class FrequencyMaskScorer final : public Scorer, public Makes<FrequencyMaskScore
     claims.closes_experts = true;
     return claims;
   }
-  bool has_prototypes() const override { return inner_->has_prototypes(); }
-  void step() override { inner_->step(); }
-  double flops_per_token() const override { return inner_->flops_per_token(); }
   void collect(ParameterList& list) override {
-    list.child("of", *inner_);
+    WrappedScorer::collect(list);
     list.buffer("open", open_VE_);
   }
 
@@ -119,7 +115,6 @@ class FrequencyMaskScorer final : public Scorer, public Makes<FrequencyMaskScore
     }
   }
 
-  std::unique_ptr<Scorer> inner_;
   Tensor open_VE_;
 };
 

@@ -62,8 +62,8 @@ class GaussianMixtureScorer final : public Scorer, public Makes<GaussianMixtureS
     if (project_PD_.defined()) x_NP = kernels::router_linear(x_NP, project_PD_.to(dtype));
     const auto joint_NE = log_joint(x_NP);
     const auto nll_N = -joint_NE.logsumexp({1});
-    const auto real_N = context.mask_N.defined() ? context.mask_N.to(dtype) : at::ones_like(nll_N);
-    const auto nll = (nll_N * real_N.detach()).sum() / real_N.sum().clamp_min(1);
+    const auto real_N = real_tokens(context, x_ND.size(0), nll_N.options());
+    const auto nll = (nll_N * real_N).sum() / real_N.sum().clamp_min(1);
     Scores out;
     out.logit_NE = joint_NE.detach();
     out.score_NE = out.logit_NE.softmax(-1);

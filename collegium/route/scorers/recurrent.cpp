@@ -15,6 +15,7 @@
 #include <cmath>
 
 #include "collegium/kernels/router_linear.h"
+#include "collegium/kernels/sigmoid.h"
 #include "collegium/route/score_function.h"
 
 namespace collegium::route {
@@ -64,9 +65,9 @@ class RecurrentScorer final : public Scorer, public Makes<RecurrentScorer, Score
     const auto low_NH = kernels::router_linear(x_ND.to(dtype), project_HD_.to(dtype));
     const auto from_input = affine(low_NH, input_GH_, input_bias_G_);
     const auto from_state = affine(before_NH, state_GH_, state_bias_G_);
-    const auto reset_NH = steady_sigmoid(from_input[0] + from_state[0]);
-    const auto update_NH = steady_sigmoid(from_input[1] + from_state[1]);
-    const auto new_NH = 2 * steady_sigmoid(2 * (from_input[2] + reset_NH * from_state[2])) - 1;  // tanh
+    const auto reset_NH = kernels::sigmoid(from_input[0] + from_state[0]);
+    const auto update_NH = kernels::sigmoid(from_input[1] + from_state[1]);
+    const auto new_NH = 2 * kernels::sigmoid(2 * (from_input[2] + reset_NH * from_state[2])) - 1;  // tanh
     Scores out;
     out.carried_NH = new_NH + update_NH * (before_NH - new_NH);
     out.logit_NE = kernels::router_linear(out.carried_NH, weight_EH_.to(dtype));

@@ -8,6 +8,7 @@
 //
 // Assumed: the paper's bilinear form of similarity is the plain dot product here, over sqrt(d_model) by default; only
 // earlier tokens count (language models are causal). Logits stay those of the wrapped scorer.
+// The mixing grows with the length of the sequence, as attention does, and is not counted per token.
 //
 // N tokens, T tokens of one sequence, D model width, E experts.
 #include <ATen/ATen.h>
@@ -16,11 +17,12 @@
 
 #include "collegium/kernels/router_linear.h"
 #include "collegium/route/mix.h"
+#include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
 namespace {
 
-class SimilarityMixedScorer final : public Scorer, public Makes<SimilarityMixedScorer, Scorer> {
+class SimilarityMixedScorer final : public WrappedScorer, public Makes<SimilarityMixedScorer, Scorer> {
  public:
   using Interface = Scorer;
   struct Config {
@@ -34,7 +36,7 @@ class SimilarityMixedScorer final : public Scorer, public Makes<SimilarityMixedS
   };
 
   SimilarityMixedScorer(const Config& config, const StageInputs& in)
-      : inner_(find(scorers(), config.of, "scorer").make(config.of, in)),
+      : WrappedScorer(config.of, in),
         temperature_(config.temperature > 0 ? config.temperature : std::sqrt(static_cast<double>(in.d_model))) {
     require(inner_->kind() != ScoreKind::none, "similarity_mixed: scorer '", config.of.name, "' has no scores to mix");
     require(!inner_->claims().closes_experts, "similarity_mixed: scorer '", config.of.name,
@@ -56,21 +58,13 @@ class SimilarityMixedScorer final : public Scorer, public Makes<SimilarityMixedS
     out.score_NE = at::cat(parts);
     return out;
   }
-  ScoreKind kind() const override { return inner_->kind(); }
-  Needs needs() const override { return inner_->needs(); }
   Claims claims() const override {
     auto claims = inner_->claims();
     claims.reads_other_tokens = true;
     return claims;
   }
-  bool has_prototypes() const override { return inner_->has_prototypes(); }
-  void step() override { inner_->step(); }
-  // The mixing itself grows with the length of the sequence, as attention does, and is not counted per token.
-  double flops_per_token() const override { return inner_->flops_per_token(); }
-  void collect(ParameterList& list) override { list.child("of", *inner_); }
 
  private:
-  std::unique_ptr<Scorer> inner_;
   double temperature_;
 };
 

@@ -11,12 +11,12 @@
 
 #include <cmath>
 
-#include "collegium/route/stages.h"
+#include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
 namespace {
 
-class SinkhornScorer final : public Scorer, public Makes<SinkhornScorer, Scorer> {
+class SinkhornScorer final : public WrappedScorer, public Makes<SinkhornScorer, Scorer> {
  public:
   using Interface = Scorer;
   struct Config {
@@ -33,8 +33,7 @@ class SinkhornScorer final : public Scorer, public Makes<SinkhornScorer, Scorer>
     }
   };
 
-  SinkhornScorer(const Config& config, const StageInputs& in) : config_(config) {
-    inner_ = find(scorers(), config.of, "scorer").make(config.of, in);
+  SinkhornScorer(const Config& config, const StageInputs& in) : WrappedScorer(config.of, in), config_(config) {
     require(inner_->kind() == ScoreKind::softmax, "sinkhorn: scorer '", config.of.name,
             "' must give softmax scores, which stand in for the plan in evaluation");
     require(!inner_->claims().closes_experts, "sinkhorn: scorer '", config.of.name,
@@ -55,17 +54,11 @@ class SinkhornScorer final : public Scorer, public Makes<SinkhornScorer, Scorer>
     }
     return out;
   }
-  ScoreKind kind() const override { return ScoreKind::softmax; }
-  Needs needs() const override { return inner_->needs(); }
   Claims claims() const override {
     auto out = inner_->claims();
     out.is_causal_in_training = out.is_causal_in_training && config_.share == 0;
     return out;
   }
-  bool has_prototypes() const override { return inner_->has_prototypes(); }
-  void step() override { inner_->step(); }
-  double flops_per_token() const override { return inner_->flops_per_token(); }
-  void collect(ParameterList& list) override { list.child("of", *inner_); }
 
  private:
   // Rows sum to one exactly, columns to M / E as nearly as the iterations get.
@@ -84,7 +77,6 @@ class SinkhornScorer final : public Scorer, public Makes<SinkhornScorer, Scorer>
   }
 
   Config config_;
-  std::unique_ptr<Scorer> inner_;
 };
 
 }  // namespace

@@ -11,14 +11,14 @@
 // N tokens, D model width, E experts, V rows of the light embedding, W its width.
 #include <ATen/ATen.h>
 
-#include "collegium/route/stages.h"
+#include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
 namespace {
 
 constexpr int64_t kRowsOfUnknownVocabulary = 1024;
 
-class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer> {
+class TwoStageScorer final : public WrappedScorer, public Makes<TwoStageScorer, Scorer> {
  public:
   using Interface = Scorer;
   struct Config {
@@ -40,11 +40,8 @@ class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer>
     }
   };
 
-  TwoStageScorer(const Config& config, const StageInputs& in) : config_(config) {
-    auto below = in;
-    below.random = in.random.at("of");
-    first_ = find(scorers(), config.of, "scorer").make(config.of, below);
-    require(first_->kind() == ScoreKind::sigmoid, "two_stage: the first router '", config.of.name,
+  TwoStageScorer(const Config& config, const StageInputs& in) : WrappedScorer(config.of, below(in)), config_(config) {
+    require(inner_->kind() == ScoreKind::sigmoid, "two_stage: the first router '", config.of.name,
             "' must give sigmoid scores");
     const auto rows = config.rows > 0            ? config.rows
                       : in.corpus.vocabulary > 0 ? in.corpus.vocabulary
@@ -57,7 +54,7 @@ class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer>
   }
 
   Scores score(const Tensor& x_ND, const Context& context) override {
-    auto out = first_->score(x_ND, context);
+    auto out = inner_->score(x_ND, context);
     const auto dtype = out.score_NE.scalar_type();
     const auto light = [&] {
       const auto token_NW = at::embedding(token_VW_, context.token_id_N.remainder(token_VW_.size(0)));
@@ -70,9 +67,7 @@ class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer>
       out.score_NE = out.score_NE.clamp_min(1e-30) * chosen_NE;
       return out;
     }
-    const auto real_N = context.mask_N.defined()
-                            ? context.mask_N.to(dtype)
-                            : at::ones({x_ND.size(0)}, out.score_NE.options().requires_grad(false));
+    const auto real_N = real_tokens(context, x_ND.size(0), out.score_NE.options());
     const auto count = real_N.sum().clamp_min(1);
     const auto chosen_N1 = out.score_NE.detach().argmax(1, true);
 
@@ -89,23 +84,20 @@ class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer>
     out.losses.push_back({"light_router", miss * config_.distillation, miss.item<double>()});
     return out;
   }
-  ScoreKind kind() const override { return ScoreKind::sigmoid; }
   Needs needs() const override {
-    auto out = first_->needs();
+    auto out = inner_->needs();
     out.context.token_ids = true;
     return out;
   }
-  Claims claims() const override { return first_->claims(); }
-  bool has_prototypes() const override { return first_->has_prototypes(); }
   void step() override {
-    first_->step();
+    WrappedScorer::step();
     steps_ += 1;
   }
   double flops_per_token() const override {
-    return first_->flops_per_token() + 2.0 * static_cast<double>(centroid_EW_.numel());
+    return inner_->flops_per_token() + 2.0 * static_cast<double>(centroid_EW_.numel());
   }
   void collect(ParameterList& list) override {
-    list.child("of", *first_);
+    WrappedScorer::collect(list);
     list.parameter("token", token_VW_, ParameterKind::embedding);
     list.parameter("centroid", centroid_EW_, ParameterKind::embedding);
     list.buffer("steps", steps_);
@@ -115,7 +107,6 @@ class TwoStageScorer final : public Scorer, public Makes<TwoStageScorer, Scorer>
   bool is_frozen() const { return steps_.item<int64_t>() >= config_.freeze_at; }
 
   Config config_;
-  std::unique_ptr<Scorer> first_;
   Tensor token_VW_, centroid_EW_, steps_;
 };
 

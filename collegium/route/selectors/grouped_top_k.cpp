@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "collegium/kernels/top_k.h"
+#include "collegium/route/gather.h"
 #include "collegium/route/stages.h"
 
 namespace collegium::route {
@@ -88,7 +89,6 @@ class GroupedTopKSelector final : public Selector, public Makes<GroupedTopKSelec
     }
     const auto chosen = kernels::top_k(compared_NE.masked_fill(allowed_NE.logical_not(), minus_infinity), K);
 
-    const auto ints = chosen.expert_NK.options();
     const auto group_NK = chosen.expert_NK.floor_divide(size_);
     // Lost inside: to the best expert that the same rule left out.
     auto rival_NK = chosen.runner_up_N.unsqueeze(1).expand({N, K});
@@ -100,13 +100,7 @@ class GroupedTopKSelector final : public Selector, public Makes<GroupedTopKSelec
     const auto margin_NK = at::minimum(inside_NK, group_margin(sorted_NGS, group_score_NG, chosen_groups.runner_up_N,
                                                                group_NK, chosen.score_NK, counted));
 
-    const auto token_NK = at::arange(N, ints).unsqueeze(1).expand({N, K});
-    const auto rank_NK = at::arange(K, ints).unsqueeze(0).expand({N, K});
-    const auto real = context.mask_N.defined() ? context.mask_N.nonzero().flatten() : Tensor();
-    const auto rows = [&](const Tensor& t_NK) {
-      return (real.defined() ? t_NK.index_select(0, real) : t_NK).reshape({-1});
-    };
-    return {rows(token_NK), rows(chosen.expert_NK), rows(rank_NK), rows(chosen.score_NK), rows(margin_NK)};
+    return token_choices(chosen.expert_NK, chosen.score_NK, margin_NK, context.mask_N);
   }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override {

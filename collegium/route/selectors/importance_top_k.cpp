@@ -20,6 +20,7 @@
 #include <cmath>
 
 #include "collegium/kernels/top_k.h"
+#include "collegium/route/gather.h"
 #include "collegium/route/stages.h"
 
 namespace collegium::route {
@@ -92,12 +93,10 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
     const auto k_N = numbers_of_experts(context, N);
 
     const auto rank_M = at::arange(M, k_N.options());
-    const auto taken = rank_M.unsqueeze(0).lt(k_N.unsqueeze(1)).flatten().nonzero().flatten();
-    const auto pick = [&](const Tensor& t_NM) { return t_NM.reshape({-1}).index_select(0, taken); };
     const auto next_NM = at::cat({chosen.score_NK, chosen.runner_up_N.unsqueeze(1)}, 1);
     const auto runner_up_N1 = next_NM.gather(1, k_N.unsqueeze(1));
-    return {taken.floor_divide(M), pick(chosen.expert_NK), taken.remainder(M), pick(chosen.score_NK),
-            pick(chosen.score_NK - runner_up_N1)};
+    return token_choices(chosen.expert_NK, chosen.score_NK, chosen.score_NK - runner_up_N1, Tensor(),
+                         rank_M.unsqueeze(0).lt(k_N.unsqueeze(1)));
   }
   Needs needs() const override {
     return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}, .context = {.attention = true}};
@@ -118,8 +117,7 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
             " tokens is for another batch than ", N, " tokens");
     const auto options = at::TensorOptions().dtype(at::kDouble).device(attention_BTT.device());
     const auto given_BTT = attention_BTT.detach().to(options);
-    const auto real_BT =
-        (context.mask_N.defined() ? context.mask_N.reshape({B, T}).to(options) : at::ones({B, T}, options));
+    const auto real_BT = real_tokens(context, N, options).reshape({B, T});
     const auto k_N = (config_.importance == Importance::own ? by_rank_so_far(given_BTT, real_BT)
                                                             : by_rank_in_batch(given_BTT, real_BT));
     return (k_N * real_BT.reshape({-1})).to(at::kLong);

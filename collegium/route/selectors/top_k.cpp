@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "collegium/kernels/top_k.h"
+#include "collegium/route/gather.h"
 #include "collegium/route/stages.h"
 
 namespace collegium::route {
@@ -29,22 +30,11 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
     if (bias_E.defined()) compared_NE = compared_NE + bias_E.detach().to(compared_NE);
     if (scores.open_NE.defined())
       compared_NE = compared_NE.masked_fill(scores.open_NE.logical_not(), -std::numeric_limits<double>::infinity());
-    const auto N = compared_NE.size(0);
     const auto chosen = kernels::top_k(compared_NE, k_);
-    const auto ints = chosen.expert_NK.options();
-    auto token_NK = at::arange(N, ints).unsqueeze(1).expand({N, k_});
-    auto rank_NK = at::arange(k_, ints).unsqueeze(0).expand({N, k_});
-    auto margin_NK = chosen.score_NK - chosen.runner_up_N.unsqueeze(1);
-    if (!context.mask_N.defined() && !scores.open_NE.defined())
-      return {token_NK.reshape({-1}), chosen.expert_NK.reshape({-1}), rank_NK.reshape({-1}),
-              chosen.score_NK.reshape({-1}), margin_NK.reshape({-1})};
-    auto asks_NK = at::ones({N, k_}, ints.dtype(at::kBool));
-    if (context.mask_N.defined()) asks_NK = asks_NK.logical_and(context.mask_N.unsqueeze(1));
     // A token with fewer than k open experts asks for those alone.
-    if (scores.open_NE.defined()) asks_NK = asks_NK.logical_and(scores.open_NE.gather(1, chosen.expert_NK));
-    const auto asked = asks_NK.reshape({-1}).nonzero().flatten();
-    const auto of = [&](const Tensor& t_NK) { return t_NK.reshape({-1}).index_select(0, asked); };
-    return {of(token_NK), of(chosen.expert_NK), of(rank_NK), of(chosen.score_NK), of(margin_NK)};
+    const auto asks_NK = scores.open_NE.defined() ? scores.open_NE.gather(1, chosen.expert_NK) : Tensor();
+    return token_choices(chosen.expert_NK, chosen.score_NK, chosen.score_NK - chosen.runner_up_N.unsqueeze(1),
+                         context.mask_N, asks_NK);
   }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override { return kTopKClaims; }
