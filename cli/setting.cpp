@@ -41,6 +41,11 @@ std::string output_of(const char* command) {
   return out;
 }
 
+// Names the engine's source as committed; empty outside a repository or where it was changed since.
+std::string working_code() {
+  return output_of("git diff --quiet HEAD -- collegium 2>/dev/null && git rev-parse HEAD:collegium 2>/dev/null");
+}
+
 std::string fixed(double value, int digits) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(digits) << value;
@@ -84,10 +89,6 @@ void keep_layer(const Arguments& arguments, nlohmann::json& layers) {
   layers = std::move(only);
 }
 
-std::string working_code() {
-  return output_of("git diff --quiet HEAD -- collegium 2>/dev/null && git rev-parse HEAD:collegium 2>/dev/null");
-}
-
 RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrupt, Progress* progress) {
   const auto& environment = arguments.streams().environment;
   RunSetting out;
@@ -103,6 +104,7 @@ RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrup
   out.now = utc_now;
   // With "-dirty" where tracked files differ; empty outside a repository.
   out.git_commit = output_of("git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null");
+  out.code = working_code();
   return out;
 }
 

@@ -43,9 +43,6 @@ RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrup
 /// Keeps only the layer that --layer names, where it is given; a usage Error lists those that there are.
 void keep_layer(const Arguments& arguments, nlohmann::json& layers);
 
-/// Names the engine's source as committed; empty outside a repository or where it was changed since.
-std::string working_code();
-
 /// The folder of the run that a person means: an id, the start of one, or a path.
 io::Path run_folder(const Arguments& arguments, const std::string& word);
 

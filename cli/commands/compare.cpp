@@ -53,6 +53,8 @@ constexpr Option kCompareOptions[] = {
      .kind = ValueKind::integer,
      .help = "with --room: only the first N seeds; 0 = all",
      .default_text = "0"},
+    {.name = "any-code",
+     .help = "with --room: finished runs of other versions of the code count, too (the table names their commits)"},
     kRunsOption,
     kDeviceOption,
     kThreadsOption,
@@ -89,7 +91,8 @@ int compare_room(const Arguments& arguments) {
     if (file.ends_with(".toml")) recipes.push_back(read_recipe(folder / file));
   if (recipes.empty()) fail(ErrorKind::usage, folder.string(), ": no recipe here");
   std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  const auto board = gather_leaderboard(reference, recipes, setting, [&](const std::string& line) { out.note(line); });
+  const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
+  const auto board = gather_leaderboard(reference, recipes, setting, reuse, [&](const std::string& line) { out.note(line); });
   const auto data = leaderboard_json(board, setting);
   const io::Path store = arguments.text("store");
   fs.create_directories(store);

@@ -74,7 +74,7 @@ int run_evidence(const Arguments& arguments) {
     require(!recipe.expectations.empty(), recipe.path, ": has no [[expect]], so there is nothing to judge");
   auto json = Json::array();
   bool any_failed = false;
-  const auto code = working_code();
+  const auto& code = setting.code;
   for (const auto& recipe : recipes) {
     const auto hash = recipe_hash(recipe);
     if (arguments.given("store") && !arguments.flag("again") && !code.empty()) {

@@ -28,23 +28,31 @@ std::string with_spread(const nlohmann::json& values) {
   return out.str();
 }
 
+bool is_of_this_code(const io::Run& run, const RunSetting& setting) {
+  if (setting.code.empty()) return run.git_commit == setting.git_commit;
+  const auto path = io::Path(run.folder) / "env.json";
+  auto& fs = io::real_file_system();
+  return fs.exists(path) && io::parse_json(io::read_text(fs, path), path.string()).value("code", "") == setting.code;
+}
+
 // A finished run of this configuration and seed, from an earlier gathering that was cut short.
-std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& setting) {
+std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& setting, Reuse reuse) {
   io::RunStore store(setting.runs_root);
   const auto wanted = resolved(config);
   for (const auto& run : store.list()) {
     const io::Path folder = run.folder;
     if (run.status != io::RunStatus::finished || run.seed != config.seed) continue;
-    if (run.git_commit != setting.git_commit || !io::real_file_system().exists(folder / "config.toml")) continue;
-    if (io::read_text(io::real_file_system(), folder / "config.toml") == to_toml(wanted)) return folder;
+    if (!io::real_file_system().exists(folder / "config.toml")) continue;
+    if (io::read_text(io::real_file_system(), folder / "config.toml") != to_toml(wanted)) continue;
+    if (reuse == Reuse::any_code || is_of_this_code(run, setting)) return folder;
   }
   return {};
 }
 
 io::Path run_or_reuse(RunConfig config, int64_t seed, const std::string& name, const Recipe& recipe,
-                      const RunSetting& setting) {
+                      const RunSetting& setting, Reuse reuse = Reuse::this_code) {
   config.seed = seed;
-  if (const auto done = finished_run(config, setting)) return *done;
+  if (const auto done = finished_run(config, setting, reuse)) return *done;
   const auto outcome = start_run(config, name, recipe.path, setting);
   if (outcome.result.reason == train::StopReason::interrupted)
     throw Error(ErrorKind::interrupted, "evidence: interrupted; what is finished is used again next time");
@@ -90,9 +98,10 @@ Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::
   return better == ours.size() ? Verdict::held : worse == ours.size() ? Verdict::failed : Verdict::not_shown;
 }
 
-std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting) {
+std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, Reuse reuse) {
   std::vector<io::Path> out;
-  for (const auto seed : recipe.seeds) out.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting));
+  for (const auto seed : recipe.seeds)
+    out.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting, reuse));
   return out;
 }
 

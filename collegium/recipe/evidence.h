@@ -25,11 +25,16 @@ struct Evidence {
 /// worse on every seed, else not shown at this scale.
 Verdict judge(const Expectation& expectation, const std::vector<double>& ours, const std::vector<double>& baseline);
 
-/// The finished runs of the recipe's own side, one a seed, trained where they are not there yet.
-std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting);
+/// Which finished runs of the same configuration and seed below the runs root count as done.
+enum class Reuse {
+  this_code,  ///< of the very source that runs now (RunSetting::code), or of its commit where that is unknown
+  any_code
+};
 
-/// Trains what is not there yet (a finished run of the same configuration and seed below the runs root is used
-/// again) and judges.
+/// The finished runs of the recipe's own side, one a seed, trained where they are not there yet.
+std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, Reuse reuse = Reuse::this_code);
+
+/// Trains what is not there yet with this code, and judges.
 Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting);
 
 /// As stored in docs/evidence/<name>.json: measure, ours, baseline, seeds, spread, verdict, the paper's figure,

@@ -8,12 +8,14 @@
 #include <iomanip>
 #include <limits>
 #include <map>
+#include <set>
 #include <sstream>
 
 #include "collegium/inspect/page.h"
 #include "collegium/io/env.h"
 #include "collegium/layer/experts.h"
 #include "collegium/recipe/measures.h"
+#include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/toml.h"
 
 namespace collegium {
@@ -81,6 +83,28 @@ std::map<int64_t, double> router_cost(const RunConfig& config, const RunSetting&
   return out;
 }
 
+void measure_speeds(std::vector<Entrant>& entrants, const RunSetting& setting) {
+  constexpr int kRounds = 9;
+  std::vector<std::unique_ptr<StepTimer>> timers;
+  for (const auto& e : entrants) timers.push_back(std::make_unique<StepTimer>(e.runs.front(), setting));
+  for (auto& timer : timers) timer->step();
+  for (int round = 0; round < kRounds; ++round)
+    for (size_t i = 0; i < entrants.size(); ++i)
+      entrants[i].tokens_per_second.push_back(static_cast<double>(timers[i]->tokens_per_step()) / timers[i]->step());
+}
+
+std::vector<std::string> commits_of(const std::vector<io::Path>& runs, const RunSetting& setting) {
+  std::set<std::string> out;
+  io::RunStore store(setting.runs_root);
+  for (const auto& run : runs) out.insert(store.find(run.filename().string()).git_commit.substr(0, 9));
+  return {out.begin(), out.end()};
+}
+
+double median_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 std::string number(double value, int digits) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(digits) << value;
@@ -98,7 +122,7 @@ std::string cell(const nlohmann::json& row, const char* measure, int digits, dou
 }  // namespace
 
 Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe>& recipes, const RunSetting& setting,
-                               const std::function<void(const std::string&)>& say) {
+                               Reuse reuse, const std::function<void(const std::string&)>& say) {
   Leaderboard out;
   for (auto recipe : recipes) {
     if (const auto why = other_task(reference.run, recipe.run); !why.empty()) {
@@ -109,7 +133,8 @@ Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe
     recipe.seeds = reference.seeds;
     say(recipe.name);
     Entrant entrant{.recipe = recipe};
-    entrant.runs = runs_of(recipe, setting);
+    entrant.runs = runs_of(recipe, setting, reuse);
+    entrant.commits = commits_of(entrant.runs, setting);
     entrant.router_microseconds = router_cost(recipe.run, setting);
     const auto model = build_model(recipe.run, 1024, at::kMeta);
     const auto facts = model->facts(recipe.run.train.context);
@@ -117,6 +142,8 @@ Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe
     out.entrants.push_back(std::move(entrant));
   }
   require(!out.entrants.empty(), "leaderboard: no recipe is on the reference's task");
+  say("speed of training steps, all in turn");
+  measure_speeds(out.entrants, setting);
   return out;
 }
 
@@ -132,6 +159,11 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
     nlohmann::json row = {{"name", e.recipe.name},
                           {"paper", e.recipe.paper},
                           {"title", e.recipe.title},
+                          {"commits", e.commits},
+                          {"speed",
+                           {{"median", median_of(e.tokens_per_second)},
+                            {"min", *std::min_element(e.tokens_per_second.begin(), e.tokens_per_second.end())},
+                            {"max", *std::max_element(e.tokens_per_second.begin(), e.tokens_per_second.end())}}},
                           {"causal", e.is_causal},
                           {"needs", e.needs},
                           {"measures", nlohmann::json::object()},
@@ -150,14 +182,19 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
     const char *measure, *word;
     bool high_is_bad;
   };
-  constexpr Trait traits[] = {{"valid_bpb", "loss", true},           {"tokens_per_second", "speed", false},
+  constexpr Trait traits[] = {{"valid_bpb", "loss", true},           {"speed", "speed", false},
                               {"max_violation", "balance", true},    {"dropped", "dropped tokens", true},
                               {"fluctuation", "stability", true},    {"noisy_bpb", "robustness", true},
                               {"utilisation", "idle experts", false}};
+  const auto value_in = [](const nlohmann::json& row, const std::string& measure) -> std::optional<double> {
+    if (measure == "speed") return row["speed"]["median"].get<double>();
+    if (!row["measures"].contains(measure)) return {};
+    return row["measures"][measure]["mean"].get<double>();
+  };
   for (const auto& trait : traits) {
     std::vector<double> values;
     for (const auto& row : rows)
-      if (row["measures"].contains(trait.measure)) values.push_back(row["measures"][trait.measure]["mean"]);
+      if (const auto v = value_in(row, trait.measure)) values.push_back(*v);
     if (values.size() < 5) continue;
     std::sort(values.begin(), values.end());
     if (trait.high_is_bad) std::reverse(values.begin(), values.end());
@@ -165,9 +202,9 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
     // Losses differ by little: a hundredth counts there.
     const auto margin = std::string_view(trait.measure).ends_with("bpb") ? 0.01 * median : 0.1 * std::abs(median);
     for (auto& row : rows) {
-      if (!row["measures"].contains(trait.measure)) continue;
-      const auto v = row["measures"][trait.measure]["mean"].get<double>();
-      if (trait.high_is_bad ? v >= bound && v > median + margin : v <= bound && v < median - margin)
+      const auto v = value_in(row, trait.measure);
+      if (!v) continue;
+      if (trait.high_is_bad ? *v >= bound && *v > median + margin : *v <= bound && *v < median - margin)
         row["sacrifices"].push_back(trait.word);
     }
   }
@@ -191,8 +228,8 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
       << "![held-out loss against training speed](leaderboard.svg)\n\n"
       << "| router | paper | held-out bits/byte | noisy | active parameters | tokens/s | router µs/token at E = 8, 64, "
          "256 | MaxVio | "
-         "dropped % | in use % | experts/token | score entropy | changed % | collapse | sacrifices |\n"
-      << "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+         "dropped % | in use % | experts/token | score entropy | changed % | collapse | sacrifices | commit |\n"
+      << "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
   for (const auto& row : board["rows"]) {
     std::vector<std::string> costs, sacrifices;
     for (const auto E : kSizes) {
@@ -203,12 +240,14 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
     out << "| " << row["name"].get<std::string>() << (row["causal"].get<bool>() ? "" : " (sees later tokens)") << " | "
         << paper_name(row["paper"].get<int64_t>()) << " | " << cell(row, "valid_bpb", 4) << " | " << cell(row, "noisy_bpb", 3) << " | "
         << number(row["measures"]["parameters_active"]["mean"].get<double>() / 1000, 0) << "k | "
-        << cell(row, "tokens_per_second", 0) << " | " << join(costs, " / ") << " | " << cell(row, "max_violation", 2)
+        << number(row["speed"]["median"].get<double>(), 0) << " | " << join(costs, " / ") << " | " << cell(row, "max_violation", 2)
         << " | " << cell(row, "dropped", 1, 100) << " | " << cell(row, "utilisation", 0, 100) << " | "
         << cell(row, "per_token", 2) << " | " << cell(row, "score_entropy", 2) << " | "
-        << cell(row, "fluctuation", 1, 100) << " | " << cell(row, "collapse", 2) << " | " << join(sacrifices) << " |\n";
+        << cell(row, "fluctuation", 1, 100) << " | " << cell(row, "collapse", 2) << " | " << join(sacrifices) << " | "
+        << join(row["commits"].get<std::vector<std::string>>()) << " |\n";
   }
-  out << "\nnoisy: bits per byte with 15 % of the input tokens replaced. MaxVio: busiest expert over the mean, less "
+  out << "\ntokens/s: training steps after training, every router a step in turn, median of the rounds. "
+         "noisy: bits per byte with 15 % of the input tokens replaced. MaxVio: busiest expert over the mean, less "
          "one. in use: experts "
          "with more than a quarter of the even load.\nchanged: tokens whose first expert changed since the evaluation "
          "before. collapse: "
@@ -232,7 +271,7 @@ std::string leaderboard_svg(const nlohmann::json& board) {
   std::vector<Mark> marks;
   for (const auto& row : board["rows"]) {
     const auto& loss = row["measures"]["valid_bpb"];
-    marks.push_back({row["name"], row["measures"]["tokens_per_second"]["mean"].get<double>() / 1000, loss["mean"],
+    marks.push_back({row["name"], row["speed"]["median"].get<double>() / 1000, loss["mean"],
                      loss["min"], loss["max"], row["causal"]});
   }
   double x0 = 1e300, x1 = -1e300, y0 = 1e300, y1 = -1e300;

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "collegium/io/env.h"
+#include "collegium/recipe/step_timer.h"
 
 namespace collegium {
 namespace {
@@ -25,27 +26,16 @@ int64_t planned_vocabulary(const data::DataConfig& data) {
 
 // Speed of real training steps on random tokens; a few steps, the first one not counted.
 double measured_speed(const RunConfig& config, int64_t vocabulary, const RunSetting& setting, double seconds) {
-  auto model = build_model(config, vocabulary, setting.device);
-  auto t = config.train;
-  const auto windows = t.batch_size * t.accumulation * 4;
-  std::vector<int32_t> tokens(static_cast<size_t>(windows * (t.context + 1)));
-  const Random random(1);
-  for (size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] = static_cast<int32_t>(random.below(i, static_cast<uint64_t>(vocabulary)));
-  const data::TokenSet set(std::move(tokens), std::vector<int32_t>(static_cast<size_t>(vocabulary), 1));
-  const data::BatchStream stream(set, {.batch_size = t.batch_size, .context = t.context, .n_micro = t.accumulation});
-  const data::EvalStream unused(set, {.batch_size = 1, .context = t.context, .max_windows = 1});
-  train::Trainer trainer(t, *model, stream, unused, 1, setting.device);
-  train::Meter meter;
-  trainer.train_step(meter);
+  StepTimer timer(config, vocabulary, setting);
+  timer.step();
+  double busy = 0;
   int64_t steps = 0;
-  const auto start = setting.clock();
-  while (steps < 1 || setting.clock() - start < seconds) {
-    trainer.train_step(meter);
+  while (steps < 1 || busy < seconds) {
+    busy += timer.step();
     ++steps;
     if (setting.is_interrupted && setting.is_interrupted()) break;
   }
-  return static_cast<double>(steps * t.batch_size * t.accumulation * t.context) / (setting.clock() - start);
+  return static_cast<double>(steps * timer.tokens_per_step()) / busy;
 }
 
 }  // namespace

@@ -32,23 +32,6 @@ nlohmann::json read_json(const io::Path& path) {
   return io::parse_json(io::read_text(io::real_file_system(), path), path.string());
 }
 
-data::PreparedData prepare_data(const RunConfig& config, const RunSetting& setting) {
-  if (!setting.progress) return data::prepare(config.data, setting.data_paths);
-  std::string stage;
-  const auto prepared = data::prepare(config.data, setting.data_paths, [&](const data::DataProgress& p) {
-    if (stage != p.stage) {
-      if (!stage.empty()) setting.progress->finish();
-      stage = p.stage;
-      setting.progress->start(p.total, "", text("data: ", stage));
-    }
-    setting.progress->update(p.done);
-    if (setting.is_interrupted && setting.is_interrupted())
-      throw Error(ErrorKind::interrupted, "interrupted while preparing the data; nothing was started");
-  });
-  if (!stage.empty()) setting.progress->finish();
-  return prepared;
-}
-
 nlohmann::json data_record(const data::PreparedData& data) {
   const auto side = [](const data::SplitStatistics& s) {
     return nlohmann::json{{"documents", s.n_documents}, {"bytes", s.n_bytes}, {"tokens", s.n_tokens}};
@@ -158,6 +141,23 @@ Table read_config_table(const io::Path& folder) {
 
 }  // namespace
 
+data::PreparedData prepare_data(const RunConfig& config, const RunSetting& setting) {
+  if (!setting.progress) return data::prepare(config.data, setting.data_paths);
+  std::string stage;
+  const auto prepared = data::prepare(config.data, setting.data_paths, [&](const data::DataProgress& p) {
+    if (stage != p.stage) {
+      if (!stage.empty()) setting.progress->finish();
+      stage = p.stage;
+      setting.progress->start(p.total, "", text("data: ", stage));
+    }
+    setting.progress->update(p.done);
+    if (setting.is_interrupted && setting.is_interrupted())
+      throw Error(ErrorKind::interrupted, "interrupted while preparing the data; nothing was started");
+  });
+  if (!stage.empty()) setting.progress->finish();
+  return prepared;
+}
+
 std::vector<nlohmann::json> rows_of(const io::Path& path) {
   auto& fs = io::real_file_system();
   return fs.exists(path) ? io::read_json_lines(fs, path).rows : std::vector<nlohmann::json>{};
@@ -228,7 +228,9 @@ RunOutcome start_run(const RunConfig& config, const std::string& name, const std
 
   fs.create_directories(folder);
   io::write_atomically(fs, folder / "config.toml", io::as_bytes(to_toml(table)));
-  write_json(folder / "env.json", io::environment());
+  auto env = io::environment();
+  env["code"] = setting.code;
+  write_json(folder / "env.json", env);
   write_json(folder / "data.json", data_record(data));
   data.tokenizer.save(folder / "tokenizer.json");
   if (setting.progress) setting.progress->note(text("run ", run.id));

@@ -30,6 +30,7 @@ struct RunSetting {
   Clock clock;
   std::function<std::string()> now;  ///< UTC, "2026-01-31T12:00:00Z"
   std::string git_commit;            ///< of the working folder; empty = none
+  std::string code;                  ///< names the engine's source; empty = unknown (no repository, or changed files)
 };
 
 struct RunOutcome {
@@ -63,6 +64,9 @@ struct OpenedRun {
 
 /// Opens a run folder and loads its newest good checkpoint, or that of `step`.
 OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int64_t> step = {});
+
+/// The data of a configuration, with a progress line for each step; an Error of kind interrupted when it is cut short.
+data::PreparedData prepare_data(const RunConfig& config, const RunSetting& setting);
 
 /// The model of a configuration. device may be at::kMeta: then it has shapes and no numbers.
 /// count_V: how often each token occurs in the training text, where the model is to be trained.

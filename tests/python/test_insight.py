@@ -94,6 +94,7 @@ def test_leaderboard(place):  # noqa: F811
     assert all(row["measures"]["valid_bpb"]["n"] == 2 for row in data["rows"])
     table = (place / "docs" / "leaderboard.md").read_text()
     assert "| hash | P106 |" in table and (place / "docs" / "leaderboard.svg").read_text().startswith("<svg")
+    assert all(0 < row["speed"]["min"] <= row["speed"]["median"] <= row["speed"]["max"] for row in data["rows"])
     # Again: nothing is trained twice.
     before = len(cli("runs", "--ids", cwd=place, check=0).stdout.split())
     cli("compare", "--room", "route", "--store", "docs", "--threads", 1, cwd=place, check=0)

@@ -1,0 +1,28 @@
+// Seconds of real training steps, for plans and for comparisons of speed.
+#pragma once
+#include <memory>
+
+#include "collegium/recipe/run.h"
+
+namespace collegium {
+
+/// Training steps of one model, timed one by one, so that several timers can take turns on a machine whose speed drifts.
+class StepTimer {
+ public:
+  /// On random tokens, from first weights.
+  StepTimer(const RunConfig& config, int64_t vocabulary, const RunSetting& setting);
+  /// On the training text of a finished run, from its trained weights: routers do what they learned to do. The run's
+  /// folder stays as it is.
+  StepTimer(const io::Path& folder, const RunSetting& setting);
+  ~StepTimer();
+
+  /// Trains one step. Seconds.
+  double step();
+  int64_t tokens_per_step() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace collegium
