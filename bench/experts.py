@@ -1,0 +1,156 @@
+"""Collegium's experts inside transformers beside transformers' own implementations, interleaved in one process.
+
+    PYTHONPATH=build/ci/python .venv/bin/python bench/experts.py --json out.json
+
+One experts module of transformers (Mixtral's: SwiGLU, fused gate and up weights) runs as "collegium", "grouped_mm", "eager"
+and, for few tokens, "batched_mm" on the same weights, hidden states and expert ids. Three skews of the load: uniform,
+Zipf, and one hot expert that half of all choices go to. The ceiling is the fastest dense matrix product that this torch
+does here, measured in the same run.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+WIDTH = 512
+#        experts, choices, expert width, tokens, passes, type
+SHAPES = [(64, 8, 256, 1024, "train", "float32"), (256, 8, 128, 512, "train", "float32"),
+          (8, 2, 1024, 1024, "train", "float32"), (64, 8, 256, 16, "forward", "float32"),
+          (64, 8, 256, 1, "forward", "float32"), (64, 8, 256, 1024, "train", "bfloat16"),
+          (64, 8, 256, 1024, "forward", "bfloat16")]
+SKEWS = ("uniform", "zipf", "hot")
+
+
+def choices(n_experts, k, tokens, skew):
+    g = torch.Generator().manual_seed(1)
+    weight = torch.ones(n_experts)
+    if skew == "zipf":
+        weight = 1.0 / torch.arange(1, n_experts + 1)
+    elif skew == "hot":
+        weight[0] = n_experts
+    return torch.multinomial(weight.expand(tokens, -1), k, generator=g)
+
+
+class Layer:
+    def __init__(self, n_experts, k, width, tokens, dtype, skew):
+        import collegium.transformers  # noqa: F401
+        from transformers import MixtralConfig
+        from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+        torch.manual_seed(0)
+        self.config = MixtralConfig(hidden_size=WIDTH, intermediate_size=width, num_local_experts=n_experts)
+        self.config._experts_implementation = "eager"
+        self.experts = MixtralExperts(self.config).to(dtype)
+        for p in self.experts.parameters():
+            torch.nn.init.normal_(p, std=0.02)
+        self.x = torch.randn(tokens, WIDTH).to(dtype).requires_grad_()
+        self.index = choices(n_experts, k, tokens, skew)
+        self.weight = torch.rand(tokens, k).to(dtype).requires_grad_()
+        self.grad = torch.randn(tokens, WIDTH).to(dtype)
+        self.flops = 2 * 3 * tokens * k * WIDTH * width
+
+    def run(self, implementation, passes):
+        self.config._experts_implementation_internal = implementation
+        if passes == "forward":
+            with torch.no_grad():
+                return self.experts(self.x, self.index, self.weight)
+        for t in (self.x, self.weight, *self.experts.parameters()):
+            t.grad = None
+        y = self.experts(self.x, self.index, self.weight)
+        y.backward(self.grad)
+        return y
+
+    def saved_bytes(self, implementation):
+        """Bytes kept for the backward pass, weights and inputs not counted."""
+        self.config._experts_implementation_internal = implementation
+        own = {t.untyped_storage().data_ptr() for t in (self.x, self.weight, self.index, *self.experts.parameters())}
+        kept = {}
+
+        def pack(t):
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            self.experts(self.x, self.index, self.weight)
+        return sum(size for where, size in kept.items() if where not in own)
+
+
+def ceiling(dtype):
+    """Multiply-adds, counted as two, a second: the best of several dense products."""
+    best = 0
+    for n in (512, 1024, 2048):
+        a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
+        torch.mm(a, b)
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.mm(a, b)
+            best = max(best, 2 * n**3 / (time.perf_counter() - start))
+    return best
+
+
+def peak_memory(shape, implementation, threads):
+    """MiB that one pass adds to what a process with the layer takes, in a process of its own."""
+    code = (f"import sys, torch, resource; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); import experts\n"
+            f"torch.set_num_threads({threads})\n"
+            f"l = experts.Layer({shape[0]}, {shape[1]}, {shape[2]}, {shape[3]}, torch.{shape[5]}, 'uniform')\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+            f"before = peak(); l.run({implementation!r}, {shape[4]!r}); print(peak() - before)")
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-memory", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = []
+    print("ratio: time of the fastest rival / ours, median [lowest, highest] of the rounds; above 1, ours is faster\n")
+    for shape in SHAPES:
+        n_experts, k, width, tokens, passes, dtype = shape
+        rivals = ["grouped_mm", "eager"] + (["batched_mm"] if tokens <= 16 else [])
+        memory = {} if arguments.no_memory else {
+            i: peak_memory(shape, i, arguments.threads) for i in ["collegium", "grouped_mm"]}
+        for skew in SKEWS:
+            layer = Layer(n_experts, k, width, tokens, getattr(torch, dtype), skew)
+            times = {name: [] for name in ["collegium", *rivals]}
+            expected, got = layer.run("eager", passes), layer.run("collegium", passes)
+            error = ((got - expected).abs().max() / expected.abs().max()).item()
+            repeats = max(1, 64 // tokens)
+            for name in times:
+                layer.run(name, passes)
+            for _ in range(arguments.rounds):
+                for name in times:
+                    start = time.perf_counter()
+                    for _ in range(repeats):
+                        layer.run(name, passes)
+                    times[name].append((time.perf_counter() - start) / repeats)
+            best = min(rivals, key=lambda name: statistics.median(times[name]))
+            ratios = sorted(a / b for a, b in zip(times[best], times["collegium"]))
+            ours = statistics.median(times["collegium"])
+            flops = layer.flops * (3 if passes == "train" else 1)
+            top = ceiling(getattr(torch, dtype))
+            saved = {name: layer.saved_bytes(name) / tokens for name in ("collegium", "grouped_mm")} if passes == "train" else {}
+            results.append({"experts": n_experts, "k": k, "width": width, "tokens": tokens, "passes": passes, "type": dtype,
+                            "skew": skew, "seconds": times, "rival": best, "ratio": statistics.median(ratios),
+                            "flops_per_second": flops / ours, "dense_flops_per_second": top, "error": error,
+                            "saved_bytes_per_token": saved, "peak_mib": memory})
+            print(f"E{n_experts} k{k} I{width} T{tokens} {passes} {dtype} {skew:8} {ours * 1e3:8.3f} ms  "
+                  f"{flops / ours / 1e9:6.0f} GFLOP/s ({flops / ours / top:4.0%} of dense)  "
+                  f"{statistics.median(ratios):5.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}] x {best}  "
+                  + (f"saved {saved['collegium']:.0f} B/token, grouped_mm {saved['grouped_mm']:.0f}  " if saved else "")
+                  + (f"peak +{memory['collegium']:.0f} MiB, grouped_mm +{memory['grouped_mm']:.0f}" if memory else ""))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+// The fused experts of experts.h as separate passes, for callers with an autograd of their own (custom operators).
+//
+// Legend: as in experts.h; H pre-activations an assignment: 2 I for SwiGLU, I for GELU.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+
+namespace collegium::kernels {
+
+using at::Tensor;
+
+enum class ExpertKind : int64_t { swiglu, gelu };
+
+/// What the experts see; first_EHD and second_EDI as gate_up and down (swiglu) or up and down (gelu) in experts.h.
+struct ExpertsCall {
+  ExpertKind kind;
+  Tensor x_ND, gate_R, token_R, offset_E1, first_EHD, second_EDI;
+};
+
+struct ExpertsResult {
+  Tensor out_ND;
+  Tensor pre_RH;  ///< what experts_backward needs; undefined unless `keep`
+};
+
+struct ExpertsGradients {
+  Tensor x_ND, gate_R, first_EHD, second_EDI;  ///< undefined where not wanted
+};
+
+/// Without autograd, on tensors that has_loops() accepts. A usage Error for wrong shapes, types, offsets or token ids.
+ExpertsResult experts_forward(const ExpertsCall& call, bool keep);
+
+/// `wanted`: x, gate, first and second weights. pre_RH from experts_forward of the same call.
+ExpertsGradients experts_backward(const ExpertsCall& call, const Tensor& pre_RH, const Tensor& grad_ND,
+                                  const std::array<bool, 4>& wanted);
+
+}  // namespace collegium::kernels

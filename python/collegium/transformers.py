@@ -1,0 +1,69 @@
+"""Collegium's expert kernels in Hugging Face models.
+
+    import collegium.transformers
+
+    model = AutoModelForCausalLM.from_pretrained("allenai/OLMoE-1B-7B-0924", experts_implementation="collegium")
+
+Importing this module adds "collegium" to transformers' experts implementations, beside "eager" and "grouped_mm"; a model
+that is there already takes it with model.set_experts_implementation("collegium"). Weights stay where they are, outputs
+and gradients are the same within rounding.
+
+Experts of other kinds than plain SwiGLU or GELU ones (with biases, transposed weights, norms or activations of their own)
+run as "grouped_mm", which a warning says once a class.
+"""
+
+import warnings
+
+import torch
+
+try:
+    from transformers.activations import ACT2FN
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+    from transformers.integrations import moe as _moe
+except ImportError as problem:
+    raise ImportError(f"collegium.transformers needs transformers 5 or newer: {problem}") from problem
+
+from . import _core  # noqa: F401  its operators are torch.ops.collegium
+
+_KINDS = {"silu": "swiglu", "gelu": "gelu"}
+_CLASSES = {type(ACT2FN[name]): name for name in _KINDS}
+_warned = set()
+
+
+def why_not(experts):
+    """Why Collegium's kernels cannot stand in for this experts module of transformers; None when they can."""
+    if getattr(experts, "has_bias", False):
+        return "its experts have biases"
+    if getattr(experts, "is_transposed", False):
+        return "its weights are transposed"
+    if not getattr(experts, "is_concatenated", True):
+        return "its gate and up weights are interleaved"
+    if getattr(experts, "has_post_expert_norm", False):
+        return "its experts have a norm"
+    name = _CLASSES.get(type(experts.act_fn))
+    if name is None and isinstance(experts.act_fn, torch.nn.SiLU):
+        name = "silu"
+    if experts.has_gate:
+        if getattr(type(experts), "_apply_gate", None) is not _moe._default_apply_gate:
+            return "its experts combine gate and up in a way of their own"
+        return None if name == "silu" else f"its activation is {type(experts.act_fn).__name__}, not SiLU"
+    return None if name == "gelu" else f"its activation is {type(experts.act_fn).__name__}, not GELU"
+
+
+def experts_forward(self, hidden_states, top_k_index, top_k_weights):
+    """transformers' experts interface: hidden_states [N, D], top_k_index and top_k_weights [N, K]; returns [N, D]."""
+    reason = why_not(self)
+    if reason is not None:
+        if type(self) not in _warned:
+            _warned.add(type(self))
+            warnings.warn(f"collegium: {type(self).__name__} runs as grouped_mm, for {reason}", stacklevel=2)
+        return _moe.grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
+    x = hidden_states.to(self.down_proj.dtype)
+    if self.has_gate:
+        y = torch.ops.collegium.grouped_swiglu(x, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj)
+    else:
+        y = torch.ops.collegium.grouped_gelu(x, top_k_index, top_k_weights, self.up_proj, self.down_proj)
+    return y.to(hidden_states.dtype)
+
+
+ALL_EXPERTS_FUNCTIONS.register("collegium", experts_forward)

@@ -1,0 +1,231 @@
+// torch.ops.collegium: the expert kernels as torch operators, with autograd and with shapes for tracing, so that they
+// work in any model and under torch.compile.
+//
+// Legend: N tokens, K choices a token, D model width, E experts, I expert hidden width, R = N K or fewer assignments.
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/DispatchKeySet.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "collegium/base/error.h"
+#include "collegium/kernels/experts.h"
+#include "collegium/kernels/experts_passes.h"
+#include "collegium/kernels/group.h"
+#include "collegium/kernels/work.h"
+
+namespace collegium::python {
+namespace {
+
+using at::Tensor;
+using kernels::ExpertKind;
+using kernels::ExpertsCall;
+
+// torch raises what its own operators would: ValueError with our text, whatever tracer stands between.
+template <class F>
+auto torch_errors(F&& f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    TORCH_CHECK_VALUE(false, error.what());
+  }
+}
+
+void check_choices(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK) {
+  TORCH_CHECK_VALUE(x_ND.dim() == 2, "grouped experts: x must be [N, D], got ", x_ND.sym_sizes());
+  TORCH_CHECK_VALUE(expert_NK.dim() == 2 && expert_NK.sym_size(0) == x_ND.sym_size(0),
+                    "grouped experts: expert ids [N, K] for x ", x_ND.sym_sizes(), " wanted, got ",
+                    expert_NK.sym_sizes());
+  TORCH_CHECK_VALUE(expert_NK.scalar_type() == at::kLong || expert_NK.scalar_type() == at::kInt,
+                    "grouped experts: expert ids must be int64 or int32, got ", expert_NK.scalar_type());
+  TORCH_CHECK_VALUE(gate_NK.sym_sizes() == expert_NK.sym_sizes(), "grouped experts: a gate for each expert id ",
+                    expert_NK.sym_sizes(), " wanted, got ", gate_NK.sym_sizes());
+}
+
+struct Work {
+  ExpertsCall call;
+  Tensor place_R;  // where each row stands in the flattened [N K] choices
+};
+
+// Choices sorted by expert. Ids at or above the number of experts do no work: they are how expert parallelism marks
+// choices that another process carries out.
+Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+                 const Tensor& first_EHD, const Tensor& second_EDI) {
+  const auto E = first_EHD.size(0), K = expert_NK.size(1);
+  const auto id_A = expert_NK.reshape({-1}).to(at::kLong).clamp_max(E);
+  const auto grouped = kernels::group_by_expert(id_A, E + 1);
+  const auto R = grouped.offset_E1[E].item<int64_t>();
+  const auto place_R = grouped.order_R.slice(0, 0, R);
+  return {{kind, x_ND, gate_NK.reshape({-1}).index_select(0, place_R), place_R.floor_divide(K),
+           grouped.offset_E1.slice(0, 0, E + 1), first_EHD, second_EDI},
+          place_R};
+}
+
+std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+                                       const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
+  return torch_errors([&]() -> std::tuple<Tensor, Tensor> {
+    const auto work =
+        sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
+    const auto result = kernels::experts_forward(work.call, keep);
+    if (!keep) return {result.out_ND, at::empty({0, first_EHD.size(1)}, x_ND.options())};
+    // Rows of choices that do no work are at the end, so that the shape is known without the ids.
+    const auto missing = expert_NK.numel() - result.pre_RH.size(0);
+    if (missing == 0) return {result.out_ND, result.pre_RH};
+    return {result.out_ND, at::cat({result.pre_RH, result.pre_RH.new_zeros({missing, first_EHD.size(1)})})};
+  });
+}
+
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+FourTensors backward_cpu(const Tensor& grad_ND, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+                         const Tensor& first_EHD, const Tensor& second_EDI, const Tensor& pre_AH, int64_t kind,
+                         std::array<bool, 4> wanted) {
+  return torch_errors([&]() -> FourTensors {
+    const auto work =
+        sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
+    const auto R = work.place_R.size(0);
+    auto out = kernels::experts_backward(work.call, pre_AH.slice(0, 0, R), grad_ND, wanted);
+    const auto or_empty = [&](const Tensor& t) { return t.defined() ? t : at::empty({0}, x_ND.options()); };
+    Tensor gate_grad_NK;
+    if (wanted[1])
+      gate_grad_NK = at::zeros({gate_NK.numel()}, gate_NK.options())
+                         .index_copy_(0, work.place_R, out.gate_R.to(gate_NK.scalar_type()))
+                         .reshape(gate_NK.sizes());
+    return {or_empty(out.x_ND), or_empty(gate_grad_NK), or_empty(out.first_EHD), or_empty(out.second_EDI)};
+  });
+}
+
+std::tuple<Tensor, Tensor> forward_meta(const Tensor& x_ND, const Tensor& expert_NK, const Tensor&,
+                                        const Tensor& first_EHD, const Tensor&, int64_t, bool keep) {
+  return {at::empty_like(x_ND, at::MemoryFormat::Contiguous),
+          x_ND.new_empty_symint({keep ? expert_NK.sym_numel() : c10::SymInt(0), first_EHD.sym_size(1)})};
+}
+
+FourTensors backward_meta(const Tensor&, const Tensor& x_ND, const Tensor&, const Tensor& gate_NK,
+                          const Tensor& first_EHD, const Tensor& second_EDI, const Tensor&, int64_t,
+                          std::array<bool, 4> wanted) {
+  const auto made = [&](size_t i, const Tensor& like) {
+    return wanted[i] ? at::empty_like(like, at::MemoryFormat::Contiguous) : x_ND.new_empty({0});
+  };
+  return {made(0, x_ND), made(1, gate_NK), made(2, first_EHD), made(3, second_EDI)};
+}
+
+std::tuple<Tensor, Tensor> call_forward(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+                                        const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("collegium::_experts_forward", "")
+                             .typed<decltype(forward_cpu)>();
+  return op.call(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, kind, keep);
+}
+
+struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x_ND, const Tensor& expert_NK,
+                        const Tensor& gate_NK, const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const auto [out_ND, pre_AH] = call_forward(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, kind, true);
+    context->save_for_backward({x_ND, expert_NK, gate_NK, first_EHD, second_EDI, pre_AH});
+    context->saved_data["kind"] = kind;
+    return out_ND;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& grads) {
+    static const auto op = c10::Dispatcher::singleton()
+                               .findSchemaOrThrow("collegium::_experts_backward", "")
+                               .typed<decltype(backward_cpu)>();
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled() || !grads[0].requires_grad(),
+                                "grouped experts: no second derivative");
+    const auto saved = context->get_saved_variables();
+    const std::array<bool, 4> wanted = {context->needs_input_grad(0), context->needs_input_grad(2),
+                                        context->needs_input_grad(3), context->needs_input_grad(4)};
+    const auto [x, gate, first, second] =
+        op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
+                context->saved_data["kind"].toInt(), wanted);
+    const auto if_wanted = [&](size_t i, const Tensor& t) { return wanted[i] ? t : Tensor(); };
+    return {if_wanted(0, x), Tensor(), if_wanted(1, gate), if_wanted(2, first), if_wanted(3, second), Tensor()};
+  }
+};
+
+// Where there are no loops of ours (other devices and types): torch's grouped product where it is made for the case,
+// else one product an expert.
+bool has_grouped_mm(const Tensor& x_ND) {
+  return x_ND.is_cuda() && x_ND.scalar_type() == at::kBFloat16;
+}
+
+Tensor elsewhere(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+                 const Tensor& first_EHD, const Tensor& second_EDI) {
+  const auto E = first_EHD.size(0), K = expert_NK.size(1);
+  if (!has_grouped_mm(x_ND)) {
+    const auto work = sorted_work(kind, x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
+    const auto& c = work.call;
+    return kind == ExpertKind::swiglu ? kernels::plain::swiglu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1,
+                                                                       c.first_EHD, c.second_EDI)
+                                      : kernels::plain::gelu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1,
+                                                                     c.first_EHD, c.second_EDI);
+  }
+  // Choices that do no work are sorted behind the last expert, where grouped products leave rows unset.
+  const auto [id_A, order_A] = at::sort(expert_NK.reshape({-1}).to(at::kLong).clamp_max(E), true, 0, false);
+  const auto end_E = at::searchsorted(id_A, at::arange(E, id_A.options()), /*out_int32=*/true, /*right=*/true);
+  const auto works_A1 = id_A.lt(E).unsqueeze(1);
+  const auto token_A = order_A.floor_divide(K);
+  const auto product = [&](const Tensor& rows, const Tensor& weight) {
+    return at::_grouped_mm(rows, weight.transpose(1, 2), end_E).masked_fill(works_A1.logical_not(), 0);
+  };
+  const auto h_AH = product(x_ND.index_select(0, token_A).masked_fill(works_A1.logical_not(), 0), first_EHD);
+  const auto a_AI = kind == ExpertKind::swiglu ? kernels::plain::swiglu(h_AH) : at::gelu(h_AH);
+  return kernels::plain::combine(product(a_AI, second_EDI), gate_NK.reshape({-1}).index_select(0, order_A), token_A,
+                                 x_ND.size(0));
+}
+
+Tensor experts(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+               const Tensor& first_EHD, const Tensor& second_EDI) {
+  check_choices(x_ND, expert_NK, gate_NK);
+  if (!kernels::has_loops(x_ND) && !x_ND.is_meta())
+    return torch_errors([&] { return elsewhere(kind, x_ND, expert_NK, gate_NK, first_EHD, second_EDI); });
+  const auto number = static_cast<int64_t>(kind);
+  if (at::GradMode::is_enabled() && (x_ND.requires_grad() || gate_NK.requires_grad() || first_EHD.requires_grad() ||
+                                     second_EDI.requires_grad()))
+    return ExpertsFunction::apply(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, number);
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return std::get<0>(call_forward(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, number, false));
+}
+
+Tensor grouped_swiglu(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK, const Tensor& gate_up_EHD,
+                      const Tensor& down_EDI) {
+  return experts(ExpertKind::swiglu, x_ND, expert_NK, gate_NK, gate_up_EHD, down_EDI);
+}
+
+Tensor grouped_gelu(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK, const Tensor& up_EID,
+                    const Tensor& down_EDI) {
+  return experts(ExpertKind::gelu, x_ND, expert_NK, gate_NK, up_EID, down_EDI);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(collegium, library) {
+  library.def("grouped_swiglu(Tensor x, Tensor expert, Tensor gate, Tensor gate_up, Tensor down) -> Tensor");
+  library.def("grouped_gelu(Tensor x, Tensor expert, Tensor gate, Tensor up, Tensor down) -> Tensor");
+  library.def(
+      "_experts_forward(Tensor x, Tensor expert, Tensor gate, Tensor first, Tensor second, int kind, bool keep) -> "
+      "(Tensor, Tensor)");
+  library.def(
+      "_experts_backward(Tensor grad, Tensor x, Tensor expert, Tensor gate, Tensor first, Tensor second, Tensor pre, "
+      "int kind, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(collegium, CompositeImplicitAutograd, library) {
+  library.impl("grouped_swiglu", grouped_swiglu);
+  library.impl("grouped_gelu", grouped_gelu);
+}
+
+TORCH_LIBRARY_IMPL(collegium, CPU, library) {
+  library.impl("_experts_forward", forward_cpu);
+  library.impl("_experts_backward", backward_cpu);
+}
+
+TORCH_LIBRARY_IMPL(collegium, Meta, library) {
+  library.impl("_experts_forward", forward_meta);
+  library.impl("_experts_backward", backward_meta);
+}
+
+}  // namespace collegium::python

@@ -1,0 +1,206 @@
+"""torch.ops.collegium and transformers' experts interface: values, gradients, tracing, bad input.
+
+N tokens, K choices a token, D model width, I expert width, E experts.
+"""
+
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+collegium = pytest.importorskip("collegium", reason="the extension is not built (COLLEGIUM_PYTHON=ON)")
+import collegium.transformers  # noqa: E402
+
+N, K, D, I, E = 17, 3, 16, 24, 6
+
+
+def arguments(kind="swiglu", dtype=torch.float64, n=N, requires_grad=True):
+    g = torch.Generator().manual_seed(7)
+    normal = lambda *sizes: torch.randn(*sizes, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
+    expert = torch.stack([torch.randperm(E, generator=g)[:K] for _ in range(n)]) if n else torch.zeros(0, K).long()
+    gate = torch.rand(n, K, generator=g, dtype=torch.float64).to(dtype)
+    first = normal(E, 2 * I if kind == "swiglu" else I, D)
+    tensors = [normal(n, D), gate, first, normal(E, D, I)]
+    if requires_grad:
+        tensors = [t.requires_grad_() for t in tensors]
+    x, gate, first, second = tensors
+    return x, expert, gate, first, second
+
+
+def operator(kind):
+    return torch.ops.collegium.grouped_swiglu if kind == "swiglu" else torch.ops.collegium.grouped_gelu
+
+
+def reference(kind, x, expert, gate, first, second):
+    """Every choice on its own, in plain torch."""
+    rows = []
+    for n in range(x.shape[0]):
+        y = torch.zeros(x.shape[1], dtype=x.dtype)
+        for k in range(expert.shape[1]):
+            e = expert[n, k]
+            if e >= first.shape[0]:
+                continue
+            h = first[e] @ x[n]
+            if kind == "swiglu":
+                a = torch.nn.functional.silu(h[: h.shape[0] // 2]) * h[h.shape[0] // 2 :]
+            else:
+                a = torch.nn.functional.gelu(h)
+            y = y + gate[n, k] * (second[e] @ a)
+        rows.append(y)
+    return torch.stack(rows) if rows else x.new_zeros(x.shape)
+
+
+@pytest.mark.parametrize("kind", ["swiglu", "gelu"])
+def test_value_and_gradients(kind):
+    ours, theirs = arguments(kind), arguments(kind)
+    for args in (ours, theirs):  # a repeated expert, and two choices that another process carries out
+        args[1][0, 1] = args[1][0, 0]
+        args[1][2, 0], args[1][5, 2] = E, E + 3
+    y, expected = operator(kind)(*ours), reference(kind, *theirs)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    probe = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+    (y * probe).sum().backward()
+    (expected * probe).sum().backward()
+    for name, a, b in zip(("x", "gate", "first", "second"), ours[:1] + ours[2:], theirs[:1] + theirs[2:]):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-11, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    assert ours[2].grad[2, 0] == 0 and ours[2].grad[5, 2] == 0
+
+
+@pytest.mark.parametrize("kind", ["swiglu", "gelu"])
+def test_gradcheck(kind):
+    x, expert, gate, first, second = arguments(kind, n=5)
+    assert torch.autograd.gradcheck(lambda *t: operator(kind)(t[0], expert, *t[1:]), (x, gate, first, second))
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_other_types(dtype, tolerance):
+    args = arguments(dtype=dtype, requires_grad=False)
+    expected = reference("swiglu", *(t.double() if t.is_floating_point() else t for t in args))
+    y = operator("swiglu")(*args)
+    assert y.dtype == dtype
+    assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+    # Ids of 32 bits, and gates in float beside bfloat16 states.
+    again = operator("swiglu")(args[0], args[1].int(), args[2].float(), *args[3:])
+    torch.testing.assert_close(again.double(), expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+def test_only_wanted_gradients():
+    x, expert, gate, first, second = arguments()
+    first.requires_grad_(False)
+    operator("swiglu")(x, expert, gate, first, second).sum().backward()
+    assert first.grad is None and x.grad is not None and second.grad is not None
+    with torch.no_grad():
+        assert not operator("swiglu")(x, expert, gate, first, second).requires_grad
+
+
+def test_no_tokens():
+    args = arguments(n=0)
+    y = operator("swiglu")(*args)
+    assert y.shape == (0, D)
+    y.sum().backward()
+    assert args[3].grad.abs().sum() == 0
+
+
+def test_company_does_not_matter():
+    """A token's result is the same bits whatever the batch around it."""
+    args = arguments(dtype=torch.float32, requires_grad=False, n=40)
+    whole = operator("swiglu")(*args)
+    for n in (0, 13, 39):
+        alone = operator("swiglu")(args[0][n : n + 1], args[1][n : n + 1], args[2][n : n + 1], *args[3:])
+        assert torch.equal(alone[0], whole[n])
+
+
+def test_opcheck():
+    x, expert, gate, first, second = arguments(dtype=torch.float32)
+    torch.library.opcheck(torch.ops.collegium.grouped_swiglu.default, (x, expert, gate, first, second))
+    plain = tuple(t.detach() for t in (x, expert, gate, first, second))
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.collegium._experts_forward.default, (*plain, 0, True), test_utils=checks)
+    out, pre = torch.ops.collegium._experts_forward(*plain, 0, True)
+    torch.library.opcheck(torch.ops.collegium._experts_backward.default,
+                          (torch.ones_like(out), *plain, pre, 0, [True] * 4), test_utils=checks)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile(backend):
+    def layer(x, expert, gate, first, second):
+        return torch.tanh(torch.ops.collegium.grouped_swiglu(x * 2, expert, gate.softmax(-1), first, second)).sum()
+
+    ours, theirs = arguments(dtype=torch.float32), arguments(dtype=torch.float32)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    a, b = compiled(*ours), layer(*theirs)
+    a.backward()
+    b.backward()
+    torch.testing.assert_close(a, b)
+    for i in (0, 2, 3, 4):
+        torch.testing.assert_close(ours[i].grad, theirs[i].grad, rtol=1e-3, atol=1e-4)
+    if backend == "aot_eager":  # another number of tokens, traced with symbols for sizes
+        more = arguments(dtype=torch.float32, n=N + 4)
+        torch.testing.assert_close(compiled(*more), layer(*more))
+
+
+@pytest.mark.parametrize("change,words", [
+    (lambda a: (a[0][0], *a[1:]), r"x must be \[N, D\]"),
+    (lambda a: (a[0], a[1][:-1], *a[2:]), r"expert ids \[N, K\]"),
+    (lambda a: (a[0], a[1].float(), *a[2:]), "int64 or int32"),
+    (lambda a: (a[0], a[1], a[2][:, :1], *a[3:]), "a gate for each expert id"),
+    (lambda a: (a[0], a[1] - E, *a[2:]), "expert ids must be in"),
+    (lambda a: (*a[:3], a[3][:, :-1], a[4]), r"weights \[E, 2 I, D\]"),
+    (lambda a: (*a[:3], a[3].float(), a[4]), "type"),
+])
+def test_bad_input(change, words):
+    with pytest.raises(ValueError, match=words):
+        operator("swiglu")(*change(arguments(requires_grad=False)))
+
+
+def small(model, **more):
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(model, **more)
+
+
+def config(name):
+    common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "num_key_value_heads": 2, "max_position_embeddings": 64}
+    if name == "mixtral":
+        return transformers.MixtralConfig(intermediate_size=24, num_local_experts=6, num_experts_per_tok=2, **common)
+    if name == "olmoe":
+        return transformers.OlmoeConfig(intermediate_size=24, num_experts=8, num_experts_per_tok=3, **common)
+    if name == "qwen3":
+        return transformers.Qwen3MoeConfig(moe_intermediate_size=24, num_experts=8, num_experts_per_tok=3,
+                                           intermediate_size=48, head_dim=8, **common)
+    return transformers.GptOssConfig(intermediate_size=24, num_local_experts=4, num_experts_per_tok=2, head_dim=8,
+                                     layer_types=["full_attention"] * 2, **common)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "olmoe", "qwen3"])
+def test_models_of_transformers(name):
+    tokens = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(3))
+    sides = {}
+    for implementation in ("eager", "collegium"):
+        model = small(config(name), experts_implementation=implementation)
+        out = model(tokens, labels=tokens)
+        out.loss.backward()
+        sides[implementation] = (out.logits, {k: p.grad for k, p in model.named_parameters()})
+    torch.testing.assert_close(sides["collegium"][0], sides["eager"][0], rtol=1e-4, atol=1e-5)
+    for key, expected in sides["eager"][1].items():
+        torch.testing.assert_close(sides["collegium"][1][key], expected, rtol=1e-3, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_switching_a_model():
+    model = small(config("olmoe"), experts_implementation="eager").eval()
+    tokens = torch.arange(10)[None]
+    with torch.no_grad():
+        before = model(tokens).logits
+        model.set_experts_implementation("collegium")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.testing.assert_close(model(tokens).logits, before, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_it_cannot_run():
+    eager = small(config("gpt_oss"), experts_implementation="eager").eval()
+    ours = small(config("gpt_oss"), experts_implementation="collegium").eval()
+    tokens = torch.arange(10)[None]
+    with torch.no_grad(), pytest.warns(UserWarning, match="runs as grouped_mm, for its experts have biases"):
+        torch.testing.assert_close(ours(tokens).logits, eager(tokens).logits, rtol=1e-4, atol=1e-5)
