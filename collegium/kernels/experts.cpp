@@ -105,13 +105,34 @@ ExpertsCall dense(const ExpertsCall& call) {
           call.second_EDI.contiguous()};
 }
 
+ExpertsResult forward_pass(const ExpertsCall& call, bool keep) {
+  const auto activation = activation_of(call.kind);
+  const auto is = expert_shape(call.x_ND, call.token_R, call.second_EDI, parts_of(activation));
+  ExpertsResult out;
+  if (keep) out.pre_RH = fresh({is.n_rows, is.parts * is.hidden}, call.x_ND.options());
+  out.out_ND = fresh(call.x_ND.sizes(), call.x_ND.options());
+  by_element(call.x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
+    const auto* token = call.token_R.const_data_ptr<int64_t>();
+    const Experts experts{call.offset_E1.const_data_ptr<int64_t>(), is.n_experts};
+    const Scratch<S> a_RI(is.n_rows * is.hidden);
+    const Scratch<Wide<S>> y_RD(is.n_rows * is.width);
+    first_half(is, activation, row_pointers(data<S>(call.x_ND), is.width, token, is.n_rows), experts,
+               data<S>(call.first_EHD), keep ? mutable_data<S>(out.pre_RH) : nullptr, a_RI.get());
+    product_linear(row_pointers<S>(a_RI.get(), is.hidden, nullptr, is.n_rows), experts, data<S>(call.second_EDI),
+                   is.width, is.hidden, y_RD.get());
+    sum_rows<S>(rows_by_token(token, is.n_rows, is.n_tokens), is.n_tokens, y_RD.get(), data<Wide<S>>(call.gate_R),
+                is.width, mutable_data<S>(out.out_ND));
+  });
+  return out;
+}
+
 struct FusedExperts : torch::autograd::Function<FusedExperts> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x_ND, const Tensor& gate_R,
                         const Tensor& token_R, const Tensor& offset_E1, const Tensor& first_EHD,
                         const Tensor& second_EDI, int64_t kind, bool keep) {
     const auto call =
         dense({static_cast<ExpertKind>(kind), x_ND, gate_R, token_R, offset_E1, first_EHD, second_EDI});
-    auto result = experts_forward(call, keep);
+    auto result = forward_pass(call, keep);
     if (keep)
       context->save_for_backward({call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD,
                                   call.second_EDI, result.pre_RH});
@@ -136,33 +157,16 @@ Tensor fused_experts(const ExpertsCall& call) {
   const bool keep =
       at::GradMode::is_enabled() && (call.x_ND.requires_grad() || call.gate_R.requires_grad() ||
                                      call.first_EHD.requires_grad() || call.second_EDI.requires_grad());
+  check_call(call);
   return FusedExperts::apply(call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI,
                              static_cast<int64_t>(call.kind), keep);
 }
 
 }  // namespace
 
-ExpertsResult experts_forward(const ExpertsCall& given, bool keep) {
-  check_call(given);
-  const auto call = dense(given);
-  const auto activation = activation_of(call.kind);
-  const auto is = expert_shape(call.x_ND, call.token_R, call.second_EDI, parts_of(activation));
-  ExpertsResult out;
-  if (keep) out.pre_RH = fresh({is.n_rows, is.parts * is.hidden}, call.x_ND.options());
-  out.out_ND = fresh(call.x_ND.sizes(), call.x_ND.options());
-  by_element(call.x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
-    const auto* token = call.token_R.const_data_ptr<int64_t>();
-    const Experts experts{call.offset_E1.const_data_ptr<int64_t>(), is.n_experts};
-    const Scratch<S> a_RI(is.n_rows * is.hidden);
-    const Scratch<Wide<S>> y_RD(is.n_rows * is.width);
-    first_half(is, activation, row_pointers(data<S>(call.x_ND), is.width, token, is.n_rows), experts,
-               data<S>(call.first_EHD), keep ? mutable_data<S>(out.pre_RH) : nullptr, a_RI.get());
-    product_linear(row_pointers<S>(a_RI.get(), is.hidden, nullptr, is.n_rows), experts, data<S>(call.second_EDI),
-                   is.width, is.hidden, y_RD.get());
-    sum_rows<S>(rows_by_token(token, is.n_rows, is.n_tokens), is.n_tokens, y_RD.get(), data<Wide<S>>(call.gate_R),
-                is.width, mutable_data<S>(out.out_ND));
-  });
-  return out;
+ExpertsResult experts_forward(const ExpertsCall& call, bool keep) {
+  check_call(call);
+  return forward_pass(dense(call), keep);
 }
 
 ExpertsGradients experts_backward(const ExpertsCall& given, const Tensor& pre_RH, const Tensor& grad_given_ND,
