@@ -5,6 +5,9 @@
 All see the same hidden states [4096, 512] and stand in evaluation mode without gradients. transformers' MixtralTopKRouter gives indices and
 weights; Collegium's routers give a whole Decision as well (sorted by expert, with slots and margins); st-moe-pytorch's TopNGating gives
 one-hot dispatch and combine tensors and is left out where those need more than 2 GiB.
+
+On a busy machine, `--threads 1 --clock cpu` (the process's own time, which other programs' turns do not count towards) gives steadier
+figures than the clock on the wall. Ratios are taken within a round; their median and quartiles are given.
 """
 
 import argparse
@@ -55,7 +58,7 @@ def ours(n_experts, k, only):
         yield name, lambda x, router=router, ids=ids: router(x, **ids)
 
 
-def measure(n_experts, k, rounds, only):
+def measure(n_experts, k, rounds, only, clock):
     torch.manual_seed(0)
     x = torch.randn(TOKENS, WIDTH)
     sides = list(rivals(n_experts, k)) + list(ours(n_experts, k, only))
@@ -65,10 +68,14 @@ def measure(n_experts, k, rounds, only):
             run(x)
         for _ in range(rounds):
             for name, run in sides:
-                start = time.perf_counter()
+                start = clock()
                 run(x)
-                times[name].append((time.perf_counter() - start) * 1e6 / TOKENS)
-    return {name: {"median_us": statistics.median(t), "best_us": min(t)} for name, t in times.items()}
+                times[name].append((clock() - start) * 1e6 / TOKENS)
+    out = {}
+    for name, t in times.items():
+        low, middle, high = statistics.quantiles([rival / own for rival, own in zip(times["transformers"], t, strict=True)], n=4)
+        out[name] = {"median_us": statistics.median(t), "best_us": min(t), "speed": middle, "speed_quartiles": [low, high]}
+    return out
 
 
 def main():
@@ -76,18 +83,20 @@ def main():
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--only", nargs="*", help="these routers")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = []
     for k in (1, 2, 8):
         for n_experts in (8, 64, 256):
-            row = measure(n_experts, k, arguments.rounds, arguments.only)
+            clock = time.perf_counter if arguments.clock == "wall" else time.process_time
+            row = measure(n_experts, k, arguments.rounds, arguments.only, clock)
             results.append({"experts": n_experts, "k": k, "tokens": TOKENS, "times": row})
-            rival = row["transformers"]["median_us"]
-            print(f"E = {n_experts}, k = {k}: µs a token; in brackets: how many times as fast as transformers")
+            print(f"E = {n_experts}, k = {k}: µs a token; how many times as fast as transformers [quartiles]")
             for name, t in sorted(row.items(), key=lambda item: item[1]["median_us"]):
-                print(f"  {name:20} {t['median_us']:8.3f}  ({rival / t['median_us']:.2f})")
+                low, high = t["speed_quartiles"]
+                print(f"  {name:20} {t['median_us']:8.3f}  {t['speed']:6.2f} [{low:.2f}, {high:.2f}]")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
 

@@ -42,4 +42,12 @@ const Loops<S>& loops() {
   if constexpr (std::is_same_v<S, Bf16>) return tables.of_bf16;
 }
 
+/// The chosen loops over rows of router scores of type C (float or double).
+template <class C>
+const ScoreLoops<C>& score_loops() {
+  const LoopTables& tables = *chosen_isa().loops;
+  if constexpr (std::is_same_v<C, float>) return tables.scores_of_float;
+  if constexpr (std::is_same_v<C, double>) return tables.scores_of_double;
+}
+
 }  // namespace collegium::kernels

@@ -81,11 +81,26 @@ struct Loops {
   }
 };
 
+/// Loops over one row of router scores. A row's results depend on that row alone, to the bit.
+template <class C>
+struct ScoreLoops {
+  void (*logistic)(const C* in, int64_t n, C* out);  ///< out = 1 / (1 + exp(-in)); each element for itself
+  /// out = exp(in) / sum(exp(in)); -infinity gives 0, a row of nothing else and any NaN or +infinity give NaNs.
+  void (*softmax)(const C* in, int64_t n, C* out);
+  C (*log_sum_exp)(const C* in, int64_t n);
+  /// The first `keep` of the row in descending order and where they stand, 1 <= keep <= n. NaN ranks above every
+  /// number, and of equals the first in the row.
+  void (*top)(const C* row, int64_t n, int64_t keep, C* best, int64_t* where);
+  void (*add)(const C* a, const C* b, int64_t n, C* out);  ///< out = a + b
+};
+
 /// The loops of one instruction set for every element type.
 struct LoopTables {
   Loops<float> of_float;
   Loops<double> of_double;
   Loops<Bf16> of_bf16;
+  ScoreLoops<float> scores_of_float;
+  ScoreLoops<double> scores_of_double;
 };
 
 extern const LoopTables plain_loops;   ///< what every compiler for the platform may use; always there

@@ -4,7 +4,7 @@ set(_kernels ${CMAKE_SOURCE_DIR}/collegium/kernels)
 set(_loops ${_kernels}/loops_plain.cpp ${_kernels}/loops_avx2.cpp ${_kernels}/loops_avx512.cpp)
 set(_all_loops -O3 -ffp-contract=fast -Wno-psabi)
 set_source_files_properties(${_loops} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON SKIP_PRECOMPILE_HEADERS ON
-                            COMPILE_OPTIONS "${_all_loops}" OBJECT_DEPENDS ${_kernels}/loops_body.inc)
+                            COMPILE_OPTIONS "${_all_loops}" OBJECT_DEPENDS "${_kernels}/loops_body.inc;${_kernels}/loops_scores.inc")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set_source_files_properties(${_kernels}/loops_avx2.cpp PROPERTIES COMPILE_OPTIONS "${_all_loops};-mavx2;-mfma")
   set_source_files_properties(${_kernels}/loops_avx512.cpp PROPERTIES COMPILE_OPTIONS

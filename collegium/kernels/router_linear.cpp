@@ -1,33 +1,55 @@
 #include "collegium/kernels/router_linear.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/sigmoid.h"
+#include "collegium/kernels/softmax.h"
 #include "collegium/kernels/work.h"
 
 namespace collegium::kernels {
 namespace {
 
-Tensor router_logits(const Tensor& x_ND, const Tensor& weight_ED) {
+// Calls done(first, m) when the logits of m tokens from `first` on are there, still in the cache.
+template <class S, class Done>
+void logits_in_blocks(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& logit_NE, const Done& done) {
   const int64_t n_tokens = x_ND.size(0), width = x_ND.size(1), n_experts = weight_ED.size(0);
-  auto logit_NE = at::empty({n_tokens, n_experts}, x_ND.options());
+  const auto& loop = loops<S>();
+  const S *x = data<S>(x_ND), *weight = data<S>(weight_ED);
+  S* logit = mutable_data<S>(logit_NE);
+  const int64_t grain = 1 + 65536 / (1 + width * n_experts);
+  at::parallel_for(0, n_tokens, grain, [&](int64_t begin, int64_t end) {
+    constexpr int64_t block = 64;
+    const S* row[block];
+    for (int64_t n = begin; n < end; n += block) {
+      const int64_t m = std::min(block, end - n);
+      for (int64_t i = 0; i < m; ++i) row[i] = x + (n + i) * width;
+      loop.linear(row, m, weight, width, n_experts, width, logit + n * n_experts, n_experts);
+      done(n, m);
+    }
+  });
+}
+
+Tensor router_logits(const Tensor& x_ND, const Tensor& weight_ED) {
+  auto logit_NE = at::empty({x_ND.size(0), weight_ED.size(0)}, x_ND.options());
   by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
-    const auto& loop = loops<S>();
-    const S *x = data<S>(x_ND), *weight = data<S>(weight_ED);
-    S* logit = mutable_data<S>(logit_NE);
-    const int64_t grain = 1 + 65536 / (1 + width * n_experts);
-    at::parallel_for(0, n_tokens, grain, [&](int64_t begin, int64_t end) {
-      constexpr int64_t block = 64;
-      const S* row[block];
-      for (int64_t n = begin; n < end; n += block) {
-        const int64_t m = std::min(block, end - n);
-        for (int64_t i = 0; i < m; ++i) row[i] = x + (n + i) * width;
-        loop.linear(row, m, weight, width, n_experts, width, logit + n * n_experts, n_experts);
-      }
-    });
+    logits_in_blocks<S>(x_ND, weight_ED, logit_NE, [](int64_t, int64_t) {});
   });
   return logit_NE;
+}
+
+template <class C>
+void logits_and_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function, RouterScores& out) {
+  const int64_t E = weight_ED.size(0);
+  const C* logit = data<C>(out.logit_NE);
+  C* score = mutable_data<C>(out.score_NE);
+  const auto& loop = score_loops<C>();
+  logits_in_blocks<C>(x_ND, weight_ED, out.logit_NE, [&](int64_t first, int64_t m) {
+    if (function == ScoreFunction::sigmoid) return loop.logistic(logit + first * E, m * E, score + first * E);
+    for (int64_t n = first; n < first + m; ++n) loop.softmax(logit + n * E, E, score + n * E);
+  });
 }
 
 struct RouterLinear : torch::autograd::Function<RouterLinear> {
@@ -45,21 +67,50 @@ struct RouterLinear : torch::autograd::Function<RouterLinear> {
   }
 };
 
-}  // namespace
-
-Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED) {
+void check_router_linear(const Tensor& x_ND, const Tensor& weight_ED) {
   require(x_ND.dim() == 2 && weight_ED.dim() == 2 && x_ND.size(1) == weight_ED.size(1),
           "router_linear: x [N, D] and weight [E, D] wanted, got ", x_ND.sizes(), " and ", weight_ED.sizes());
   require(x_ND.scalar_type() == weight_ED.scalar_type(), "router_linear: x and weight must have one type, got ",
           x_ND.scalar_type(), " and ", weight_ED.scalar_type());
+}
+
+Tensor function_of(const Tensor& logit_NE, ScoreFunction function) {
+  return function == ScoreFunction::softmax ? kernels::softmax(logit_NE) : kernels::sigmoid(logit_NE);
+}
+
+}  // namespace
+
+Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED) {
+  check_router_linear(x_ND, weight_ED);
   if (!has_loops(x_ND) || !has_loops(weight_ED)) return plain::router_linear(x_ND, weight_ED);
   return RouterLinear::apply(x_ND, weight_ED);
+}
+
+RouterScores router_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function) {
+  check_router_linear(x_ND, weight_ED);
+  const bool is_plain = !has_loops(x_ND) || !has_loops(weight_ED) || x_ND.scalar_type() == at::kBFloat16;
+  const bool is_learning = at::GradMode::is_enabled() && (x_ND.requires_grad() || weight_ED.requires_grad());
+  if (is_plain || is_learning || weight_ED.size(0) == 0) {
+    auto logit_NE = router_linear(x_ND, weight_ED);
+    return {logit_NE, function_of(logit_NE, function)};
+  }
+  const auto x = x_ND.detach().contiguous(), weight = weight_ED.detach().contiguous();
+  RouterScores out{at::empty({x.size(0), weight.size(0)}, x.options()),
+                   at::empty({x.size(0), weight.size(0)}, x.options())};
+  x.scalar_type() == at::kFloat ? logits_and_scores<float>(x, weight, function, out)
+                                : logits_and_scores<double>(x, weight, function, out);
+  return out;
 }
 
 namespace plain {
 
 Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED) {
   return at::linear(x_ND, weight_ED);
+}
+
+RouterScores router_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function) {
+  const auto logit_NE = router_linear(x_ND, weight_ED);
+  return {logit_NE, function == ScoreFunction::softmax ? plain::softmax(logit_NE) : plain::sigmoid(logit_NE)};
 }
 
 }  // namespace plain

@@ -15,9 +15,21 @@ using at::Tensor;
 /// too. Throws a usage Error when the shapes or types do not fit.
 Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED);
 
+enum class ScoreFunction { softmax, sigmoid };
+
+struct RouterScores {
+  Tensor logit_NE, score_NE;
+};
+
+/// The logits and their score function, bit for bit as router_linear and softmax or sigmoid give them. Without
+/// gradients both come from one pass over blocks of tokens that stay in the cache.
+RouterScores router_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function);
+
 namespace plain {
 /// at::linear.
 Tensor router_linear(const Tensor& x_ND, const Tensor& weight_ED);
+/// One function after the other.
+RouterScores router_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function);
 }  // namespace plain
 
 }  // namespace collegium::kernels

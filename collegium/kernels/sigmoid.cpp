@@ -1,29 +1,26 @@
 #include "collegium/kernels/sigmoid.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <cmath>
+#include "collegium/kernels/work.h"
 
 namespace collegium::kernels {
 namespace {
 
-template <class S>
-void logistic(const S* z, int64_t n, S* out) {
-  at::parallel_for(0, n, 8192, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) out[i] = 1 / (1 + std::exp(-z[i]));
-  });
+template <class C>
+void logistic_of_all(const Tensor& z, const Tensor& out) {
+  const C* in = data<C>(z);
+  C* to = mutable_data<C>(out);
+  at::parallel_for(0, z.numel(), 16384,
+                   [&](int64_t begin, int64_t end) { score_loops<C>().logistic(in + begin, end - begin, to + begin); });
 }
 
 struct Sigmoid : torch::autograd::Function<Sigmoid> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& z_in) {
     const auto z = z_in.contiguous();
     auto out = at::empty_like(z);
-    if (z.scalar_type() == at::kFloat)
-      logistic(z.const_data_ptr<float>(), z.numel(), out.mutable_data_ptr<float>());
-    else
-      logistic(z.const_data_ptr<double>(), z.numel(), out.mutable_data_ptr<double>());
+    z.scalar_type() == at::kFloat ? logistic_of_all<float>(z, out) : logistic_of_all<double>(z, out);
     context->save_for_backward({out});
     return out;
   }

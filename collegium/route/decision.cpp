@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "collegium/base/error.h"
-#include "collegium/kernels/group.h"
+#include "collegium/kernels/assignments.h"
 
 namespace collegium::route {
 namespace {
@@ -28,26 +28,20 @@ Dropped no_drops(const Tensor& like_int, const Tensor& like_score) {
 }  // namespace
 
 Decision Decision::make(const Assignments& asked, int64_t n_tokens, int64_t n_experts) {
-  // Most selectors list their choices token by token; other lists are brought into that order first. The stable
-  // grouping by expert then gives the stated order.
-  const bool is_ascending = asked.token_A.diff().ge(0).all().item<bool>();
-  const auto by_token_A = is_ascending ? Tensor() : kernels::group_by_expert(asked.token_A, n_tokens).order_R;
-  const auto grouped =
-      kernels::group_by_expert(is_ascending ? asked.expert_A : asked.expert_A.index_select(0, by_token_A), n_experts);
+  auto made = kernels::sort_assignments(
+      {asked.token_A, asked.expert_A, asked.rank_A, asked.score_A, asked.margin_A}, n_tokens, n_experts);
   Decision d;
-  const auto order_R = is_ascending ? grouped.order_R : by_token_A.index_select(0, grouped.order_R);
   d.parts_ = {.n_tokens = n_tokens,
               .n_experts = n_experts,
-              .token_R = asked.token_A.index_select(0, order_R),
-              .expert_R = asked.expert_A.index_select(0, order_R),
+              .token_R = made.sorted.token_R,
+              .expert_R = made.sorted.expert_R,
               .gate_R = {},
-              .rank_R = asked.rank_A.index_select(0, order_R),
-              .slot_R = {},
-              .score_R = asked.score_A.index_select(0, order_R),
-              .margin_R = asked.margin_A.index_select(0, order_R),
+              .rank_R = made.sorted.rank_R,
+              .slot_R = made.slot_R,
+              .score_R = made.sorted.score_R,
+              .margin_R = made.sorted.margin_R,
               .dropped = no_drops(asked.token_A, asked.score_A)};
-  d.offset_E1_ = grouped.offset_E1;
-  d.parts_.slot_R = slots_of(d.parts_.expert_R, d.offset_E1_);
+  d.offset_E1_ = made.offset_E1;
   return d;
 }
 

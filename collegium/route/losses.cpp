@@ -4,6 +4,9 @@
 
 #include <array>
 
+#include "collegium/kernels/column_sums.h"
+#include "collegium/kernels/softmax.h"
+
 namespace collegium::route {
 namespace {
 
@@ -16,6 +19,7 @@ Tensor group_of_tokens(const Context& context, const Tensor& like, int64_t n_tok
 Tensor asked_counts(const Decision& d, const Tensor& group_N, int64_t n_groups, bool first_choice_only,
                     const at::TensorOptions& options) {
   const auto E = d.n_experts();
+  if (n_groups == 1 && !first_choice_only) return d.asked_E().to(options).unsqueeze(0);
   auto counts_X = at::zeros({n_groups * E}, options);
   const auto add = [&](const Tensor& token, const Tensor& expert, const Tensor& rank) {
     if (token.size(0) == 0) return;
@@ -58,10 +62,16 @@ Tensor balance_loss(const Scores& scores, const Decision& decision, const Contex
   const auto group_N = group_of_tokens(context, score_NE, N, by_sequence);
   const auto G = by_sequence ? context.n_sequences : 1;
 
-  const auto real_N = real_tokens(context, N, options);
-  const auto real_G = at::zeros({G}, options).index_add_(0, group_N, real_N);
+  Tensor real_G, sum_GE;
+  if (G == 1) {
+    real_G = at::full({1}, n_real(context, N), options);
+    sum_GE = kernels::column_sums(score_NE, context.mask_N.defined() ? context.mask_N.to(options) : Tensor()).unsqueeze(0);
+  } else {
+    const auto real_N = real_tokens(context, N, options);
+    real_G = at::zeros({G}, options).index_add_(0, group_N, real_N);
+    sum_GE = at::zeros({G, E}, options).index_add(0, group_N, score_NE * real_N.unsqueeze(1));
+  }
   const auto safe_G1 = real_G.clamp_min(1).unsqueeze(1);
-  const auto sum_GE = at::zeros({G, E}, options).index_add(0, group_N, score_NE * real_N.unsqueeze(1));
   const auto mean_GE = sum_GE / safe_G1;
 
   const auto counts_GE = asked_counts(decision, group_N, G, convention == LossConvention::gshard, options);
@@ -113,7 +123,7 @@ double conversion_factor(LossConvention from, LossConvention to, int64_t n_exper
 }
 
 Tensor z_loss(const Scores& scores, const Context& context) {
-  const auto squared_N = scores.logit_NE.logsumexp({1}).square();
+  const auto squared_N = kernels::log_sum_exp(scores.logit_NE).square();
   if (!context.mask_N.defined()) return squared_N.size(0) ? squared_N.mean() : squared_N.sum();
   const auto real_N = context.mask_N.to(squared_N.scalar_type());
   return (squared_N * real_N).sum() / real_N.sum().clamp_min(1);

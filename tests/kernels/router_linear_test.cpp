@@ -75,3 +75,23 @@ TEST_CASE("router_linear refuses what does not fit") {
   CHECK(complaint([] { kernels::router_linear(at::zeros({2, 3}), at::zeros({4, 3}, at::kDouble)); }).find("one type") !=
         std::string::npos);
 }
+
+TEST_CASE("router scores are the logits and their function, with and without gradient") {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16})
+    for (const auto function : {kernels::ScoreFunction::softmax, kernels::ScoreFunction::sigmoid})
+      for (const int64_t n_tokens : {0, 1, 65, 300})
+        for (const int64_t n_experts : {1, 8, 67}) {
+          const Random random(static_cast<uint64_t>(n_tokens + n_experts));
+          auto x_ND = random.at("x").normal({n_tokens, 40}, 1, type);
+          const auto weight_ED = random.at("w").normal({n_experts, 40}, 1, type);
+          const auto at_once = kernels::router_scores(x_ND, weight_ED, function);
+          const auto plain = kernels::plain::router_scores(x_ND, weight_ED, function);
+          CHECK(same_bits(at_once.logit_NE, kernels::router_linear(x_ND, weight_ED)));
+          CHECK(difference(at_once.score_NE, plain.score_NE) < 4 * tolerance(type));
+          const auto learning = kernels::router_scores(x_ND.requires_grad_(), weight_ED, function);
+          CHECK(learning.score_NE.requires_grad());
+          CHECK_FALSE(at_once.score_NE.requires_grad());
+          CHECK(same_bits(learning.logit_NE.detach(), at_once.logit_NE));
+          CHECK(same_bits(learning.score_NE.detach(), at_once.score_NE));
+        }
+}

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "check.h"
+#include "collegium/kernels/isa.h"
 
 namespace kernels = collegium::kernels;
 using namespace kernels_test;
@@ -67,4 +68,42 @@ TEST_CASE("top k refuses a k that does not fit") {
   CHECK(complaint([&] { kernels::top_k(score_NE, 5); }).find("[1, 4]") != std::string::npos);
   CHECK(complaint([&] { kernels::top_k(score_NE, 0); }).find("got 0") != std::string::npos);
   CHECK(complaint([&] { kernels::top_k(score_NE.to(at::kLong), 1); }).find("floating point") != std::string::npos);
+}
+
+TEST_CASE("every instruction set's top loop equals the stable sort") {
+  const double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
+  const auto check = [&]<class C>(const kernels::ScoreLoops<C>& loop, at::ScalarType type) {
+    uint64_t round = 0;
+    for (const int64_t n : {1, 3, 4, 15, 16, 17, 31, 40, 64, 65, 130, 256, 300})
+      for (const int64_t keep : {1, 2, 3, 9, 16, 17, 40})
+        for (const int64_t few_values : {0, 1, 2, 3}) {
+          if (keep > n) continue;
+          CAPTURE(n);
+          CAPTURE(keep);
+          auto row = Random(round++).normal({n}, 1, at::kDouble);
+          if (few_values > 0) row = (row * static_cast<double>(few_values)).round() / static_cast<double>(few_values);
+          if (few_values == 2) row[round % static_cast<uint64_t>(n)].fill_(round % 3 ? nan : inf);
+          if (few_values == 3) row.masked_fill_(row.lt(0.5), -inf);
+          row = row.to(type);
+          auto best = at::empty({keep}, type);
+          auto where = at::empty({keep}, at::kLong);
+          loop.top(static_cast<const C*>(row.const_data_ptr()), n, keep, static_cast<C*>(best.mutable_data_ptr()), static_cast<int64_t*>(where.mutable_data_ptr()));
+          const auto [sorted, order] = at::sort(row, /*stable=*/true, 0, /*descending=*/true);
+          CHECK(at::equal(where, order.slice(0, 0, keep)));
+          CHECK(same_bits(best, sorted.slice(0, 0, keep)));
+        }
+  };
+  for (const auto& isa : kernels::isas()) {
+    if (!isa.supported()) continue;
+    CAPTURE(isa.name);
+    check(isa.loops->scores_of_float, at::kFloat);
+    check(isa.loops->scores_of_double, at::kDouble);
+  }
+}
+
+TEST_CASE("top k adds the bias before it compares, rounded to the scores' type") {
+  const auto score_NE = Random(4).normal({70, 37}, 1, at::kFloat), bias_E = Random(5).normal({37}, 1, at::kDouble);
+  check_top_k_equal(kernels::top_k(score_NE, 3, bias_E), kernels::top_k(score_NE + bias_E.to(at::kFloat), 3));
+  check_top_k_equal(kernels::plain::top_k(score_NE, 3, bias_E), kernels::top_k(score_NE, 3, bias_E));
+  CHECK(complaint([&] { kernels::top_k(score_NE, 3, bias_E.slice(0, 1)); }).find("bias of [37]") != std::string::npos);
 }

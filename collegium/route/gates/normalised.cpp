@@ -36,13 +36,12 @@ class NormalisedGate final : public Gate, public Makes<NormalisedGate, Gate> {
 
   Tensor weigh(const Scores& scores, const Decision& decision, const Context&) override {
     const auto score_R = gather_scores(scores.score_NE, decision.token_R(), decision.expert_R());
-    auto sum_N = at::zeros({decision.n_tokens()}, score_R.options().requires_grad(false))
-                     .index_add(0, decision.token_R(), score_R);
+    auto sum_N = token_sums(score_R, decision.token_R(), decision.n_tokens());
     if (config_.over == ShareOver::asked && decision.n_dropped() > 0) {
       const auto& gone = decision.dropped();
       sum_N = sum_N.index_add(0, gone.token_Q, gather_scores(scores.score_NE, gone.token_Q, gone.expert_Q));
     }
-    const auto share_R = score_R / (sum_N.index_select(0, decision.token_R()) + config_.epsilon);
+    const auto share_R = shares_of(score_R, sum_N, decision.token_R(), config_.epsilon);
     return config_.scale == 1 ? share_R : share_R * config_.scale;
   }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }

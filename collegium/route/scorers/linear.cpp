@@ -5,7 +5,6 @@
 // N tokens, D model width, E experts.
 #include <ATen/ATen.h>
 
-#include "collegium/kernels/router_linear.h"
 #include "collegium/route/score_function.h"
 
 namespace collegium::route {
@@ -43,8 +42,8 @@ class LinearScorer final : public Scorer, public Makes<LinearScorer, Scorer> {
                                                                 1 + config_.jitter, input_ND.options());
     Scores out;
     out.prototype_ED = weight_ED_.to(dtype);
-    out.logit_NE = kernels::router_linear(input_ND, out.prototype_ED);
-    out.score_NE = score_function(out.logit_NE, config_.activation);
+    const auto scores = linear_scores(input_ND, out.prototype_ED, config_.activation);
+    out.logit_NE = scores.logit_NE, out.score_NE = scores.score_NE;
     return out;
   }
   ScoreKind kind() const override { return config_.activation; }

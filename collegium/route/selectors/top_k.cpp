@@ -26,11 +26,7 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
   }
 
   Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) override {
-    auto compared_NE = scores.score_NE.detach();
-    if (bias_E.defined()) compared_NE = compared_NE + bias_E.detach().to(compared_NE);
-    if (scores.open_NE.defined())
-      compared_NE = compared_NE.masked_fill(scores.open_NE.logical_not(), -std::numeric_limits<double>::infinity());
-    const auto chosen = kernels::top_k(compared_NE, k_);
+    const auto chosen = scores.open_NE.defined() ? of_open(scores, bias_E) : kernels::top_k(scores.score_NE, k_, bias_E);
     // A token with fewer than k open experts asks for those alone.
     const auto asks_NK = scores.open_NE.defined() ? scores.open_NE.gather(1, chosen.expert_NK) : Tensor();
     return token_choices(chosen.expert_NK, chosen.score_NK, chosen.score_NK - chosen.runner_up_N.unsqueeze(1),
@@ -41,6 +37,13 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
   double choices_per_token() const override { return static_cast<double>(k_); }
 
  private:
+  kernels::TopK of_open(const Scores& scores, const Tensor& bias_E) const {
+    auto compared_NE = scores.score_NE.detach();
+    if (bias_E.defined()) compared_NE = compared_NE + bias_E.detach().to(compared_NE);
+    return kernels::top_k(
+        compared_NE.masked_fill(scores.open_NE.logical_not(), -std::numeric_limits<double>::infinity()), k_);
+  }
+
   int64_t k_;
 };
 
