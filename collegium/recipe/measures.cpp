@@ -14,6 +14,7 @@ using enum Measure::Place;
 
 constexpr Measure kMeasures[] = {
     {"valid_bpb", "held-out loss", "bits per byte", "lower", run},
+    {"best_bpb", "lowest held-out loss on the way", "bits per byte", "lower", run, false},
     {"train_bpb", "training loss", "bits per byte", "lower", run},
     {"gap", "held-out minus training loss", "bits per byte", "lower", run},
     {"noisy_bpb", "held-out loss with replaced tokens", "bits per byte", "lower", row},
@@ -21,6 +22,7 @@ constexpr Measure kMeasures[] = {
     {"parameters_active", "active parameters", "", "lower", facts},
     {"parameters_total", "parameters", "", "lower", facts},
     {"max_violation", "largest overload (MaxVio)", "share of even load", "lower", layers},
+    {"training_violation", "largest overload in training", "share of even load", "lower", training_layers, false},
     {"utilisation", "experts in use", "share", "higher", layers},
     {"entropy", "evenness of the loads", "share of log E", "higher", layers, false},
     {"dropped", "dropped assignments", "share", "lower", layers},
@@ -49,10 +51,16 @@ const Measure& find_measure(std::string_view name) {
 }
 
 MeasuredRun::MeasuredRun(const io::Path& folder)
-    : id_(folder.filename().string()), facts_(run_facts(folder).at("run")), last_valid_(nlohmann::json::object()) {
+    : id_(folder.filename().string()), facts_(run_facts(folder).at("run")) {
   const auto rows = rows_of(folder / "metrics.jsonl");
-  const auto last = std::find_if(rows.rbegin(), rows.rend(), [](const auto& r) { return r["kind"] == "valid"; });
-  if (last != rows.rend()) last_valid_ = *last;
+  const auto last = [&](std::string_view kind) {
+    const auto row = std::find_if(rows.rbegin(), rows.rend(), [&](const auto& r) { return r["kind"] == kind; });
+    return row != rows.rend() ? *row : nlohmann::json::object();
+  };
+  last_valid_ = last("valid"), last_train_ = last("train");
+  for (const auto& r : rows)
+    if (r["kind"] == "valid" && r.contains("bpb"))
+      best_bpb_ = std::min(best_bpb_.value_or(r["bpb"].get<double>()), r["bpb"].get<double>());
 }
 
 std::optional<double> MeasuredRun::find(std::string_view name) const {
@@ -65,12 +73,14 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
     const auto valid = in(facts_, "valid_bpb"), train = in(facts_, "train_bpb");
     return valid && train ? std::optional(*valid - *train) : std::nullopt;
   }
+  if (key == "best_bpb") return best_bpb_;
   if (measure.place == run || measure.place == facts) return in(facts_, key);
   if (measure.place == row) return in(last_valid_, key);
   double sum = 0;
   int64_t n = 0;
-  for (const auto& layer : last_valid_.value("layers", nlohmann::json::array()))
-    if (const auto value = in(layer, key)) sum += *value, ++n;
+  const bool is_training = measure.place == training_layers;
+  for (const auto& layer : (is_training ? last_train_ : last_valid_).value("layers", nlohmann::json::array()))
+    if (const auto value = in(layer, is_training ? "max_violation" : key)) sum += *value, ++n;
   return n > 0 ? std::optional(sum / static_cast<double>(n)) : std::nullopt;
 }
 

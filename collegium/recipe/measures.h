@@ -13,10 +13,11 @@ namespace collegium {
 
 struct Measure {
   enum class Place {
-    run,    ///< in the run store
-    facts,  ///< of the model's sizes
-    row,    ///< in the last held-out row of metrics.jsonl
-    layers  ///< there, a mean over the layers with experts
+    run,             ///< in the run store
+    facts,           ///< of the model's sizes
+    row,             ///< in the last held-out row of metrics.jsonl
+    layers,          ///< there, a mean over the layers with experts
+    training_layers  ///< the same of the last training row
   };
   std::string_view name, title, unit;
   std::string_view better;  ///< "lower", "higher" or "" where neither is
@@ -40,7 +41,8 @@ class MeasuredRun {
 
  private:
   std::string id_;
-  nlohmann::json facts_, last_valid_;
+  nlohmann::json facts_, last_valid_, last_train_;
+  std::optional<double> best_bpb_;
 };
 
 /// Numbers of several seeds.

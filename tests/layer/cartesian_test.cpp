@@ -38,9 +38,9 @@ Tensor stage(MoeLayer& made, const std::string& which, const Tensor& x_D, int64_
 Tensor explicit_pairs(MoeLayer& made, const Tensor& x_ND, int64_t k, bool has_shared) {
   std::vector<Tensor> rows;
   for (int64_t n = 0; n < x_ND.size(0); ++n) {
-    const auto between_D = x_ND[n] + stage(made, "first", x_ND[n], k, has_shared);
+    const auto first_D = stage(made, "first", x_ND[n], k, has_shared), between_D = x_ND[n] + first_D;
     const auto h_D = between_D / (between_D.square().mean() + 1e-5).sqrt() * parameter(made, "norm");
-    rows.push_back(stage(made, "second", h_D, k, has_shared));
+    rows.push_back(first_D + stage(made, "second", h_D, k, has_shared));
   }
   return at::stack(rows);
 }
@@ -73,8 +73,8 @@ TEST_CASE("cartesian: the second stage works on what the first made, values and 
     }
 }
 
-TEST_CASE("cartesian: the first stage's output may be part of the layer's") {
-  const auto alone = cartesian(), both = cartesian({{"residual", true}});
+TEST_CASE("cartesian: the first stage's output is part of the layer's, unless it may not") {
+  const auto alone = cartesian({{"residual", false}}), both = cartesian();
   const auto x_ND = inputs(kTokens, kWidth);
   std::vector<Tensor> first;
   for (int64_t n = 0; n < kTokens; ++n) first.push_back(stage(*alone, "first", x_ND[n], 2, true));

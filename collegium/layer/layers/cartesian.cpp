@@ -2,12 +2,13 @@
 // routes what they made of it to sub-experts B, so an expert is a pair (i, j) and every pair shares half of itself
 // with others: knowledge is shared by composition ("multiplication") instead of by adding shared experts' outputs.
 //
-//   a = shared_A(x) + sum_i gate_i A_i(x),   h = norm(x + a),   y = shared_B(h) + sum_j gate_j B_j(h)
+//   a = shared_A(x) + sum_i gate_i A_i(x),   h = norm(x + a),   y = a + shared_B(h) + sum_j gate_j B_j(h)
 //
 // P086 (Su 2024, CartesianMoE), section 3: two sequential sub-layers with a router, sub-experts and shared experts
-// each, a residual and a normalisation between them, and a residual around both (the decoder's). Assumed: the
-// normalisation is RMSNorm, as elsewhere in the decoder, and x is the layer's normalised input, the only one it sees.
-// Whether a is part of the layer's output too, as between two sub-layers of a transformer, is the field `residual`.
+// each, a residual and a normalisation (RMSNorm) between them; as in the authors' code (modeling_llama.py) a is part of
+// the layer's output, as between any two sub-layers of a transformer, unless `residual` is off. Assumed: x between the
+// stages is the layer's normalised input, the only one it sees, where the authors' code adds a to the decoder's state;
+// shared sub-experts are added as they are (the authors' code weighs them against the routed ones by a learned pair).
 //
 // The decision in the output is that of stage one, whose input the layer's host knows; loads of stage two are in its
 // losses only.
@@ -28,7 +29,7 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
     int64_t n_experts = 8;
     int64_t d_expert = 0;
     int64_t n_shared = 1;
-    bool residual = false;
+    bool residual = true;
     double norm_epsilon = 1e-5;
     Named expert{.name = "swiglu"};
     Named first{.name = "top_k"};
@@ -147,7 +148,7 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
 extern constinit const Entry<MoeLayer> layer_cartesian =
     entry<CartesianLayer>({.name = "cartesian",
                            .paper = 86,
-                           .source = "Su 2024 (CartesianMoE), section 3",
+                           .source = "Su 2024 (CartesianMoE), section 3; authors' code, modeling_llama.py",
                            .taxonomy = "architecture/sparse/composed experts",
                            .summary = "two routed stages of sub-experts in a row: their pairs are the experts"});
 

@@ -1,4 +1,6 @@
 // Top-k routing whose number of experts follows the token's importance in the layer's attention. P029.
+// Weights are the softmax scores, as in Switch's router, which the paper extends: weights that sum to one would leave
+// the tokens with one expert without a gradient for their router.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
@@ -24,6 +26,7 @@ class DaMoeRouter final : public Preset<DaMoeRouter> {
     out.scorer = {.name = "linear"};
     out.selector = {.name = "importance_top_k",
                     .fields = table({{"budget", c.budget}, {"min_k", c.min_k}, {"max_k", c.max_k}})};
+    out.gate = {.name = "score"};
     out.add_loss("balance_loss", c.balance_loss);
     return out;
   }

@@ -6,7 +6,10 @@
 // token pays to itself is received by it. So `importance`:
 //   own        a[t, t] times the number of tokens it could look at (1 = it looks everywhere alike); its rank among the
 //              tokens up to t of its sequence decides. Causal. For importances in random order the mean number of
-//              experts at position t differs from the budget by at most (max_k - min_k) / (2 (t + 1)).
+//              experts at position t differs from the budget by at most (max_k - min_k) / (2 (t + 1)). Learned
+//              attention has no random order (how much a token looks at itself drifts along the sequence), so what the
+//              tokens before took beyond the budget, divided by `slack`, is subtracted from the rank. Ranks lie between
+//              0 and 1, so the experts of n tokens are budget * n up to slack + max_k - min_k, whatever the attention.
 //   received   the paper's: sum over all queries; the rank in the whole batch decides, so that the mean is the budget
 //   up to
 //              rounding. Not causal: for encoders.
@@ -65,6 +68,7 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
     int64_t min_k = 1;
     int64_t max_k = 4;
     Importance importance = Importance::own;
+    double slack = 16;
     void visit(Fields& field) {
       field("budget", budget, {.help = "experts per token on average", .unit = "experts", .min = 1});
       field("min_k", min_k, {.help = "experts of the least important tokens", .unit = "experts", .min = 1});
@@ -73,6 +77,10 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
           "importance", importance,
           {.help =
                "attention to itself, ranked so far (causal), or received from all, ranked in the batch (the paper's)"});
+      field("slack", slack,
+            {.help = "importance = own: how far a sequence may be over or under its budget, up to max_k - min_k",
+             .unit = "experts",
+             .min = 1});
     }
   };
 
@@ -130,9 +138,26 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
     const auto earlier_BTT = (mine.gt(others).to(real_BT) + 0.5 * mine.eq(others).to(real_BT)).tril(-1);
     const auto below_BT = at::matmul(earlier_BTT, real_BT.unsqueeze(2)).squeeze(2);
     const auto rank_BT = (below_BT + 0.5) / real_BT.cumsum(1).clamp_min(1);
-    auto k_BT = at::full_like(real_BT, static_cast<double>(config_.min_k));
-    for (const auto step : step_S_) k_BT = k_BT + rank_BT.ge(step).to(real_BT);
-    return k_BT.reshape({-1});
+    return within_budget(rank_BT, real_BT).to(real_BT.device()).reshape({-1});
+  }
+
+  // Ranks to numbers of experts along each sequence; what was taken beyond the budget lowers the ranks that follow.
+  Tensor within_budget(const Tensor& all_BT, const Tensor& real_BT) const {
+    const auto rank_BT = all_BT.cpu().contiguous(), counts_BT = real_BT.cpu().contiguous();
+    const auto B = rank_BT.size(0), T = rank_BT.size(1);
+    auto k_BT = at::empty({B, T}, rank_BT.options());
+    const auto *rank = rank_BT.const_data_ptr<double>(), *counts = counts_BT.const_data_ptr<double>();
+    auto* k = k_BT.mutable_data_ptr<double>();
+    for (int64_t b = 0; b < B; ++b) {
+      double debt = 0;
+      for (int64_t i = b * T; i < (b + 1) * T; ++i) {
+        const auto due = rank[i] - debt / config_.slack;
+        k[i] = static_cast<double>(config_.min_k);
+        for (const auto step : step_S_) k[i] += due >= step ? 1 : 0;
+        debt += counts[i] * (k[i] - config_.budget);
+      }
+    }
+    return k_BT;
   }
 
   Tensor by_rank_in_batch(const Tensor& attention_BTT, const Tensor& real_BT) const {
