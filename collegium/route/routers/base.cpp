@@ -1,7 +1,8 @@
 // BASE layers: in training an optimal balanced assignment of one expert a token, in evaluation the best expert; the
 // weight is the sigmoid of the token's dot product with the expert (eq. 1). No loss, no capacity, nothing to tune.
 // P073, section 3. In training a token's expert depends on the rest of the batch, later tokens included; held-out loss
-// and generation do not.
+// and generation do not. The first weights are as long as the authors' (fairseq, base_layer.py: orthogonal rows of
+// gain 0.1), which is a variance of 0.01 / d_model.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
@@ -11,7 +12,7 @@ class BaseRouter final : public Preset<BaseRouter> {
  public:
   struct Config {
     double epsilon = 1e-3;
-    double init_scale = 0.1;
+    double init_scale = 0.01;
     void visit(Fields& field) {
       field("epsilon", epsilon,
             {.help = "the assignment's value per token is at most this below the best", .unit = "logit", .min = 1e-9});
