@@ -1,6 +1,8 @@
 // CartesianMoE against a plain loop over tokens and pairs of sub-experts.
 //
 // N tokens, D model width, E sub-experts in each set.
+#include <algorithm>
+
 #include "tests/support/layers.h"
 
 namespace {
@@ -69,7 +71,11 @@ TEST_CASE("cartesian: the second stage works on what the first made, values and 
       };
       const auto fast = run([&] { return made->forward(x_ND, context_of(kTokens)).y_ND; });
       const auto plain = run([&] { return explicit_pairs(*made, x_ND, k, n_shared > 0); });
-      for (size_t i = 0; i < fast.size(); ++i) CHECK(difference(fast[i], plain[i]) < 1e-11);
+      // With k = 1 the router's gradient is what is left of large terms that cancel.
+      double largest = 0;
+      for (const auto& t : plain) largest = std::max(largest, t.abs().max().item<double>());
+      CAPTURE(largest);
+      for (size_t i = 0; i < fast.size(); ++i) CHECK(difference(fast[i], plain[i]) < 1e-12 * largest);
     }
 }
 
