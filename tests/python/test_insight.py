@@ -99,3 +99,19 @@ def test_leaderboard(place):  # noqa: F811
     before = len(cli("runs", "--ids", cwd=place, check=0).stdout.split())
     cli("compare", "--room", "route", "--store", "docs", "--threads", 1, cwd=place, check=0)
     assert len(cli("runs", "--ids", cwd=place, check=0).stdout.split()) == before == 6
+
+
+def test_evidence_of_training_balance_and_of_the_best_loss(place):  # noqa: F811
+    path = write_recipe(place, router="base", steps=20, name="even")
+    head = 'paper = 73\ntitle = "x"\nclaim = "y"\nseeds = [1, 2]\n'
+    expect = "".join(f'\n[[expect]]\nmeasure = "{m}"\nrelation = "at_most"\nvalue = 9\n'
+                     for m in ("training_violation", "max_violation", "best_bpb"))
+    path.write_text(head + path.read_text() + expect)
+    cli("evidence", path, "--threads", 1, "--store", "store", cwd=place, check=0)
+    judged = {e["measure"]: e["ours"] for e in json.loads((place / "store" / "even.json").read_text())["expectations"]}
+    assert judged["training_violation"] == [0, 0]  # the assignment is exact in training only
+    assert all(v > 0 for v in judged["max_violation"])
+    folders = sorted((p for p in (place / "runs").iterdir() if p.is_dir()), key=lambda p: "-s2-" in p.name)
+    for folder, best in zip(folders, judged["best_bpb"], strict=True):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert best == min(r["bpb"] for r in rows if r["kind"] == "valid")
