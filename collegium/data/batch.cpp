@@ -14,11 +14,12 @@ namespace {
 class BatchWriter {
  public:
   BatchWriter(const TokenSet& tokens, int64_t n_rows, int64_t context)
-      : tokens_(tokens), context_(context), row_(static_cast<size_t>(context) + 1) {
+      : tokens_(tokens), context_(context), has_prompts_(tokens.has_prompts()), row_(static_cast<size_t>(context) + 1) {
     const auto integers = at::TensorOptions().dtype(at::kLong);
     batch_.input_BT = at::zeros({n_rows, context}, integers);
     batch_.target_BT = at::zeros({n_rows, context}, integers);
     batch_.mask_BT = at::zeros({n_rows, context}, at::TensorOptions().dtype(at::kBool));
+    batch_.counts_BT = at::zeros({n_rows, context}, at::TensorOptions().dtype(at::kBool));
     batch_.document_BT = at::full({n_rows, context}, -1, integers);
   }
 
@@ -30,14 +31,27 @@ class BatchWriter {
     std::copy_n(row_.begin(), n_targets, input);
     std::copy_n(row_.begin() + 1, n_targets, target);
     std::fill_n(batch_.mask_BT.data_ptr<bool>() + row * context_, n_targets, true);
-    for (int64_t i = 0; i < n_targets; ++i) batch_.bytes += tokens_.bytes_of(target[i]);
-    batch_.n_targets += n_targets;
+    auto* counts = batch_.counts_BT.data_ptr<bool>() + row * context_;
+    std::fill_n(counts, n_targets, true);
+    if (has_prompts_) close_prompts(counts, begin + 1, n_targets);
+    for (int64_t i = 0; i < n_targets; ++i)
+      if (counts[i]) batch_.bytes += tokens_.bytes_of(target[i]), ++batch_.n_targets;
+    batch_.n_real += n_targets;
     write_documents(batch_.document_BT.data_ptr<int64_t>() + row * context_, begin, n_targets);
   }
 
   Batch take() { return std::move(batch_); }
 
  private:
+  // Of `count` targets from token `begin` on, those of prompts do not count.
+  void close_prompts(bool* counts, int64_t begin, int64_t count) const {
+    for (auto d = static_cast<size_t>(tokens_.document_at(begin)); d < tokens_.documents().size(); ++d) {
+      const auto& span = tokens_.documents()[d];
+      if (span.begin >= begin + count) return;
+      const auto from = std::max(span.begin, begin), to = std::min(span.begin + span.n_prompt, begin + count);
+      if (to > from) std::fill_n(counts + (from - begin), to - from, false);
+    }
+  }
   void write_documents(int64_t* to, int64_t begin, int64_t count) const {
     auto document = tokens_.document_at(begin);
     for (int64_t i = 0; i < count; ++i) {
@@ -52,6 +66,7 @@ class BatchWriter {
 
   const TokenSet& tokens_;
   int64_t context_;
+  bool has_prompts_;
   std::vector<int64_t> row_;
   Batch batch_;
 };

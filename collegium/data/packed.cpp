@@ -71,6 +71,8 @@ TokenSet TokenSet::map(const std::filesystem::path& path, int width, std::vector
 void TokenSet::check_documents() const {
   int64_t at = 0;
   for (const auto& document : documents_) {
+    ensure(document.n_prompt >= 0 && document.n_prompt <= document.n_tokens, "document '", document.id, "' of ",
+           document.n_tokens, " tokens has a prompt of ", document.n_prompt);
     ensure(document.begin == at && document.n_tokens >= 0, "document '", document.id, "' begins at ", document.begin,
            ", not at ", at);
     at += document.n_tokens;
@@ -101,6 +103,10 @@ std::vector<int64_t> TokenSet::counts() const {
   std::vector<int64_t> count_V(byte_lengths_.size());
   for (int64_t i = 0; i < n_tokens_; ++i) ++count_V[static_cast<size_t>(narrow_ ? narrow_[i] : wide_[i])];
   return count_V;
+}
+
+bool TokenSet::has_prompts() const {
+  return std::any_of(documents_.begin(), documents_.end(), [](const auto& document) { return document.n_prompt > 0; });
 }
 
 int64_t TokenSet::document_at(int64_t at) const {

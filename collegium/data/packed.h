@@ -15,6 +15,7 @@ struct DocumentSpan {
   int64_t begin = 0;     ///< first token
   int64_t n_tokens = 0;  ///< with the end token
   int64_t n_bytes = 0;   ///< UTF-8 bytes of the text
+  int64_t n_prompt = 0;  ///< the first so many tokens are given: read, and not counted in any loss
 };
 
 /// The tokens of one split, read-only. Copies share the memory.
@@ -42,6 +43,8 @@ class TokenSet {
   void copy(int64_t begin, int64_t count, int64_t* to) const;
   /// How often each token of the vocabulary occurs. [vocab_size]
   std::vector<int64_t> counts() const;
+  /// Whether any document begins with a prompt.
+  bool has_prompts() const;
   /// Index of the document that token `at` belongs to.
   int64_t document_at(int64_t at) const;
   /// UTF-8 bytes that `token` stands for; 0 for the end token.

@@ -65,15 +65,21 @@ EncodedSplit encode_split(const Tokenizer& tokenizer, const std::vector<Document
   for (size_t i = 0; i < documents.size(); ++i) {
     const auto& document = documents[i];
     const auto begin = static_cast<int64_t>(out.tokens.size());
-    const auto ids = tokenizer.encode(document.text);
+    // A prompt is encoded by itself, so that no token reaches over its end.
+    const std::string_view all = document.text;
+    const auto cut = static_cast<size_t>(document.n_prompt_bytes);
+    const auto prompt = cut > 0 ? tokenizer.encode(all.substr(0, cut)) : std::vector<int32_t>{};
+    const auto ids = tokenizer.encode(all.substr(cut));
+    out.tokens.insert(out.tokens.end(), prompt.begin(), prompt.end());
     out.tokens.insert(out.tokens.end(), ids.begin(), ids.end());
     out.tokens.push_back(tokenizer.end_id());
     out.documents.push_back({.id = document.id,
                              .title = document.title,
                              .language = document.language,
                              .begin = begin,
-                             .n_tokens = static_cast<int64_t>(ids.size()) + 1,
-                             .n_bytes = static_cast<int64_t>(document.text.size())});
+                             .n_tokens = static_cast<int64_t>(prompt.size() + ids.size()) + 1,
+                             .n_bytes = static_cast<int64_t>(document.text.size()),
+                             .n_prompt = static_cast<int64_t>(prompt.size())});
     if (progress)
       progress(
           {.stage = "encode", .done = static_cast<int64_t>(i + 1), .total = static_cast<int64_t>(documents.size())});
@@ -85,13 +91,15 @@ ManifestJson write_split(const fs::path& folder, const std::string& file, const 
   const auto bytes = pack_tokens(split.tokens, width);
   write_whole(folder / file, bytes);
   auto documents = ManifestJson::array();
-  for (const auto& span : split.documents)
+  for (const auto& span : split.documents) {
     documents.push_back({{"id", span.id},
                          {"title", span.title},
                          {"language", span.language},
                          {"begin", span.begin},
                          {"n_tokens", span.n_tokens},
                          {"n_bytes", span.n_bytes}});
+    if (span.n_prompt > 0) documents.back()["n_prompt"] = span.n_prompt;
+  }
   return {{"file", file}, {"width", width}, {"sha256", io::sha256_hex(bytes)}, {"documents", documents}};
 }
 
@@ -103,7 +111,8 @@ TokenSet open_split(const fs::path& folder, const ManifestJson& split, const std
                          .language = span.at("language"),
                          .begin = span.at("begin"),
                          .n_tokens = span.at("n_tokens"),
-                         .n_bytes = span.at("n_bytes")});
+                         .n_bytes = span.at("n_bytes"),
+                         .n_prompt = span.value("n_prompt", int64_t{0})});
   const auto file = folder / split.at("file").get<std::string>();
   if (const auto found = io::sha256_hex_of_file(io::real_file_system(), file);
       found != split.at("sha256").get<std::string>())

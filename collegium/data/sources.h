@@ -19,6 +19,7 @@ enum class PackageKind { npm, pypi };
 enum class SourceReader {
   gutenberg,  ///< one work a file, cleaned by `clean_gutenberg`
   plain,      ///< one document a file, as it is
+  gettext,    ///< one catalogue of translated messages a file, see gettext.h; the id is its language
   udhr        ///< one translation a file, HTML
 };
 
@@ -39,10 +40,10 @@ struct Source {
   std::span<const SharedWork> shared = {};
   SourceReader reader;
   std::string_view language;  ///< of every document; empty when each says its own
-  int64_t n_documents;
+  int64_t n_documents;  ///< of gettext: pairs of a message and its translation
 };
 
-/// Every source: shakespeare, milton, sotu, udhr.
+/// Every source: shakespeare, milton, sotu, udhr, gramps.
 std::span<const Source> sources();
 
 /// The source called `name`, or nullptr.

@@ -48,6 +48,8 @@ size_t cut_point(std::string_view text, size_t at) {
 }
 
 Split cut_tail(Document document, const SplitOptions& options) {
+  if (document.n_prompt_bytes > 0)
+    fail(ErrorKind::data, "the only document, '", document.id, "', begins with a prompt and cannot be cut in two");
   const auto size = static_cast<double>(document.text.size());
   const auto tail = cut_point(document.text, static_cast<size_t>(size * (1 - options.held_out)));
   const auto gap = static_cast<size_t>(std::max<int64_t>(options.gap, 0));

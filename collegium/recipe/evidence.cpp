@@ -7,6 +7,7 @@
 
 #include "collegium/io/env.h"
 #include "collegium/io/json.h"
+#include "collegium/recipe/aux_terms.h"
 #include "collegium/recipe/measures.h"
 
 namespace collegium {
@@ -106,6 +107,7 @@ std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, R
 }
 
 Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {
+  check_aux_terms(recipe);
   Evidence out{.recipe = recipe};
   const auto start = setting.clock();
   // Ours and the baseline take turns, so that a busy moment of the machine meets both.

@@ -18,6 +18,10 @@ constexpr Measure kMeasures[] = {
     {"train_bpb", "training loss", "bits per byte", "lower", run},
     {"gap", "held-out minus training loss", "bits per byte", "lower", run},
     {"noisy_bpb", "held-out loss with replaced tokens", "bits per byte", "lower", row},
+    {"rare_bpb", "held-out loss on rare tokens", "bits per byte", "lower", row},
+    {"agreement", "agreement of two passes", "share of tokens", "higher", row, false},
+    {"divergence", "divergence of two passes", "nats", "lower", row, false},
+    {"chrf", "translation quality (chrF2)", "", "higher", answers},
     {"tokens_per_second", "training speed", "tokens/s", "higher", run},
     {"parameters_active", "active parameters", "", "lower", facts},
     {"parameters_total", "parameters", "", "lower", facts},
@@ -33,13 +37,42 @@ constexpr Measure kMeasures[] = {
     {"collapse", "variance between experts", "share", "lower", layers},
 };
 
+constexpr std::string_view kAux = "aux:", kRise = ":rise";
+
+// Mean of the term over a quarter of the rows that have it, at least one: the last quarter, or the first.
+double quarter_mean(const std::vector<double>& values, bool is_last) {
+  const auto n = std::max<size_t>(1, values.size() / 4);
+  const auto begin = is_last ? values.size() - n : 0;
+  double sum = 0;
+  for (size_t i = begin; i < begin + n; ++i) sum += values[i];
+  return sum / static_cast<double>(n);
+}
+
+std::optional<double> aux_value(const std::vector<nlohmann::json>& rows, std::string_view measure) {
+  const auto term = aux_term_of(measure);
+  std::vector<double> values;
+  for (const auto& row : rows)
+    if (row.contains(term)) values.push_back(row.at(term).get<double>());
+  if (values.empty()) return {};
+  const auto last = quarter_mean(values, true);
+  return measure.ends_with(kRise) ? last - quarter_mean(values, false) : last;
+}
+
 }  // namespace
+
+std::string aux_term_of(std::string_view measure) {
+  if (!measure.starts_with(kAux)) return "";
+  measure.remove_prefix(kAux.size());
+  if (measure.ends_with(kRise)) measure.remove_suffix(kRise.size());
+  return std::string(measure);
+}
 
 std::span<const Measure> measures() {
   return kMeasures;
 }
 
-const Measure& find_measure(std::string_view name) {
+Measure find_measure(std::string_view name) {
+  if (!aux_term_of(name).empty()) return {name, name, "", "", aux, false};
   const auto found =
       std::find_if(std::begin(kMeasures), std::end(kMeasures), [&](const auto& m) { return m.name == name; });
   if (found != std::end(kMeasures)) return *found;
@@ -47,7 +80,7 @@ const Measure& find_measure(std::string_view name) {
   for (const auto& m : kMeasures) known.emplace_back(m.name);
   const auto near = nearest(name, known);
   fail(ErrorKind::usage, "unknown measure '", name, "'", near.empty() ? "" : text("; did you mean '", near, "'?"),
-       " (known: ", join(known), ")");
+       " (known: ", join(known), ", or aux:TERM for an auxiliary term of training)");
 }
 
 MeasuredRun::MeasuredRun(const io::Path& folder)
@@ -61,10 +94,13 @@ MeasuredRun::MeasuredRun(const io::Path& folder)
   for (const auto& r : rows)
     if (r["kind"] == "valid" && r.contains("bpb"))
       best_bpb_ = std::min(best_bpb_.value_or(r["bpb"].get<double>()), r["bpb"].get<double>());
+  for (const auto& row : rows)
+    if (row["kind"] == "train" && row.contains("aux")) aux_.push_back(row["aux"]);
+  translation_ = read_translation(folder);
 }
 
 std::optional<double> MeasuredRun::find(std::string_view name) const {
-  const auto& measure = find_measure(name);
+  const auto measure = find_measure(name);
   const auto in = [](const nlohmann::json& object, const std::string& key) {
     return object.contains(key) ? std::optional(object.at(key).get<double>()) : std::nullopt;
   };
@@ -76,6 +112,8 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
   if (key == "best_bpb") return best_bpb_;
   if (measure.place == run || measure.place == facts) return in(facts_, key);
   if (measure.place == row) return in(last_valid_, key);
+  if (measure.place == answers) return in(translation_, key);
+  if (measure.place == aux) return aux_value(aux_, name);
   double sum = 0;
   int64_t n = 0;
   const bool is_training = measure.place == training_layers;

@@ -13,11 +13,13 @@ namespace collegium {
 
 struct Measure {
   enum class Place {
-    run,             ///< in the run store
-    facts,           ///< of the model's sizes
-    row,             ///< in the last held-out row of metrics.jsonl
-    layers,          ///< there, a mean over the layers with experts
-    training_layers  ///< the same of the last training row
+    run,              ///< in the run store
+    facts,            ///< of the model's sizes
+    row,              ///< in the last held-out row of metrics.jsonl
+    layers,           ///< there, a mean over the layers with experts
+    training_layers,  ///< the same of the last training row
+    answers,          ///< in translation.json
+    aux               ///< an auxiliary term in the rows of training
   };
   std::string_view name, title, unit;
   std::string_view better;  ///< "lower", "higher" or "" where neither is
@@ -27,8 +29,14 @@ struct Measure {
 
 std::span<const Measure> measures();
 
-/// A usage Error names the nearest and lists the known ones.
-const Measure& find_measure(std::string_view name);
+/// One of `measures()`, or an auxiliary term by the name it has in the rows of training, for instance
+///   aux:agreement       its mean over the last quarter of the rows that have it
+///   aux:agreement:rise  that, minus its mean over the first quarter
+/// A usage Error names the nearest and lists the known ones. The result's name is a view of `name`.
+Measure find_measure(std::string_view name);
+
+/// The term that "aux:term" or "aux:term:rise" asks for; "" for other measures.
+std::string aux_term_of(std::string_view measure);
 
 /// A stored run, read once for any number of measures.
 class MeasuredRun {
@@ -41,8 +49,9 @@ class MeasuredRun {
 
  private:
   std::string id_;
-  nlohmann::json facts_, last_valid_, last_train_;
+  nlohmann::json facts_, last_valid_, last_train_, translation_;
   std::optional<double> best_bpb_;
+  std::vector<nlohmann::json> aux_;  ///< of the rows of training, in order
 };
 
 /// Numbers of several seeds.

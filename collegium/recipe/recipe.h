@@ -14,8 +14,13 @@ namespace collegium {
 /// Text that a report samples from the trained model.
 struct SampleSection : infer::SampleConfig {
   std::string prompt = "The ";
+  int64_t translations = 64;
   void visit(Fields& field) {
     field("prompt", prompt, {.help = "what the sample of the report continues; empty = no sample"});
+    field("translations", translations,
+          {.help = "held-out documents with a prompt (sources of translations) that the trained model answers, for chrF",
+           .unit = "documents",
+           .min = 0});
     infer::SampleConfig::visit(field);
   }
 };

@@ -12,6 +12,7 @@
 #include "collegium/io/sha256.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
+#include "collegium/recipe/translation.h"
 
 namespace collegium {
 namespace {
@@ -110,6 +111,11 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
   };
   try {
     out.result = trainer.run(sinks);
+    if (out.result.reason == train::StopReason::finished)
+      if (const auto answers = score_translations(*model, data.tokenizer, data.held_out, config.sample.translations,
+                                                  t.context, setting.device);
+          !answers.is_null())
+        write_json(folder / "translation.json", answers);
   } catch (...) {
     out.result.step = trainer.step();
     close(io::RunStatus::failed);
@@ -156,6 +162,11 @@ data::PreparedData prepare_data(const RunConfig& config, const RunSetting& setti
   });
   if (!stage.empty()) setting.progress->finish();
   return prepared;
+}
+
+nlohmann::json read_translation(const io::Path& folder) {
+  const auto path = folder / "translation.json";
+  return io::real_file_system().exists(path) ? read_json(path) : nlohmann::json::object();
 }
 
 std::vector<nlohmann::json> rows_of(const io::Path& path) {

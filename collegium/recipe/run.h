@@ -8,6 +8,7 @@
 //                    metrics.jsonl     what a resumed run repeats bitwise
 //                    timing.jsonl      what it cannot: seconds, tokens per second
 //                    checkpoints/      see io/checkpoint.h
+//                    translation.json  answers to held-out prompts and their chrF, where the data have prompts
 //                    sample.json       text from the trained model, with its routing
 //                    report.html       one page, opens offline
 #pragma once
@@ -88,6 +89,9 @@ void write_sample(OpenedRun& run, at::Device device);
 
 /// {"run": what it is and cost, "layer_names", "n_experts"} of a stored run.
 nlohmann::json run_facts(const io::Path& folder);
+
+/// translation.json of a run; an empty object when there is none.
+nlohmann::json read_translation(const io::Path& folder);
 
 /// A line of a JSON lines file each; empty when there is no file.
 std::vector<nlohmann::json> rows_of(const io::Path& path);

@@ -23,6 +23,10 @@ void add_counts(std::vector<int64_t>& sum_E, const Tensor& count_E) {
 
 }  // namespace
 
+std::string short_term_name(const std::string& name) {
+  return name.substr(name.find(": ") + 2);
+}
+
 double normalised_entropy(const std::vector<double>& share_E) {
   if (share_E.size() < 2) return 1;
   double entropy = 0, total = 0;
@@ -42,7 +46,7 @@ double max_violation(const std::vector<double>& share_E) {
 void Meter::add(double nats, int64_t n_targets, int64_t bytes, int64_t n_real, const model::ModelOutput& output) {
   nats_ += nats, n_targets_ += n_targets, bytes_ += bytes, n_real_ += n_real, ++passes_;
   for (const auto& term : output.losses) {
-    auto& [sum, count] = aux_[term.name.substr(term.name.find(": ") + 2)];
+    auto& [sum, count] = aux_[short_term_name(term.name)];
     sum += term.raw, ++count;
   }
   layers_.resize(std::max(layers_.size(), output.decisions.size()));

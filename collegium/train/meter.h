@@ -26,6 +26,7 @@ class Meter {
   double loss() const { return n_targets_ ? nats_ / static_cast<double>(n_targets_) : 0; }
   double bits_per_byte() const;
   int64_t n_targets() const { return n_targets_; }
+  int64_t n_real() const { return n_real_; }
 
   nlohmann::json state() const;
   static Meter from_state(const nlohmann::json& state);
@@ -40,6 +41,9 @@ class Meter {
   std::map<std::string, std::pair<double, int64_t>> aux_;
   std::vector<Layer> layers_;
 };
+
+/// The name of a loss term without the layer in front: "layer 2: z_loss" is "z_loss" in a row.
+std::string short_term_name(const std::string& name);
 
 /// Entropy of the shares divided by log E: 1 = even, 0 = one expert does all. 1 when there is no load or one expert.
 double normalised_entropy(const std::vector<double>& share_E);

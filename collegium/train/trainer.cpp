@@ -15,11 +15,18 @@ namespace collegium::train {
 namespace {
 
 struct MovedBatch {
-  Tensor input_BT, target_N, mask_BT;
+  Tensor input_BT, target_N, mask_BT, counts_N;
 };
 
 MovedBatch moved(const data::Batch& batch, at::Device device) {
-  return {batch.input_BT.to(device), batch.target_BT.reshape({-1}).to(device), batch.mask_BT.to(device)};
+  return {batch.input_BT.to(device), batch.target_BT.reshape({-1}).to(device), batch.mask_BT.to(device),
+          batch.counts_BT.reshape({-1}).to(device)};
+}
+
+// Over the targets that count. Where all do, no copy.
+Tensor counted_rows(const Tensor& all_N, const Tensor& counts_N, int64_t n_counting) {
+  if (n_counting == 0) return all_N.slice(0, 0, 1) * 0;  // nothing to learn from, and no gradient
+  return n_counting == counts_N.size(0) ? all_N : all_N.index_select(0, counts_N.nonzero().flatten());
 }
 
 std::string short_number(double value) {
@@ -62,6 +69,8 @@ void TrainConfig::visit(Fields& field) {
         {.help = "share of input tokens replaced at random in a last evaluation, for robustness; 0 = none",
          .min = 0,
          .max = 1});
+  field("agreement", agreement,
+        {.help = "the last evaluation runs twice with different routing noise and measures how far both agree"});
   field("eval_windows", eval_windows, {.help = "held-out sequences per evaluation; 0 = all", .min = 0});
   field("log_every", log_every, {.help = "steps between rows of metrics", .unit = "steps", .min = 1});
   field("save_every", save_every,
@@ -77,7 +86,8 @@ Trainer::Trainer(TrainConfig config, model::LanguageModel& model, const data::Ba
       held_out_(held_out),
       random_(Random(seed).at("noise")),
       device_(device),
-      parameters_(parameters_of(model)) {
+      parameters_(parameters_of(model)),
+      rare_(train.tokens()) {
   std::vector<ParameterRef> trained;
   for (const auto& p : parameters_)
     if (p.trained()) trained.push_back(p);
@@ -99,12 +109,12 @@ bool Trainer::train_step(Meter& meter) {
         .compute = compute_type(config_.precision)};
     auto out = model_.forward(at_device.input_BT, context);
     const auto logit_NV = model_.logits(out.hidden_ND);
-    auto loss = model::token_losses(logit_NV, at_device.target_N).mean();
+    auto loss = counted_rows(model::token_losses(logit_NV, at_device.target_N), at_device.counts_N, batch.n_targets).mean();
     if (config_.consistency > 0)
-      loss = (loss + second_pass(at_device.input_BT, at_device.target_N, context, logit_NV, out)) / 2;
+      loss = (loss + second_pass(at_device.input_BT, at_device.target_N, at_device.counts_N, context, logit_NV, out)) / 2;
     const auto nats = loss.item<double>();
     if (!std::isfinite(nats)) return false;
-    fresh.add(nats * static_cast<double>(batch.n_targets), batch.n_targets, batch.bytes, batch.n_targets, out);
+    fresh.add(nats * static_cast<double>(batch.n_targets), batch.n_targets, batch.bytes, batch.n_real, out);
     for (const auto& term : out.losses) loss = loss + term.value.to(loss);
     (loss * share).backward();
   }
@@ -118,25 +128,27 @@ bool Trainer::train_step(Meter& meter) {
   optimizer_->step(schedule_->factor(step_));
   model_.step();
   ++step_;
-  tokens_ += fresh.n_targets();
+  tokens_ += fresh.n_real();
   meter.merge(fresh);
   return true;
 }
 
-Tensor Trainer::second_pass(const Tensor& input_BT, const Tensor& target_N, const model::ModelContext& context,
-                            const Tensor& first_NV, model::ModelOutput& out) {
+Tensor Trainer::second_pass(const Tensor& input_BT, const Tensor& target_N, const Tensor& counts_N,
+                            const model::ModelContext& context, const Tensor& first_NV, model::ModelOutput& out) {
   auto other = context;
   other.random = context.random.at("second pass");
   const auto second = model_.forward(input_BT, other);
   const auto second_NV = model_.logits(second.hidden_ND);
   for (auto& term : out.losses) term.value = term.value / 2;
   for (const auto& term : second.losses) out.losses.push_back({term.name, term.value / 2, term.raw});
-  const auto divergence = consistency_loss(first_NV, second_NV);
+  const auto n_counting = counts_N.sum().item<int64_t>();
+  const auto divergence =
+      consistency_loss(counted_rows(first_NV, counts_N, n_counting), counted_rows(second_NV, counts_N, n_counting));
   out.losses.push_back({"model: consistency", divergence * config_.consistency, divergence.item<double>()});
-  return model::token_losses(second_NV, target_N).mean();
+  return counted_rows(model::token_losses(second_NV, target_N), counts_N, n_counting).mean();
 }
 
-Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted, double noise) {
+Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted, double noise, bool with_second_pass) {
   const at::NoGradGuard no_grad;
   Evaluation out;
   for (int64_t i = 0; i < held_out_.n_batches(); ++i) {
@@ -152,15 +164,23 @@ Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted, double
       const auto is_replaced_BT = random.at("place").uniform(sizes, 0, 1, real).lt(noise).to(device_);
       at_device.input_BT = at::where(is_replaced_BT, other_BT.to(device_), at_device.input_BT);
     }
-    const auto result =
-        model_.forward(at_device.input_BT, {.phase = route::Phase::evaluate,
-                                            .mask_BT = at_device.mask_BT,
-                                            .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
-                                            .compute = compute_type(config_.precision),
-                                            .record = true});
-    const auto loss_N = model::token_losses(model_, result.hidden_ND, at_device.target_N);
-    const auto nats = (loss_N.to(at::kDouble) * at_device.mask_BT.reshape({-1})).sum().item<double>();
-    out.meter.add(nats, batch.n_targets, batch.bytes, batch.n_targets, result);
+    model::ModelContext context{.phase = route::Phase::evaluate,
+                                .mask_BT = at_device.mask_BT,
+                                .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
+                                .compute = compute_type(config_.precision),
+                                .record = true};
+    const auto result = model_.forward(at_device.input_BT, context);
+    const auto logit_NV = model_.logits(result.hidden_ND);
+    const auto loss_N = model::token_losses(logit_NV, at_device.target_N);
+    const auto nats = (loss_N.to(at::kDouble) * at_device.counts_N).sum().item<double>();
+    out.meter.add(nats, batch.n_targets, batch.bytes, batch.n_real, result);
+    out.rare.add(rare_, loss_N, at_device.target_N, at_device.counts_N);
+    if (with_second_pass) {
+      context.random = context.random.at("second pass"), context.record = false;
+      const auto again_NV = model_.logits(model_.forward(at_device.input_BT, context).hidden_ND);
+      out.agreement.add(counted_rows(logit_NV, at_device.counts_N, batch.n_targets),
+                        counted_rows(again_NV, at_device.counts_N, batch.n_targets));
+    }
     out.routing.add(result, at_device.mask_BT.reshape({-1}));
   }
   return out;
@@ -228,11 +248,13 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
   };
   const auto evaluate_now = [&] {
     const auto before = sinks.clock();
-    const auto evaluation = evaluate(sinks.is_interrupted);
+    const auto evaluation = evaluate(sinks.is_interrupted, 0, config_.agreement && step_ == config_.steps);
     evaluation_due_ = sinks.is_interrupted && sinks.is_interrupted();
     if (evaluation_due_) return;  // a half evaluation is none
     auto valid = row("valid", evaluation.meter);
     evaluation.routing.report(valid, first_expert_LN_);
+    evaluation.rare.report(valid);
+    evaluation.agreement.report(valid);
     if (step_ == config_.steps && config_.noise > 0) {
       valid["noisy_bpb"] = evaluate(sinks.is_interrupted, config_.noise).meter.bits_per_byte();
       evaluation_due_ = sinks.is_interrupted && sinks.is_interrupted();

@@ -12,8 +12,10 @@
 #include "collegium/io/checkpoint.h"
 #include "collegium/io/jsonl.h"
 #include "collegium/model/language_model.h"
+#include "collegium/train/consistency.h"
 #include "collegium/train/meter.h"
 #include "collegium/train/optimizer.h"
+#include "collegium/train/rare_meter.h"
 #include "collegium/train/routing_meter.h"
 
 namespace collegium::train {
@@ -27,6 +29,7 @@ struct TrainConfig {
   Named optimizer{.name = "adamw"}, schedule{.name = "cosine"};
   double consistency = 0;
   double clip = 1.0, noise = 0.15;
+  bool agreement = false;
   Precision precision = Precision::fp32;
   int64_t eval_every = 100, eval_windows = 0, log_every = 10, save_every = 100, keep = 2;
   void visit(Fields& field);
@@ -36,6 +39,8 @@ struct TrainConfig {
 struct Evaluation {
   Meter meter;
   RoutingMeter routing;
+  RareMeter rare;
+  Agreement agreement;
 };
 
 /// Where a run goes and who listens. Everything but `clock` may be absent.
@@ -75,8 +80,10 @@ class Trainer {
   TrainResult run(const TrainSinks& sinks);
 
   /// Mean loss over the held-out windows; changes no state. `noise`: share of the input tokens that are replaced by
-  /// tokens drawn evenly from the vocabulary; the targets stay.
-  Evaluation evaluate(const std::function<bool()>& is_interrupted = {}, double noise = 0);
+  /// tokens drawn evenly from the vocabulary; the targets stay. `with_second_pass`: each batch runs again with other
+  /// routing noise, to see how far both passes agree.
+  Evaluation evaluate(const std::function<bool()>& is_interrupted = {}, double noise = 0,
+                      bool with_second_pass = false);
 
   int64_t step() const { return step_; }
   /// One optimiser step: the loop's body, for benchmarks and tests. False when the loss or gradient is not finite
@@ -86,8 +93,8 @@ class Trainer {
  private:
   /// Runs the batch again with other noise: adds its losses and the divergence from the first pass to `out`, each pass
   /// counting half, and returns its mean token loss.
-  Tensor second_pass(const Tensor& input_BT, const Tensor& target_N, const model::ModelContext& context,
-                     const Tensor& first_NV, model::ModelOutput& out);
+  Tensor second_pass(const Tensor& input_BT, const Tensor& target_N, const Tensor& counts_N,
+                     const model::ModelContext& context, const Tensor& first_NV, model::ModelOutput& out);
   io::CheckpointData snapshot(const TrainSinks& sinks) const;
   nlohmann::json row(std::string_view kind, const Meter& meter) const;
 
@@ -100,6 +107,7 @@ class Trainer {
   std::vector<ParameterRef> parameters_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Schedule> schedule_;
+  RareTokens rare_;
   int64_t step_ = 0, tokens_ = 0, vocabulary_ = 0;
   double gradient_norm_ = 0;
   bool evaluation_due_ = false;  ///< an interrupt cut the evaluation of this step short: a resumed run repeats it

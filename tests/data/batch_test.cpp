@@ -183,3 +183,35 @@ TEST_CASE("too little text says how much is needed") {
   CHECK(error_of([] { BatchStream(counting(100), {.context = 0}); }) ==
         "2: batches: context must be at least 1, got 0");
 }
+
+TEST_CASE("prompts are read and do not count") {
+  // Documents 1 2 | 3 0, 4 | 5 6 0, 7 8 0 of which the part before the bar is a prompt; 0 ends each and has no bytes.
+  const TokenSet tokens({1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 0}, {0, 1, 1, 1, 1, 1, 1, 1, 1},
+                        {{.begin = 0, .n_tokens = 4, .n_prompt = 2},
+                         {.begin = 4, .n_tokens = 4, .n_prompt = 1},
+                         {.begin = 8, .n_tokens = 3}});
+  CHECK(tokens.has_prompts());
+  const auto batch = EvalStream(tokens, {.batch_size = 2, .context = 6}).batch(0);
+  CHECK(values(batch.target_BT.masked_select(batch.counts_BT)) == std::vector<int64_t>{3, 0, 5, 6, 0, 7, 8, 0});
+  CHECK(batch.mask_BT.sum().item<int64_t>() == 10);
+  CHECK(batch.n_real == 10);
+  CHECK(batch.n_targets == 8);
+  CHECK(batch.bytes == 5);
+
+  const BatchStream stream(tokens, {.batch_size = 3, .context = 2, .seed = 1});
+  for (int64_t step = 0; step < 4; ++step) {
+    const auto some = stream.batch(step);
+    const auto target = values(some.target_BT), counts = values(some.counts_BT.to(at::kLong));
+    CHECK(some.n_targets == some.counts_BT.sum().item<int64_t>());
+    for (size_t i = 0; i < target.size(); ++i)
+      CHECK(counts[i] == (target[i] != 1 && target[i] != 2 && target[i] != 4));
+  }
+  CHECK_THROWS_AS(TokenSet({1, 0}, {0, 1}, {{.begin = 0, .n_tokens = 2, .n_prompt = 3}}), std::logic_error);
+}
+
+TEST_CASE("without prompts all text counts") {
+  const auto batch = EvalStream(counting(14), {.batch_size = 2, .context = 10}).batch(0);
+  CHECK(at::equal(batch.counts_BT, batch.mask_BT));
+  CHECK(batch.n_real == 13);
+  CHECK(batch.n_targets == 13);
+}

@@ -105,3 +105,26 @@ TEST_CASE("both archives prepared together" *
   CHECK(data.notes.empty());
   CHECK(prepare(config, paths).from_cache);
 }
+
+TEST_CASE("gramps: messages with translations, none on both sides" *
+          doctest::skip(is_missing("translations", {"gramps"}))) {
+  const Scratch scratch;
+  auto paths = offline_paths();
+  paths.folders.insert(paths.folders.begin(), paths.cache);
+  paths.cache = scratch.path();
+  DataConfig config;
+  config.sources = {"gramps"}, config.languages = {"fr", "de"}, config.vocab_size = 512;
+  const auto data = prepare(config, paths);
+  CHECK(data.train_statistics.n_documents + data.held_out_statistics.n_documents > 12000);
+  CHECK(prepare(config, paths).from_cache);
+  std::set<std::string> held;
+  for (const auto& span : data.held_out.documents()) {
+    held.insert(span.title);
+    REQUIRE(span.n_prompt > 0);
+    std::vector<int64_t> wide(static_cast<size_t>(span.n_prompt));
+    data.held_out.copy(span.begin, span.n_prompt, wide.data());
+    CHECK(data.tokenizer.decode(std::vector<int32_t>(wide.begin(), wide.end())) ==
+          span.language + ": " + span.title + "\n");
+  }
+  for (const auto& span : data.train.documents()) CHECK(held.count(span.title) == 0);
+}

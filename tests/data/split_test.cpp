@@ -113,4 +113,6 @@ TEST_CASE("what cannot be split says so") {
   for (auto& document : same) document.group = "g";
   CHECK(error_of([&] { split_documents(same, {}); }) ==
         "4: all 3 documents share text (group 'g'), so none can be held out [add documents of another kind]");
+  CHECK(error_of([] { split_documents({{.id = "a", .text = std::string(99999, 'x'), .n_prompt_bytes = 5}}, {}); }) ==
+        "4: the only document, 'a', begins with a prompt and cannot be cut in two");
 }

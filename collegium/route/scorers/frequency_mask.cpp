@@ -15,8 +15,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <numeric>
 
+#include "collegium/route/token_frequency.h"
 #include "collegium/route/wrapped_scorer.h"
 
 namespace collegium::route {
@@ -90,21 +90,15 @@ class FrequencyMaskScorer final : public WrappedScorer, public Makes<FrequencyMa
  private:
   static void close_rare(Tensor& open_VE, const Config& config, const StageInputs& in) {
     const auto V = in.corpus.vocabulary, E = in.n_experts, n_working = in.n_experts - in.n_null;
-    const auto count_V = in.corpus.count_V.cpu().contiguous();
+    const auto& count_V = in.corpus.count_V;
     require(count_V.size(0) == V, "frequency_mask: one count for each of ", V, " ids was wanted, got ",
             count_V.size(0));
-    const auto* count = count_V.const_data_ptr<int64_t>();
-    std::vector<int64_t> by_count(static_cast<size_t>(V));
-    std::iota(by_count.begin(), by_count.end(), 0);
-    std::stable_sort(by_count.begin(), by_count.end(), [&](int64_t a, int64_t b) { return count[a] > count[b]; });
-    const auto wanted = config.frequent_share * count_V.sum().item<double>();
+    const auto frequent_V = frequent_ids(count_V, config.frequent_share);
+    const auto* is_frequent = frequent_V.const_data_ptr<bool>();
     const auto hash = in.random.at("mask");
     auto* open = open_VE.mutable_data_ptr<uint8_t>();
-    double seen = 0;
-    for (const auto id : by_count) {
-      const bool is_frequent = seen < wanted;
-      seen += static_cast<double>(count[id]);
-      if (is_frequent) continue;
+    for (int64_t id = 0; id < V; ++id) {
+      if (is_frequent[id]) continue;
       std::fill_n(open + id * E, E, uint8_t{0});
       for (int64_t i = 0; i < config.visible; ++i) {
         auto e = static_cast<int64_t>(
