@@ -1,7 +1,6 @@
 // Measures of auxiliary terms: read from a run's rows, refused before training where nothing logs them.
 #include "collegium/recipe/measures.h"
 
-#include <doctest/doctest.h>
 
 #include <filesystem>
 #include <fstream>
