@@ -28,8 +28,8 @@ nlohmann::json score_translations(model::LanguageModel& model, const data::Token
     held_out.copy(span.begin, span.n_prompt, prompt.data());
     held_out.copy(span.begin + span.n_prompt, static_cast<int64_t>(rest.size()), rest.data());
     // Twice the reference's length is more than enough; a model that never ends is cut there.
-    const infer::SampleConfig greedy{.tokens = std::min(2 * static_cast<int64_t>(rest.size()) + 8, context - span.n_prompt),
-                                     .temperature = 0};
+    const auto longest = 2 * static_cast<int64_t>(rest.size()) + 8;
+    const infer::SampleConfig greedy{.tokens = std::min(longest, context - span.n_prompt), .temperature = 0};
     made.push_back(decoded(tokenizer, infer::generate(model, prompt, greedy, tokenizer.end_id(), context, device)));
     reference.push_back(decoded(tokenizer, rest));
     answers.push_back({{"prompt", decoded(tokenizer, prompt)}, {"reference", reference.back()}, {"made", made.back()}});

@@ -116,3 +116,49 @@ TEST_CASE_FIXTURE(OneThread,
   CHECK(bits(one) == bits(same));
   CHECK(bits(one) != bits(other));
 }
+
+TEST_CASE("agreement: the share of tokens with the same likeliest token, and the divergence of both passes") {
+  const auto a_NV = at::tensor({2.0, 0.0, 0.0, 2.0, 1.0, 0.0}).reshape({3, 2});
+  const auto b_NV = at::tensor({1.0, 0.0, 2.0, 0.0, 1.0, 0.0}).reshape({3, 2});
+  train::Agreement agreement;
+  nlohmann::json row = nlohmann::json::object();
+  agreement.report(row);
+  CHECK(row.empty());
+  agreement.add(a_NV, b_NV);
+  agreement.add(a_NV.slice(0, 0, 1), a_NV.slice(0, 0, 1));
+  agreement.add(a_NV.slice(0, 0, 0), a_NV.slice(0, 0, 0));
+  agreement.report(row);
+  CHECK(row["agreement"].get<double>() == doctest::Approx(3.0 / 4));
+  CHECK(row["divergence"].get<double>() ==
+        doctest::Approx(consistency_loss(a_NV, b_NV).item<double>() * 3 / 4).epsilon(1e-6));
+}
+
+TEST_CASE_FIXTURE(OneThread, "targets of a prompt count neither in training nor in evaluation") {
+  const auto set = [](int64_t n_prompt) {
+    const auto plain = some_tokens();
+    std::vector<int32_t> token;
+    std::vector<data::DocumentSpan> documents;
+    for (int64_t i = 0; i < plain.n_tokens(); ++i) token.push_back(plain.token(i));
+    for (int64_t d = 0; d < 40; ++d) documents.push_back({.begin = 10 * d, .n_tokens = 10, .n_prompt = n_prompt});
+    return data::TokenSet(token, std::vector<int32_t>(kVocabulary, 1), documents);
+  };
+  Training all(1.0), some(1.0), none(1.0);
+  const auto with = [&](Training& t, int64_t n_prompt) {
+    t.train = data::BatchStream(set(n_prompt), {.batch_size = 3, .context = 8, .n_micro = 2, .seed = 5});
+    t.held_out = data::EvalStream(set(n_prompt), {.batch_size = 4, .context = 8, .max_windows = 12});
+    return t.trainer->evaluate({}, 0, true);
+  };
+  const auto whole = with(all, 0), half = with(some, 5);
+  CHECK(whole.meter.n_targets() == 96);
+  CHECK(half.meter.n_real() == 96);
+  // Of the targets 1 to 96, those at 5 to 9 of each ten.
+  CHECK(half.meter.n_targets() == 47);
+  CHECK(half.meter.loss() != doctest::Approx(whole.meter.loss()));
+  some.steps(2);
+  CHECK(some.last["loss"].get<double>() > 0);
+  // Documents that are all prompt: nothing to learn, and nothing breaks.
+  CHECK(with(none, 10).meter.n_targets() == 0);
+  train::Meter meter;
+  CHECK(none.trainer->train_step(meter));
+  CHECK(meter.n_targets() == 0);
+}
