@@ -60,8 +60,8 @@ class BatchStream {
   /// Throws Error(data) when the set is shorter than one window; usage Error for sizes below 1.
   BatchStream(TokenSet tokens, const BatchOptions& options);
 
-  /// Micro-batch `micro` in [0, n_micro) of step `step` >= 0; equal arguments give equal batches. mask_BT is all true; so is
-  /// counts_BT where the set has no prompts.
+  /// Micro-batch `micro` in [0, n_micro) of step `step` >= 0; equal arguments give equal batches. mask_BT is all true;
+  /// so is counts_BT where the set has no prompts.
   Batch batch(int64_t step, int64_t micro = 0) const;
 
   /// The state before `step`.

@@ -40,7 +40,7 @@ struct Source {
   std::span<const SharedWork> shared = {};
   SourceReader reader;
   std::string_view language;  ///< of every document; empty when each says its own
-  int64_t n_documents;  ///< of gettext: pairs of a message and its translation
+  int64_t n_documents;        ///< of gettext: pairs of a message and its translation
 };
 
 /// Every source: shakespeare, milton, sotu, udhr, gramps.

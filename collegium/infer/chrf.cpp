@@ -5,7 +5,6 @@
 #include <map>
 #include <string>
 
-
 namespace collegium::infer {
 namespace {
 

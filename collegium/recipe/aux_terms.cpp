@@ -18,8 +18,8 @@ void check_side(const RunConfig& run, const Expectation& e, std::string_view sid
   if (known.count(term)) return;
   const auto near = nearest(term, {known.begin(), known.end()});
   fail(ErrorKind::usage, "expect ", e.measure, ": ", side, " logs no auxiliary term '", term, "'",
-       near.empty() ? "" : text("; did you mean '", near, "'?"), " (it logs: ",
-       known.empty() ? "none" : join({known.begin(), known.end()}), ")");
+       near.empty() ? "" : text("; did you mean '", near, "'?"),
+       " (it logs: ", known.empty() ? "none" : join({known.begin(), known.end()}), ")");
 }
 
 }  // namespace
@@ -32,8 +32,10 @@ std::set<std::string> aux_terms(const RunConfig& run, const std::string& wanted)
   if (run.train.consistency > 0) out.insert("consistency");
   for (uint64_t pass = 0; pass < kMostPasses && !out.count(wanted); ++pass) {
     const auto here = random.at(pass);
-    const auto token_BT = (here.at("token").uniform({B, T}, 0, 1, at::TensorOptions().dtype(at::kDouble)) *
-                           static_cast<double>(V)).floor().to(at::kLong);
+    const auto token_BT =
+        (here.at("token").uniform({B, T}, 0, 1, at::TensorOptions().dtype(at::kDouble)) * static_cast<double>(V))
+            .floor()
+            .to(at::kLong);
     const auto made = model->forward(token_BT, {.phase = route::Phase::train, .random = here});
     for (const auto& term : made.losses) out.insert(train::short_term_name(term.name));
     model->step();

@@ -165,8 +165,8 @@ std::string evidence_table(const std::vector<nlohmann::json>& results) {
   for (const auto& r : results)
     for (const auto& e : r["expectations"]) {
       const auto baseline = r["baseline"].get<std::string>();
-      out << "| " << r["recipe"].get<std::string>() << " | " << paper_name(r["paper"].get<int64_t>()) << " | " << e["measure"].get<std::string>()
-          << " | " << with_spread(e["ours"]) << " | "
+      out << "| " << r["recipe"].get<std::string>() << " | " << paper_name(r["paper"].get<int64_t>()) << " | "
+          << e["measure"].get<std::string>() << " | " << with_spread(e["ours"]) << " | "
           << (e["baseline"].empty() ? text(e["relation"].get<std::string>(), " ", e["value"].get<double>())
                                     : text(baseline, ": ", with_spread(e["baseline"])))
           << " | " << r["seeds"].size() << " | " << e["verdict"].get<std::string>() << " | "

@@ -103,7 +103,8 @@ std::string measure_names() {
 }
 
 void Expectation::visit(Fields& field) {
-  field("measure", measure, {.help = text("what is compared: ", measure_names(), ", or aux:TERM for an auxiliary term of training")});
+  field("measure", measure,
+        {.help = text("what is compared: ", measure_names(), ", or aux:TERM for an auxiliary term of training")});
   field("relation", relation, {.help = "how it must stand"});
   field("value", value, {.help = "the bound, or the margin over the baseline"});
   field("tolerance", tolerance, {.help = "for equals: how far it may be off", .min = 0});

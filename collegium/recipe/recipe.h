@@ -17,10 +17,11 @@ struct SampleSection : infer::SampleConfig {
   int64_t translations = 64;
   void visit(Fields& field) {
     field("prompt", prompt, {.help = "what the sample of the report continues; empty = no sample"});
-    field("translations", translations,
-          {.help = "held-out documents with a prompt (sources of translations) that the trained model answers, for chrF",
-           .unit = "documents",
-           .min = 0});
+    field(
+        "translations", translations,
+        {.help = "held-out documents with a prompt (sources of translations) that the trained model answers, for chrF",
+         .unit = "documents",
+         .min = 0});
     infer::SampleConfig::visit(field);
   }
 };

@@ -16,8 +16,8 @@ using at::Tensor;
 class RareTokens {
  public:
   explicit RareTokens(const data::TokenSet& train);
-  const Tensor& is_rare_V() const { return is_rare_V_; }   ///< bool, CPU
-  const Tensor& n_bytes_V() const { return n_bytes_V_; }   ///< int64, UTF-8 bytes of each id, CPU
+  const Tensor& is_rare_V() const { return is_rare_V_; }  ///< bool, CPU
+  const Tensor& n_bytes_V() const { return n_bytes_V_; }  ///< int64, UTF-8 bytes of each id, CPU
 
  private:
   Tensor is_rare_V_, n_bytes_V_;

@@ -109,9 +109,11 @@ bool Trainer::train_step(Meter& meter) {
         .compute = compute_type(config_.precision)};
     auto out = model_.forward(at_device.input_BT, context);
     const auto logit_NV = model_.logits(out.hidden_ND);
-    auto loss = counted_rows(model::token_losses(logit_NV, at_device.target_N), at_device.counts_N, batch.n_targets).mean();
+    auto loss =
+        counted_rows(model::token_losses(logit_NV, at_device.target_N), at_device.counts_N, batch.n_targets).mean();
     if (config_.consistency > 0)
-      loss = (loss + second_pass(at_device.input_BT, at_device.target_N, at_device.counts_N, context, logit_NV, out)) / 2;
+      loss =
+          (loss + second_pass(at_device.input_BT, at_device.target_N, at_device.counts_N, context, logit_NV, out)) / 2;
     const auto nats = loss.item<double>();
     if (!std::isfinite(nats)) return false;
     fresh.add(nats * static_cast<double>(batch.n_targets), batch.n_targets, batch.bytes, batch.n_real, out);

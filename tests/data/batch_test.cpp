@@ -203,8 +203,7 @@ TEST_CASE("prompts are read and do not count") {
     const auto some = stream.batch(step);
     const auto target = values(some.target_BT), counts = values(some.counts_BT.to(at::kLong));
     CHECK(some.n_targets == some.counts_BT.sum().item<int64_t>());
-    for (size_t i = 0; i < target.size(); ++i)
-      CHECK(counts[i] == (target[i] != 1 && target[i] != 2 && target[i] != 4));
+    for (size_t i = 0; i < target.size(); ++i) CHECK(counts[i] == (target[i] != 1 && target[i] != 2 && target[i] != 4));
   }
   CHECK_THROWS_AS(TokenSet({1, 0}, {0, 1}, {{.begin = 0, .n_tokens = 2, .n_prompt = 3}}), std::logic_error);
 }

@@ -57,12 +57,14 @@ TEST_CASE("messages that teach no translation are left out") {
   CHECK(kept("msgid \"" + longer + "\"\nmsgstr \"b\"\n") == 0);
   CHECK(kept("msgid \"b\"\nmsgstr \"" + longer + "\"\n") == 0);
   // Without blank lines between them, and with Windows' line ends.
-  CHECK(kept("msgid \"a\"\r\nmsgstr \"b\"\r\n#, fuzzy\r\nmsgid \"c\"\r\nmsgstr \"d\"\r\nmsgid \"e\"\nmsgstr \"f\"") == 2);
+  CHECK(kept("msgid \"a\"\r\nmsgstr \"b\"\r\n#, fuzzy\r\nmsgid \"c\"\r\nmsgstr \"d\"\r\nmsgid \"e\"\nmsgstr \"f\"") ==
+        2);
 }
 
 TEST_CASE("messages that differ in case and punctuation share a group") {
   const auto pairs = read_gettext(
-      "msgid \"_Open file…\"\nmsgstr \"a\"\n\nmsgid \"open FILE:\"\nmsgstr \"b\"\n\nmsgid \"open files\"\nmsgstr \"c\"\n",
+      "msgid \"_Open file…\"\nmsgstr \"a\"\n\nmsgid \"open FILE:\"\nmsgstr \"b\"\n\nmsgid \"open files\"\nmsgstr "
+      "\"c\"\n",
       "fr", "fr.po");
   REQUIRE(pairs.size() == 3);
   CHECK(pairs[0].group != pairs[1].group);  // the ellipsis is no ASCII punctuation
@@ -81,7 +83,8 @@ TEST_CASE("what is no catalogue says where") {
   CHECK(wrong("msgid \"a\\\"\n") == "4: fr.po:1: not a gettext catalogue: an escape without its letter");
   CHECK(wrong("msgword \"a\"\n") == "4: fr.po:1: not a gettext catalogue: unknown keyword 'msgword'");
   CHECK(wrong("msgstr \"a\"\n") == "4: fr.po:1: not a gettext catalogue: a translation without its message");
-  CHECK(wrong("msgid \"a\"\n\nmsgid \"b\"\n") == "4: fr.po:2: not a gettext catalogue: a message without a translation");
+  CHECK(wrong("msgid \"a\"\n\nmsgid \"b\"\n") ==
+        "4: fr.po:2: not a gettext catalogue: a message without a translation");
   CHECK(wrong("msgid \"a\"\nmsgid \"b\"\n") ==
         "4: fr.po:2: not a gettext catalogue: a message without a translation before it");
 }
@@ -92,11 +95,7 @@ TEST_CASE("an archive of catalogues becomes one list of pairs, counted") {
   write_archive(archive, {{"x/po/fr.po", "msgid \"Open\"\nmsgstr \"Ouvrir\"\n"},
                           {"x/po/de.po", "msgid \"Open\"\nmsgstr \"Öffnen\"\n"},
                           {"x/po/sub/it.po", "not read"}});
-  Source source{.name = "small",
-                .folder = "x/po/",
-                .suffix = ".po",
-                .reader = SourceReader::gettext,
-                .n_documents = 2};
+  Source source{.name = "small", .folder = "x/po/", .suffix = ".po", .reader = SourceReader::gettext, .n_documents = 2};
   const auto documents = read_documents(source, archive);
   REQUIRE(documents.size() == 2);
   CHECK(documents[0].id == "de/000001");

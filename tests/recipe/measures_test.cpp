@@ -1,7 +1,6 @@
 // Measures of auxiliary terms: read from a run's rows, refused before training where nothing logs them.
 #include "collegium/recipe/measures.h"
 
-
 #include <filesystem>
 #include <fstream>
 
@@ -35,7 +34,8 @@ struct RecipeFolder {
     const auto file = path / "recipe.toml";
     std::ofstream(file) << "[model]\nname = \"decoder\"\nd_model = 16\nn_layers = 1\nn_heads = 2\n"
                            "[model.moe]\nname = \"routed\"\nn_experts = 4\nd_expert = 8\nrouter = "
-                        << router << "\n[train]\nsteps = 1\n" << train << expectations;
+                        << router << "\n[train]\nsteps = 1\n"
+                        << train << expectations;
     return read_recipe(file);
   }
 };
@@ -49,7 +49,9 @@ TEST_CASE("names of auxiliary measures") {
   CHECK(aux_term_of("aux:").empty());
   CHECK(find_measure("aux:agreement").place == Measure::Place::aux);
   CHECK(usage_error([] { find_measure("aux:"); }).starts_with("unknown measure 'aux:'"));
-  CHECK(usage_error([] { find_measure("valid_bqb"); }).starts_with("unknown measure 'valid_bqb'; did you mean 'valid_bpb'?"));
+  CHECK(usage_error([] {
+          find_measure("valid_bqb");
+        }).starts_with("unknown measure 'valid_bqb'; did you mean 'valid_bpb'?"));
 }
 
 TEST_CASE_FIXTURE(test::OneThread, "terms of a configuration are found without training, rare ones too") {
@@ -65,15 +67,17 @@ TEST_CASE_FIXTURE(test::OneThread, "terms of a configuration are found without t
 TEST_CASE_FIXTURE(test::OneThread, "an expectation of a term that nothing logs is refused before training") {
   const RecipeFolder folder;
   const auto with = [&](const std::string& measure, const std::string& relation, const std::string& more = "") {
-    const auto recipe = folder.recipe("{ name = \"top_k\", k = 1 }", "[[expect]]\nmeasure = \"" + measure +
-                                                                         "\"\nrelation = \"" + relation + "\"\n" + more);
+    const auto recipe =
+        folder.recipe("{ name = \"top_k\", k = 1 }",
+                      "[[expect]]\nmeasure = \"" + measure + "\"\nrelation = \"" + relation + "\"\n" + more);
     return usage_error([&] { check_aux_terms(recipe); });
   };
   CHECK(with("aux:balance_loss", "at_most") == "no error");
   CHECK(with("valid_bpb", "at_most") == "no error");
-  CHECK(with("aux:balanse_loss:rise", "at_most").starts_with("expect aux:balanse_loss:rise: the recipe's side logs no "
-                                                             "auxiliary term 'balanse_loss'; did you mean "
-                                                             "'balance_loss'? (it logs: "));
+  CHECK(with("aux:balanse_loss:rise", "at_most")
+            .starts_with("expect aux:balanse_loss:rise: the recipe's side logs no "
+                         "auxiliary term 'balanse_loss'; did you mean "
+                         "'balance_loss'? (it logs: "));
   const std::string baseline = "[baseline.model.moe]\nrouter = { name = \"hash\" }\n";
   CHECK(with("aux:balance_loss", "at_most", baseline) == "no error");
   CHECK(with("aux:balance_loss", "below_baseline", baseline) ==

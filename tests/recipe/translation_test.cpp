@@ -11,7 +11,8 @@ using namespace collegium;
 std::unique_ptr<model::LanguageModel> byte_model(int64_t vocabulary) {
   const Table router = table({{"name", "thor"}});
   const Table moe = table({{"name", "routed"}, {"n_experts", 4}, {"d_expert", 8}, {"router", router}});
-  const Named named{.name = "decoder", .fields = table({{"d_model", 8}, {"n_layers", 2}, {"n_heads", 2}, {"moe", moe}})};
+  const Named named{.name = "decoder",
+                    .fields = table({{"d_model", 8}, {"n_layers", 2}, {"n_heads", 2}, {"moe", moe}})};
   return find(model::language_models(), named, "model")
       .make(named, {.vocabulary = vocabulary, .random = Random(1), .options = at::kFloat});
 }
@@ -49,8 +50,7 @@ TEST_CASE_FIXTURE(test::OneThread, "prompts that fit are answered and scored") {
   CHECK(all["answers"][0]["reference"] == "Ouvrir");
   CHECK(all["answers"][2]["prompt"] == "de: Open\n");
   std::vector<std::string> made, reference;
-  for (const auto& answer : all["answers"])
-    made.push_back(answer["made"]), reference.push_back(answer["reference"]);
+  for (const auto& answer : all["answers"]) made.push_back(answer["made"]), reference.push_back(answer["reference"]);
   CHECK(all["chrf"].get<double>() ==
         infer::chrf({{made[0], reference[0]}, {made[1], reference[1]}, {made[2], reference[2]}}));
   CHECK(score(64) == all);

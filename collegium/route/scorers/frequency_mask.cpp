@@ -41,8 +41,7 @@ class FrequencyMaskScorer final : public WrappedScorer, public Makes<FrequencyMa
     }
   };
 
-  FrequencyMaskScorer(const Config& config, const StageInputs& in)
-      : WrappedScorer(config.of, in) {
+  FrequencyMaskScorer(const Config& config, const StageInputs& in) : WrappedScorer(config.of, in) {
     require(inner_->kind() != ScoreKind::none, "frequency_mask: scorer '", config.of.name, "' has no scores to mask");
     const auto n_working = in.n_experts - in.n_null;
     require(config.visible <= n_working, "frequency_mask: visible = ", config.visible, " is more than the ", n_working,
