@@ -15,11 +15,12 @@ namespace collegium::data {
 
 enum class PackageKind { npm, pypi };
 
-/// How the files of an archive become documents.
+/// How the files of an archive become documents, or images.
 enum class SourceReader {
   gutenberg,  ///< one work a file, cleaned by `clean_gutenberg`
   plain,      ///< one document a file, as it is
-  udhr        ///< one translation a file, HTML
+  udhr,       ///< one translation a file, HTML
+  digits      ///< images of one class a file, see images.h: no documents
 };
 
 /// Two ids whose texts overlap: no split may part them.
@@ -39,10 +40,12 @@ struct Source {
   std::span<const SharedWork> shared = {};
   SourceReader reader;
   std::string_view language;  ///< of every document; empty when each says its own
-  int64_t n_documents;
+  int64_t n_documents;  ///< of a source of images: how many of them
+  /// "documents" or "images".
+  std::string_view contents() const { return reader == SourceReader::digits ? "images" : "documents"; }
 };
 
-/// Every source: shakespeare, milton, sotu, udhr.
+/// Every source: shakespeare, milton, sotu, udhr, mnist.
 std::span<const Source> sources();
 
 /// The source called `name`, or nullptr.
