@@ -18,7 +18,7 @@ constexpr Measure kMeasures[] = {
     {"train_bpb", "training loss", "bits per byte", "lower", run},
     {"gap", "held-out minus training loss", "bits per byte", "lower", run},
     {"noisy_bpb", "held-out loss with replaced tokens", "bits per byte", "lower", row},
-    {"valid_accuracy", "held-out images named right", "share", "higher", row},
+    {"valid_accuracy", "held-out images named right", "share", "higher", facts},
     {"deciding_share", "kept patches that decide the label", "share", "higher", row},
     {"deciding_weight", "weight on patches that decide the label", "share", "higher", row},
     {"found", "images whose deciding patch is kept", "share", "higher", row},
@@ -79,7 +79,7 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
   }
   if (key == "best_bpb") return best_bpb_;
   if (measure.place == run || measure.place == facts) return in(facts_, key);
-  if (measure.place == row) return in(last_valid_, key == "valid_accuracy" ? "accuracy" : key);
+  if (measure.place == row) return in(last_valid_, key);
   double sum = 0;
   int64_t n = 0;
   const bool is_training = measure.place == training_layers;

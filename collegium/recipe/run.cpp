@@ -149,6 +149,9 @@ nlohmann::json run_facts(const io::Path& folder) {
   if (run.tokens_per_second) out["tokens_per_second"] = *run.tokens_per_second;
   if (run.train_bpb) out["train_bpb"] = *run.train_bpb;
   if (run.valid_bpb) out["valid_bpb"] = *run.valid_bpb;
+  const auto rows = rows_of(folder / "metrics.jsonl");
+  const auto last = std::find_if(rows.rbegin(), rows.rend(), [](const auto& r) { return r["kind"] == "valid"; });
+  if (last != rows.rend() && last->contains("accuracy")) out["valid_accuracy"] = last->at("accuracy");
   std::vector<std::string> names;
   for (const auto layer : facts.moe_layers) names.push_back(text("layer ", layer));
   return {{"run", out}, {"layer_names", names}, {"n_experts", facts.n_experts}};
