@@ -69,6 +69,7 @@ struct Needs {
   ContextNeeds context;
   bool prototypes = false;      ///< the scorer must have an embedding per expert
   bool selection_bias = false;  ///< a balancer that moves a bias which the selector must read
+  bool expert_choice = false;   ///< experts must choose: what is made of one token's choice depends on other tokens
 };
 
 // --- Scorer -------------------------------------------------------------------------------------------------------

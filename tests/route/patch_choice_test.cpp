@@ -124,6 +124,13 @@ TEST_CASE_FIXTURE(OneThread, "gradient of patch choice's weights") {
   CHECK(report.largest > 1e-3);
 }
 
+TEST_CASE_FIXTURE(OneThread, "weights over an expert's choice need experts that choose") {
+  CHECK(complaint([] {
+          const auto named = stages({{"selector", "top_k"}, {"gate", "choice_softmax"}});
+          make_router(named, kWidth, kExperts);
+        }) == "router: gate 'choice_softmax' weighs what an expert chose, but selector 'top_k' lets tokens choose");
+}
+
 TEST_CASE_FIXTURE(OneThread, "l above the patches of an image is refused where their number is known") {
   const StageInputs inputs{.d_model = 4, .n_experts = 2, .options = at::kFloat, .corpus = {.sequence_length = 9}};
   const auto named = patch_choice(10);

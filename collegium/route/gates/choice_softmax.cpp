@@ -38,7 +38,10 @@ class ChoiceSoftmaxGate final : public Gate, public Makes<ChoiceSoftmaxGate, Gat
     const auto sum_G = at::zeros_like(largest_G).index_add(0, group_R, power_R);
     return power_R / sum_G.index_select(0, group_R);
   }
-  Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}}; }
+  // Where tokens choose, a token's weight would depend on who else asked for its expert, later tokens included.
+  Needs needs() const override {
+    return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}, .expert_choice = true};
+  }
 };
 
 }  // namespace
