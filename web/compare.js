@@ -294,7 +294,7 @@ function comparePage(data) {
   const runs = groups.flatMap((group) => group.runs);
   setSpan(runs.map((run) => ({ clock: run.clock, steps: [...run.metrics, ...run.timing].map((row) => row.step) })));
   const modes = ["step", "tokens", "seconds"].filter((mode) => runs.length && runs.every((run) => run.clock[mode]));
-  const units = ["bpb", "loss"].filter((unit) => runs.some((run) => hasAny(column(run.metrics, unit))));
+  const units = unitsOf(runs.map((run) => run.metrics));
   view.unit = units[0] ?? "bpb";
 
   const chart = (title, read, unit, height, rowsOf, valueOf, noisy, more) => {
@@ -312,7 +312,7 @@ function comparePage(data) {
         kind === "train",
       );
     const series = () => (made[view.unit] ??= turn ? turn(curvesNow()) : curvesNow());
-    const unit = () => `${unitNames[view.unit]}${turn ? ", difference" : ""} ↓`;
+    const unit = () => `${unitNames[view.unit]}${turn ? ", difference" : ""} ${unitArrow()}`;
     return lineChart({ title, read, unit, height, format: turn ? signed : fixed3, series });
   };
   const worst = (row) => extent(list(row.layers).map((layer) => number(layer?.max_violation)))?.[1] ?? NaN;
@@ -447,7 +447,7 @@ function comparePage(data) {
         null,
         sections.map((one) => el("li", null, el("a", { href: `#${one.id}` }, names[one.id]))),
       ),
-      curves.length > 0 && axisControls(modes, units.length > 1),
+      curves.length > 0 && axisControls(modes, unitChoices(units)),
     ),
     el("main", null, sections, tip),
     el("footer", null, el("p", null, "Collegium")),

@@ -399,7 +399,7 @@ function drawEndLabels(root, geometry, ends, name) {
   }
 }
 
-/** The controls that turn the horizontal axis of every figure on the page. */
+/** The controls that turn the horizontal axis of every figure on the page, and the unit of the loss: units, [key, name] each. */
 function axisControls(modes, units) {
   const choice = (legend, key, options) =>
     el(
@@ -439,10 +439,7 @@ function axisControls(modes, units) {
       [false, "linear"],
       [true, "logarithmic"],
     ]),
-    units &&
-      choice("Loss in", "unit", [
-        ["bpb", "bits per byte"],
-        ["loss", "nats per token"],
-      ]),
+    units.length > 1 &&
+      choice("Loss in", "unit", units),
   );
 }

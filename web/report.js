@@ -107,6 +107,7 @@ function reportHeader(data, run, timing) {
         isNumber(run.train_bpb) && `train ${fixed3(run.train_bpb)}`,
         true,
       ),
+      fact("Held-out accuracy", fixed3(run.valid_accuracy), "of the images"),
       isNumber(run.valid_bpb) ? null : fact("Training loss", fixed3(run.train_bpb), "bits/byte", null, true),
       fact(
         "Parameters",
@@ -156,15 +157,24 @@ function setSpan(groups) {
   };
 }
 
-const unitNames = { bpb: "bits per byte", loss: "nats per token" };
+const unitNames = { bpb: "bits per byte", loss: "nats per token", accuracy: "share of images right" };
+function unitsOf(runs) {
+  const units = Object.keys(unitNames).filter((unit) => runs.some((rows) => hasAny(column(rows, unit))));
+  if (units.includes("accuracy")) unitNames.loss = "nats per image";
+  return units;
+}
+const unitChoices = (units) => units.map((unit) => [unit, unitNames[unit]]);
+// Bits and nats should fall, accuracy should rise.
+const unitArrow = () => (view.unit === "accuracy" ? "↑" : "↓");
+
 function lossFigure(train, valid, clock) {
   const made = {};
   return lineChart({
-    title: "Loss on training and held-out text",
+    title: "Loss on training and held-out data",
     read:
-      "Lower is better; a growing gap means that the model fits its training text better than new text. Faint: each " +
-      "record; strong: their running mean.",
-    unit: () => `${unitNames[view.unit]} ↓`,
+      "Lower is better (of accuracy, higher); a growing gap means that the model fits its training data better than new " +
+      "data. Faint: each record; strong: their running mean.",
+    unit: () => `${unitNames[view.unit]} ${unitArrow()}`,
     height: 320,
     format: fixed3,
     series: () =>
@@ -269,7 +279,7 @@ function reportPage(data) {
   const clock = makeClock(metrics, timing);
   setSpan([{ clock, steps: [...metrics, ...timing].map((row) => row.step) }]);
   const modes = ["step", "tokens", "seconds"].filter((mode) => clock[mode]);
-  const units = ["bpb", "loss"].filter((unit) => hasAny(column(metrics, unit)));
+  const units = unitsOf([metrics]);
   view.unit = units[0] ?? "bpb";
 
   const line = (title, read, unit, rows, key, style, more) => {
@@ -370,7 +380,7 @@ function reportPage(data) {
         null,
         sections.map((one) => el("li", null, el("a", { href: `#${one.id}` }, names[one.id]))),
       ),
-      metrics.length + timing.length > 0 && axisControls(modes, units.length > 1),
+      metrics.length + timing.length > 0 && axisControls(modes, unitChoices(units)),
     ),
     el("main", null, sections, tip),
     el(

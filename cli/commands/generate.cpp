@@ -80,10 +80,11 @@ int run_generate(const Arguments& arguments) {
                       arguments.given("step") ? std::optional(arguments.integer("step")) : std::nullopt);
   show_warnings(arguments, run.warnings);
 
-  const auto ids = run.tokenizer.encode(prompt);
+  auto& model = run.language_model("generate");
+  const auto ids = run.tokenizer->encode(prompt);
   std::vector<int64_t> tokens(ids.begin(), ids.end());
   const InterruptFlag interrupt;
-  data::StreamDecoder decoder(run.tokenizer);
+  data::StreamDecoder decoder(*run.tokenizer);
   std::string made_text;
   const bool streams = !out.wants_json();
   if (streams) arguments.streams().out << prompt << std::flush;
@@ -91,7 +92,7 @@ int run_generate(const Arguments& arguments) {
     made_text += piece;
     if (streams) arguments.streams().out << piece << std::flush;
   };
-  const auto made = infer::generate(*run.model, tokens, config, run.tokenizer.end_id(), run.config.train.context,
+  const auto made = infer::generate(model, tokens, config, run.tokenizer->end_id(), run.config.train.context,
                                     device, [&](int64_t token) {
                                       emit(decoder.push(static_cast<int32_t>(token)));
                                       return !interrupt.raised() && arguments.streams().out.good();
@@ -108,7 +109,7 @@ int run_generate(const Arguments& arguments) {
   if (arguments.given("trace")) {
     auto all = tokens;
     all.insert(all.end(), made.begin(), made.end());
-    auto trace = infer::trace_tokens(*run.model, all, device);
+    auto trace = infer::trace_tokens(model, all, device);
     trace.model = run.folder.filename().string();
     for (auto& record : trace.records) record.step = run.step;
     write_trace(io::real_file_system(), arguments.text("trace"), trace);

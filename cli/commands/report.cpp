@@ -27,7 +27,10 @@ int run_report(const Arguments& arguments) {
     const auto device = parse_device(arguments.text("device"));
     auto run = open_run(folder, device);
     show_warnings(arguments, run.warnings);
-    if (arguments.given("prompt")) run.config.sample.prompt = arguments.text("prompt");
+    if (arguments.given("prompt")) {
+      run.language_model("report --prompt");  // refuses a run that reads no text
+      run.config.sample.prompt = arguments.text("prompt");
+    }
     write_sample(run, device);
   }
   const auto path = write_report(folder);

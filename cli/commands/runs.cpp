@@ -24,7 +24,7 @@ int run_runs(const Arguments& arguments) {
   if (io::real_file_system().exists(io::Path(arguments.text("runs")) / "runs.sqlite"))
     runs = io::RunStore(arguments.text("runs")).list(arguments.flag("ids") ? -1 : limit);
   auto json = Json::array();
-  TextTable rows({"run", "status", "steps", "held-out bpb", "tok/s", "started"});
+  TextTable rows({"run", "status", "steps", "held-out", "tok/s", "started"});
   for (const auto& run : runs) {
     const auto number = [](const std::optional<double>& v, int digits) {
       std::ostringstream s;
@@ -32,7 +32,7 @@ int run_runs(const Arguments& arguments) {
       return v ? s.str() : std::string("-");
     };
     if (arguments.flag("ids")) out.line(run.id);
-    rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps), number(run.valid_bpb, 4),
+    rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps), run.valid_bpb || run.note.empty() ? number(run.valid_bpb, 4) + (run.valid_bpb ? " bpb" : "") : run.note,
               number(run.tokens_per_second, 0), run.created_at});
     Json row = {{"id", run.id},
                 {"status", io::run_status_name(run.status)},
@@ -43,6 +43,7 @@ int run_runs(const Arguments& arguments) {
                 {"created_at", run.created_at},
                 {"finished_at", run.finished_at},
                 {"commit", run.git_commit}};
+    if (!run.note.empty()) row["note"] = run.note;
     if (run.valid_bpb) row["valid_bpb"] = *run.valid_bpb;
     if (run.train_bpb) row["train_bpb"] = *run.train_bpb;
     if (run.tokens_per_second) row["tokens_per_second"] = *run.tokens_per_second;

@@ -38,8 +38,8 @@ Json outcome_json(const RunOutcome& o) {
   Json out = {
       {"run", o.run.id},        {"folder", o.folder.string()}, {"status", io::run_status_name(o.run.status)},
       {"steps", o.result.step}, {"tokens", o.result.tokens},   {"tokens_per_second", o.result.tokens_per_second}};
-  if (o.result.train_bpb) out["train_bpb"] = *o.result.train_bpb;
-  if (o.result.valid_bpb) out["valid_bpb"] = *o.result.valid_bpb;
+  for (const auto& [key, value] : o.result.train) out["train_" + key] = value;
+  for (const auto& [key, value] : o.result.valid) out["valid_" + key] = value;
   return out;
 }
 
@@ -62,7 +62,8 @@ int finish(const Arguments& arguments, const RunOutcome& outcome, const RunSetti
     json["report"] = write_report(outcome.folder).string();
     out.line(text("report: ", json["report"].get<std::string>()));
   }
-  if (r.valid_bpb) out.line(text("held-out: ", *r.valid_bpb, " bits per byte after ", r.step, " steps"));
+  if (const auto found = r.valid.find(std::string(r.headline.key)); found != r.valid.end())
+    out.line(text("held-out: ", found->second, " ", r.headline.unit, " after ", r.step, " steps"));
   out.line(text("run: ", outcome.run.id));
   out.json(json);
   return 0;

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <bit>
 
 #include "collegium/base/error.h"
 
@@ -78,67 +77,34 @@ void check_sizes(std::string_view who, int64_t batch_size, int64_t context) {
 
 }  // namespace
 
-Permutation::Permutation(const Random& random, int64_t n) : random_(random), n_(static_cast<uint64_t>(n)) {
-  ensure(n >= 1, "a permutation of ", n, " numbers");
-  half_bits_ = (std::bit_width(n_ - 1) + 1) / 2;
-}
+namespace {
 
-int64_t Permutation::operator()(int64_t i) const {
-  ensure(i >= 0 && static_cast<uint64_t>(i) < n_, i, " is outside [0, ", n_, ")");
-  if (half_bits_ == 0) return 0;
-  const auto mask = (uint64_t{1} << half_bits_) - 1;
-  auto at = static_cast<uint64_t>(i);
-  // The network permutes [0, 4^half_bits), at most 4 n numbers; walking its cycle until the number is below n
-  // permutes [0, n).
-  do {
-    uint64_t left = at >> half_bits_, right = at & mask;
-    for (uint64_t round = 0; round < 6; ++round) {
-      const auto mixed = random_.bits((round << 32) | right) & mask;
-      const auto next = left ^ mixed;
-      left = right;
-      right = next;
-    }
-    at = (left << half_bits_) | right;
-  } while (at >= n_);
-  return static_cast<int64_t>(at);
-}
-
-Table Cursor::table() const {
-  return collegium::table({{"epoch", epoch}, {"index", index}});
-}
-
-BatchStream::BatchStream(TokenSet tokens, const BatchOptions& options) : tokens_(std::move(tokens)), options_(options) {
+// Checks the sizes before anything is made of them.
+int64_t windows_of(const TokenSet& tokens, const BatchOptions& options) {
   check_sizes("batches", options.batch_size, options.context);
   require(options.n_micro >= 1, "batches: n_micro must be at least 1, got ", options.n_micro);
-  n_windows_ = tokens_.n_tokens() / (options.context + 1);
-  if (n_windows_ < 1)
+  const auto n_windows = tokens.n_tokens() / (options.context + 1);
+  if (n_windows < 1)
     throw Error(ErrorKind::data,
-                text("the training text has ", tokens_.n_tokens(), " tokens, fewer than one window of ",
+                text("the training text has ", tokens.n_tokens(), " tokens, fewer than one window of ",
                      options.context + 1, " (context ", options.context, " and the token after it)"),
                 "give more text or a smaller context");
+  return n_windows;
 }
+
+}  // namespace
+
+BatchStream::BatchStream(TokenSet tokens, const BatchOptions& options)
+    : tokens_(std::move(tokens)),
+      options_(options),
+      n_windows_(windows_of(tokens_, options)),
+      order_(Random(options.seed).at("batches"), n_windows_, options.batch_size, options.n_micro) {}
 
 Batch BatchStream::batch(int64_t step, int64_t micro) const {
-  ensure(step >= 0 && micro >= 0 && micro < options_.n_micro, "batch ", micro, " of step ", step);
-  const auto random = Random(options_.seed).at("batches");
   BatchWriter writer(tokens_, options_.batch_size, options_.context);
-  for (int64_t row = 0; row < options_.batch_size; ++row) {
-    const auto number = (step * options_.n_micro + micro) * options_.batch_size + row;
-    const auto epoch = number / n_windows_;
-    const Permutation order(random.at(static_cast<uint64_t>(epoch)), n_windows_);
-    writer.write(row, order(number % n_windows_) * (options_.context + 1), options_.context);
-  }
+  for (int64_t row = 0; row < options_.batch_size; ++row)
+    writer.write(row, order_.item(step, micro, row) * (options_.context + 1), options_.context);
   return writer.take();
-}
-
-Cursor BatchStream::cursor(int64_t step) const {
-  const auto number = step * options_.n_micro * options_.batch_size;
-  return {.epoch = number / n_windows_, .index = number % n_windows_};
-}
-
-int64_t BatchStream::steps_per_epoch() const {
-  const auto per_step = options_.n_micro * options_.batch_size;
-  return (n_windows_ + per_step - 1) / per_step;
 }
 
 EvalStream::EvalStream(TokenSet tokens, const EvalOptions& options) : tokens_(std::move(tokens)), options_(options) {

@@ -6,8 +6,7 @@
 
 #include <cstdint>
 
-#include "collegium/base/random.h"
-#include "collegium/base/value.h"
+#include "collegium/data/order.h"
 #include "collegium/data/packed.h"
 
 namespace collegium::data {
@@ -23,27 +22,6 @@ struct Batch {
   int64_t n_real = 0;     ///< input tokens that are text
   int64_t n_targets = 0;  ///< targets that count
   int64_t bytes = 0;      ///< UTF-8 bytes of the targets that count; an end token has none
-};
-
-/// A seeded permutation of [0, n) that needs no memory: a Feistel network that walks until it falls below n.
-class Permutation {
- public:
-  /// n >= 1.
-  Permutation(const Random& random, int64_t n);
-  /// Where `i` in [0, n) goes.
-  int64_t operator()(int64_t i) const;
-
- private:
-  Random random_;
-  uint64_t n_;
-  int half_bits_;
-};
-
-/// How far training has come in its data.
-struct Cursor {
-  int64_t epoch = 0;  ///< passes over all windows that are complete
-  int64_t index = 0;  ///< windows seen in this pass
-  Table table() const;
 };
 
 struct BatchOptions {
@@ -65,16 +43,17 @@ class BatchStream {
   Batch batch(int64_t step, int64_t micro = 0) const;
 
   /// The state before `step`.
-  Cursor cursor(int64_t step) const;
+  Cursor cursor(int64_t step) const { return order_.cursor(step); }
   int64_t n_windows() const { return n_windows_; }
   /// Steps after which each window was seen once, rounded up.
-  int64_t steps_per_epoch() const;
+  int64_t steps_per_epoch() const { return order_.steps_per_epoch(); }
   const TokenSet& tokens() const { return tokens_; }
 
  private:
   TokenSet tokens_;
   BatchOptions options_;
   int64_t n_windows_;
+  EpochOrder order_;
 };
 
 struct EvalOptions {

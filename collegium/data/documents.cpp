@@ -179,13 +179,15 @@ DocumentSet read_local(const fs::path& path) {
 
 DocumentSet read_source(const std::string& name_or_path, const SourcePaths& paths, const OnProgress& progress) {
   if (const auto* source = find_source(name_or_path)) {
+    require(source->reader != SourceReader::digits, "data: source '", name_or_path, "' holds images, not texts");
     auto documents = read_documents(*source, locate(*source, paths, progress));
     return {std::move(documents),
             {.name = name_or_path, .sha256 = std::string(source->sha256), .licence = std::string(source->licence)}};
   }
   if (fs::exists(name_or_path)) return read_local(name_or_path);
   std::vector<std::string> known;
-  for (const auto& source : sources()) known.emplace_back(source.name);
+  for (const auto& source : sources())
+    if (source.reader != SourceReader::digits) known.emplace_back(source.name);
   const auto near = nearest(name_or_path, known);
   throw Error(ErrorKind::usage,
               text("unknown source '", name_or_path, "'", near.empty() ? "" : text("; did you mean '", near, "'?"),

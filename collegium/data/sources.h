@@ -15,12 +15,13 @@ namespace collegium::data {
 
 enum class PackageKind { npm, pypi };
 
-/// How the files of an archive become documents.
+/// How the files of an archive become documents, or images.
 enum class SourceReader {
   gutenberg,  ///< one work a file, cleaned by `clean_gutenberg`
   plain,      ///< one document a file, as it is
   gettext,    ///< one catalogue of translated messages a file, see gettext.h; the id is its language
-  udhr        ///< one translation a file, HTML
+  udhr,       ///< one translation a file, HTML
+  digits      ///< images of one class a file, see images.h: no documents
 };
 
 /// Two ids whose texts overlap: no split may part them.
@@ -40,10 +41,13 @@ struct Source {
   std::span<const SharedWork> shared = {};
   SourceReader reader;
   std::string_view language;  ///< of every document; empty when each says its own
-  int64_t n_documents;        ///< of gettext: pairs of a message and its translation
+  /// Of a source of images: how many of them; of gettext: pairs of a message and its translation.
+  int64_t n_documents;
+  /// "documents" or "images".
+  std::string_view contents() const { return reader == SourceReader::digits ? "images" : "documents"; }
 };
 
-/// Every source: shakespeare, milton, sotu, udhr, gramps.
+/// Every source: shakespeare, milton, sotu, udhr, gramps, mnist.
 std::span<const Source> sources();
 
 /// The source called `name`, or nullptr.

@@ -2,14 +2,16 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "collegium/recipe/measures.h"
-#include "collegium/recipe/run.h"
+#include "collegium/recipe/workload.h"
 
 namespace collegium {
 namespace {
 
 // A term that comes on 2 % of the steps shows with a probability of 1 - 0.98^400 = 0.9997.
-constexpr uint64_t kMostPasses = 400;
+constexpr int64_t kMostPasses = 400;
 
 void check_side(const RunConfig& run, const Expectation& e, std::string_view side) {
   const auto term = aux_term_of(e.measure);
@@ -25,19 +27,15 @@ void check_side(const RunConfig& run, const Expectation& e, std::string_view sid
 }  // namespace
 
 std::set<std::string> aux_terms(const RunConfig& run, const std::string& wanted) {
-  constexpr int64_t B = 2, T = 16, V = 257;
-  const auto model = build_model(run, V, at::kCPU);
-  const auto random = Random(static_cast<uint64_t>(run.seed)).at("aux terms");
+  auto small = run;
+  small.train.batch_size = 2, small.train.accumulation = 1;
+  if (has_text(small)) small.train.context = std::min<int64_t>(16, small.train.context);
+  const auto workload = task_of(small)->imagine(small);
+  const auto model = workload->build_model(at::kCPU);
+  const auto task = workload->learn(*model, at::kCPU);
   std::set<std::string> out;
-  if (run.train.consistency > 0) out.insert("consistency");
-  for (uint64_t pass = 0; pass < kMostPasses && !out.count(wanted); ++pass) {
-    const auto here = random.at(pass);
-    const auto token_BT =
-        (here.at("token").uniform({B, T}, 0, 1, at::TensorOptions().dtype(at::kDouble)) * static_cast<double>(V))
-            .floor()
-            .to(at::kLong);
-    const auto made = model->forward(token_BT, {.phase = route::Phase::train, .random = here});
-    for (const auto& term : made.losses) out.insert(train::short_term_name(term.name));
+  for (int64_t step = 0; step < kMostPasses && !out.count(wanted); ++step) {
+    for (const auto& term : task->pass(step, 0).output.losses) out.insert(train::short_term_name(term.name));
     model->step();
   }
   return out;

@@ -1,8 +1,12 @@
 #include "collegium/recipe/catalogues.h"
 
+#include <algorithm>
+
 #include "collegium/layer/experts.h"
 #include "collegium/layer/layer.h"
+#include "collegium/model/image_model.h"
 #include "collegium/model/language_model.h"
+#include "collegium/recipe/workload.h"
 #include "collegium/route/router.h"
 #include "collegium/train/optimizer.h"
 
@@ -13,6 +17,28 @@ template <class Interface>
 Catalogue catalogue_of(Entries<Interface> all, std::string_view name, std::string_view singular) {
   return {name, singular, describe(all, name),
           [all, singular](const Named& named) { return find(all, named, singular).resolve(named); }};
+}
+
+// Models of all kinds in one list, by name: a recipe names its model under one key whatever the task.
+Catalogue models() {
+  auto out = catalogue_of(model::language_models(), "models", "model");
+  const auto images = catalogue_of(model::image_models(), "models", "model");
+  out.entries.insert(out.entries.end(), images.entries.begin(), images.entries.end());
+  std::sort(out.entries.begin(), out.entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  out.resolve = [](const Named& named) {
+    for (const auto* e : model::image_models())
+      if (e->card.name == named.name) return e->resolve(named);
+    for (const auto* e : model::language_models())
+      if (e->card.name == named.name) return e->resolve(named);
+    std::vector<std::string> known;
+    for (const auto* e : model::language_models()) known.emplace_back(e->card.name);
+    for (const auto* e : model::image_models()) known.emplace_back(e->card.name);
+    const auto near = nearest(named.name, known);
+    throw config_error(named.origin, named.path.empty() ? "model" : named.path,
+                       text("unknown model '", named.name, "'",
+                            near.empty() ? "" : text("; did you mean '", near, "'?"), " (known: ", join(known), ")"));
+  };
+  return out;
 }
 
 // A preset router shows what it is composed of.
@@ -44,9 +70,10 @@ const std::vector<Catalogue>& catalogues() {
         catalogue_of(route::balancers(), "balancers", "balancer"),
         catalogue_of(layer::experts(), "experts", "expert"),
         catalogue_of(layer::layers(), "layers", "layer"),
-        catalogue_of(model::language_models(), "models", "model"),
+        models(),
         catalogue_of(train::optimizers(), "optimizers", "optimizer"),
         catalogue_of(train::schedules(), "schedules", "schedule"),
+        catalogue_of(tasks(), "tasks", "task"),
     };
     add_compositions(out.front());
     return out;

@@ -3,41 +3,38 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "collegium/recipe/workload.h"
+
 namespace collegium {
 namespace {
 
 void add_pass(route::RoutingTrace& trace, OpenedRun& run, const Tensor& token_BT, const Tensor& mask_BT, int64_t pass) {
   const auto random = Random(0).at("trace").at(static_cast<uint64_t>(pass));
-  infer::trace_batch(trace, *run.model, token_BT, {.mask_BT = mask_BT, .random = random}, run.config.train.context,
+  infer::trace_batch(trace, run.language_model("inspect --text"), token_BT, {.mask_BT = mask_BT, .random = random}, run.config.train.context,
                      run.step, pass);
 }
 
 TokenText token_text_of(const OpenedRun& run) {
+  if (!run.tokenizer)
+    return [task = std::shared_ptr<TaskKind>(task_of(run.config))](int64_t id) { return task->token_words(id); };
   return [&run](int64_t id) {
     const auto narrow = static_cast<int32_t>(id);
-    return run.tokenizer.decode(std::span(&narrow, 1));
+    return run.tokenizer->decode(std::span(&narrow, 1));
   };
 }
 
 }  // namespace
 
 route::RoutingTrace trace_held_out(OpenedRun& run, const RunSetting& setting, int64_t n_tokens) {
-  const auto prepared = data::prepare(run.config.data, setting.data_paths);
-  const auto& t = run.config.train;
-  const auto windows = (n_tokens + t.context - 1) / t.context;
-  const data::EvalStream stream(
-      prepared.held_out, {.batch_size = std::min(t.batch_size, windows), .context = t.context, .max_windows = windows});
-  route::RoutingTrace trace;
+  const auto data = task_of(run.config)->prepare(run.config, setting);
+  auto trace = data->trace_held_out(*run.model, n_tokens, run.step, setting.device);
   trace.model = run.folder.filename().string();
-  for (int64_t i = 0; i < stream.n_batches(); ++i) {
-    const auto batch = stream.batch(i);
-    add_pass(trace, run, batch.input_BT.to(setting.device), batch.mask_BT.to(setting.device), i);
-  }
   return trace;
 }
 
 route::RoutingTrace trace_text(OpenedRun& run, const std::string& words, int64_t n_tokens, at::Device device) {
-  const auto ids = run.tokenizer.encode(words);
+  run.language_model("inspect --text");  // refuses a run that reads no text
+  const auto ids = run.tokenizer->encode(words);
   if (ids.empty()) fail(ErrorKind::data, "inspect: the text has no tokens");
   const auto T = run.config.train.context;
   route::RoutingTrace trace;
@@ -66,7 +63,8 @@ nlohmann::json insight_of(const route::RoutingTrace& trace, OpenedRun* run) {
 }
 
 nlohmann::json explain_text(OpenedRun& run, const std::string& words, int64_t index, at::Device device) {
-  const auto ids = run.tokenizer.encode(words);
+  auto& model = run.language_model("explain");
+  const auto ids = run.tokenizer->encode(words);
   const auto n = static_cast<int64_t>(ids.size());
   require(n > 0, "explain: the text has no tokens");
   require(n <= run.config.train.context, "explain: the text has ", n, " tokens, more than the run's context of ",
@@ -75,7 +73,7 @@ nlohmann::json explain_text(OpenedRun& run, const std::string& words, int64_t in
   require(at >= 0 && at < n, "explain: --token ", index, ": the text has tokens 0 to ", n - 1);
   const at::NoGradGuard no_grad;
   const std::vector<int64_t> tokens(ids.begin(), ids.end());
-  const auto out = run.model->forward(at::tensor(tokens, at::kLong).unsqueeze(0).to(device), {.record = true});
+  const auto out = model.forward(at::tensor(tokens, at::kLong).unsqueeze(0).to(device), {.record = true});
   const auto facts = run.model->facts(run.config.train.context);
   const auto text_of = token_text_of(run);
   nlohmann::json result = {{"run", run.folder.filename().string()},

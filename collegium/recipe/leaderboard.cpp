@@ -17,6 +17,7 @@
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/toml.h"
+#include "collegium/recipe/workload.h"
 
 namespace collegium {
 namespace {
@@ -136,8 +137,9 @@ Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe
     entrant.runs = runs_of(recipe, setting, reuse);
     entrant.commits = commits_of(entrant.runs, setting);
     entrant.router_microseconds = router_cost(recipe.run, setting);
-    const auto model = build_model(recipe.run, 1024, at::kMeta);
-    const auto facts = model->facts(recipe.run.train.context);
+    const auto task = task_of(recipe.run);
+    const auto facts =
+        task->imagine(recipe.run)->build_model(at::kMeta)->facts(task->sequence_length(recipe.run));
     entrant.is_causal = facts.is_causal, entrant.needs = facts.needs.missing({});
     out.entrants.push_back(std::move(entrant));
   }

@@ -8,6 +8,7 @@
 
 #include "collegium/io/env.h"
 #include "collegium/recipe/step_timer.h"
+#include "collegium/recipe/workload.h"
 
 namespace collegium {
 namespace {
@@ -18,15 +19,9 @@ std::string gibibytes(double bytes) {
   return out.str();
 }
 
-int64_t planned_vocabulary(const data::DataConfig& data) {
-  if (data.tokenizer == "byte") return 257;
-  if (data.tokenizer == "bpe") return data.vocab_size;
-  return data::Tokenizer::load(data.tokenizer).vocab_size();
-}
-
-// Speed of real training steps on random tokens; a few steps, the first one not counted.
-double measured_speed(const RunConfig& config, int64_t vocabulary, const RunSetting& setting, double seconds) {
-  StepTimer timer(config, vocabulary, setting);
+// Speed of real training steps on random data; a few steps, the first one not counted.
+double measured_speed(const RunConfig& config, const RunSetting& setting, double seconds) {
+  StepTimer timer(config, setting);
   timer.step();
   double busy = 0;
   int64_t steps = 0;
@@ -43,17 +38,18 @@ double measured_speed(const RunConfig& config, int64_t vocabulary, const RunSett
 Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds) {
   Plan plan;
   const auto& t = config.train;
-  const auto vocabulary = planned_vocabulary(config.data);
-  auto model = build_model(config, vocabulary, at::kMeta);
-  plan.facts = model->facts(t.context);
+  const auto task = task_of(config);
+  const auto length = task->sequence_length(config);
+  const auto data = task->imagine(config);
+  plan.facts = data->build_model(at::kMeta)->facts(length);
   const auto& f = plan.facts;
   plan.train_flops_per_token = 3 * f.flops_per_token;
-  plan.tokens = t.steps * t.batch_size * t.accumulation * t.context;
+  plan.tokens = t.steps * t.batch_size * t.accumulation * length;
   // float32 weights, gradients and two moments; Muon keeps one for matrices, so this is an upper bound.
   constexpr double kStateBytes = 16, kSavedBytes = 12, kTorchItself = 4e8;
   const auto width = t.precision == train::Precision::bf16 ? 0.6 : 1.0;
   plan.memory_bytes = kStateBytes * f.parameters_total +
-                      width * f.activation_bytes_per_token * static_cast<double>(t.batch_size * t.context) +
+                      width * f.activation_bytes_per_token * static_cast<double>(t.batch_size * length) +
                       kTorchItself;
   plan.checkpoint_bytes = kSavedBytes * f.parameters_total;
   plan.disk_bytes = plan.checkpoint_bytes * static_cast<double>(t.keep + 1);
@@ -66,7 +62,7 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
     plan.refusals.push_back(text("checkpoints need ", gibibytes(plan.disk_bytes), " of disk below ",
                                  setting.runs_root.string(), ", ", gibibytes(plan.disk_available), " are free"));
   if (measure && plan.refusals.empty()) {
-    plan.tokens_per_second = measured_speed(config, vocabulary, setting, measure_seconds);
+    plan.tokens_per_second = measured_speed(config, setting, measure_seconds);
     plan.seconds = static_cast<double>(plan.tokens) / *plan.tokens_per_second;
   }
   return plan;

@@ -19,7 +19,7 @@ struct Plan {
 };
 
 /// Plans the run. The vocabulary is that of the config (an upper bound where the tokenizer is still to be trained).
-/// With `measure`, trains a copy of the model on random tokens for about `measure_seconds`, only if it fits.
+/// With `measure`, trains a copy of the model on random data for about `measure_seconds`, only if it fits.
 Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds = 4);
 
 /// Throws an Error of kind refused that lists the refusals, if any.

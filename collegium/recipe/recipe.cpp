@@ -6,6 +6,7 @@
 #include "collegium/recipe/catalogues.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
+#include "collegium/recipe/workload.h"
 
 namespace collegium {
 namespace {
@@ -70,8 +71,31 @@ Table take_base(Table root, const std::filesystem::path& path) {
   return merged(std::move(lower), root);
 }
 
+// Takes `path` out of `root`; tables that are then empty stay.
+void erase_path(Table& root, std::string_view path) {
+  const auto dot = path.find('.');
+  const auto key = path.substr(0, dot);
+  if (dot == std::string_view::npos) {
+    std::erase_if(root.items, [&](const Item& item) { return item.key == key; });
+  } else if (auto* below = root.find(key)) {
+    erase_path(std::get<Table>(below->data), path.substr(dot + 1));
+  }
+}
+
+// What a task does not read must not be set: it would look as if it did something.
+void refuse_unread(const RunConfig& run) {
+  const auto given = write_config(run), untouched = write_config(RunConfig{});
+  for (const auto path : unread_parts(run)) {
+    const auto *ours = find_path(given, path), *theirs = find_path(untouched, path);
+    ensure(ours && theirs, path, " is no part of a run");
+    if (!(*ours == *theirs))
+      throw config_error(ours->origin, path, text("the task '", run.task.name, "' does not read it"));
+  }
+}
+
 RunConfig checked(RunConfig run) {
   resolved(run);  // throws where a component's name or field is wrong
+  refuse_unread(run);
   return run;
 }
 
@@ -90,10 +114,11 @@ std::span<const std::string_view> enum_names(Relation) {
 
 void RunConfig::visit(Fields& field) {
   field("seed", seed, {.help = "everything random follows from it", .min = 0});
-  field("data", data, {.help = "which text, how it becomes tokens"});
+  field("task", task, {.help = "what is learned from what", .catalogue = "tasks"});
+  field("data", data, {.help = "which text, how it becomes tokens (task language)"});
   field("model", model, {.help = "what is trained", .catalogue = "models"});
   field("train", train, {.help = "how it is trained"});
-  field("sample", sample, {.help = "the sample in the report"});
+  field("sample", sample, {.help = "the sample in the report (task language)"});
 }
 
 std::string measure_names() {
@@ -132,7 +157,11 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
 }
 
 Table resolved(const RunConfig& run) {
-  return resolve_fields(write_config(run), list_config<RunConfig>(), "");
+  auto out = resolve_fields(write_config(run), list_config<RunConfig>(), "");
+  for (const auto path : unread_parts(run)) erase_path(out, path);
+  // The task that every recipe had before there were others goes without saying.
+  if (run.task == RunConfig{}.task) erase_path(out, "task");
+  return out;
 }
 
 RunConfig read_run_config(const Table& from) {

@@ -29,6 +29,7 @@ struct SampleSection : infer::SampleConfig {
 /// Everything that decides what a run computes.
 struct RunConfig {
   int64_t seed = 1;
+  Named task{.name = "language"};
   data::DataConfig data;
   Named model{.name = "decoder"};
   train::TrainConfig train;

@@ -12,7 +12,7 @@
 #include "collegium/io/sha256.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
-#include "collegium/recipe/translation.h"
+#include "collegium/recipe/workload.h"
 
 namespace collegium {
 namespace {
@@ -33,47 +33,16 @@ nlohmann::json read_json(const io::Path& path) {
   return io::parse_json(io::read_text(io::real_file_system(), path), path.string());
 }
 
-nlohmann::json data_record(const data::PreparedData& data) {
-  const auto side = [](const data::SplitStatistics& s) {
-    return nlohmann::json{{"documents", s.n_documents}, {"bytes", s.n_bytes}, {"tokens", s.n_tokens}};
-  };
-  nlohmann::json out = {{"key", data.key},
-                        {"train", side(data.train_statistics)},
-                        {"held_out", side(data.held_out_statistics)},
-                        {"notes", data.notes},
-                        {"tokenizer", {{"kind", data.tokenizer.kind()}, {"vocabulary", data.tokenizer.vocab_size()}}}};
-  for (const auto& s : data.sources)
-    out["sources"].push_back({{"name", s.name}, {"sha256", s.sha256}, {"licence", s.licence}});
-  return out;
-}
-
-data::BatchStream training_batches(const RunConfig& config, const data::PreparedData& data) {
-  const auto& t = config.train;
-  return data::BatchStream(data.train, {.batch_size = t.batch_size,
-                                        .context = t.context,
-                                        .n_micro = t.accumulation,
-                                        .seed = static_cast<uint64_t>(config.seed)});
-}
-
-data::EvalStream held_out_batches(const RunConfig& config, const data::PreparedData& data) {
-  const auto& t = config.train;
-  return data::EvalStream(data.held_out,
-                          {.batch_size = t.batch_size, .context = t.context, .max_windows = t.eval_windows});
-}
-
-RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& config, const data::PreparedData& data,
+RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& config, const Workload& data,
                      bool is_resumed, const RunSetting& setting) {
   auto& fs = io::real_file_system();
   io::RunStore store(setting.runs_root);
-  auto model = build_model(config, data.tokenizer.vocab_size(), setting.device,
-                           at::tensor(data.train.counts(), at::kLong).to(setting.device));
-  const auto& t = config.train;
-  const auto train = training_batches(config, data);
-  const auto held_out = held_out_batches(config, data);
-  train::Trainer trainer(t, *model, train, held_out, static_cast<uint64_t>(config.seed), setting.device);
+  const auto model = data.build_model(setting.device);
+  const auto task = data.learn(*model, setting.device);
+  train::Trainer trainer(config.train, *task);
 
   io::JsonLines metrics(fs, folder / "metrics.jsonl"), timing(fs, folder / "timing.jsonl");
-  RunOutcome out{.run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes};
+  RunOutcome out{.run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes()};
   if (is_resumed) {
     if (io::list_checkpoints(fs, folder / "checkpoints").empty()) {
       metrics.truncate_to(0);  // killed before its first checkpoint: begin again
@@ -81,9 +50,9 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
       auto loaded = io::load_checkpoint(fs, folder / "checkpoints");
       out.warnings.insert(out.warnings.end(), loaded.warnings.begin(), loaded.warnings.end());
       const auto key = loaded.data.meta.value("data_key", "");
-      if (key != data.key)
+      if (key != data.key())
         throw Error(ErrorKind::refused,
-                    text("resume ", out.run.id, ": the data is not what the run was trained on (", data.key,
+                    text("resume ", out.run.id, ": the data is not what the run was trained on (", data.key(),
                          " instead of ", key, ")"),
                     "restore the data, or start a new run");
       io::remove_checkpoints_after(fs, folder / "checkpoints", loaded.data.step);
@@ -101,20 +70,26 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
       .progress = setting.progress,
       .is_interrupted = setting.is_interrupted,
       .clock = setting.clock,
-      .meta = {{"format", kRunFormat}, {"data_key", data.key}, {"config", to_toml(resolved(config))}}};
+      .meta = {{"format", kRunFormat}, {"data_key", data.key()}, {"config", to_toml(resolved(config))}}};
   const auto close = [&](io::RunStatus status) {
     const auto& r = out.result;
     out.run.status = status, out.run.finished_at = setting.now(), out.run.steps = r.step;
-    out.run.train_bpb = r.train_bpb, out.run.valid_bpb = r.valid_bpb;
+    const auto score = [](const std::map<std::string, double>& scores, const std::string& key) {
+      const auto found = scores.find(key);
+      return found == scores.end() ? std::nullopt : std::optional(found->second);
+    };
+    const std::string key(r.headline.key);
+    if (key == "bpb")
+      out.run.train_bpb = score(r.train, key), out.run.valid_bpb = score(r.valid, key);
+    else if (const auto valid = score(r.valid, key))
+      out.run.note = text(*valid, " ", r.headline.unit);
     if (r.tokens_per_second > 0) out.run.tokens_per_second = r.tokens_per_second;
     store.upsert(out.run);
   };
   try {
     out.result = trainer.run(sinks);
     if (out.result.reason == train::StopReason::finished)
-      if (const auto answers = score_translations(*model, data.tokenizer, data.held_out, config.sample.translations,
-                                                  t.context, setting.device);
-          !answers.is_null())
+      if (const auto answers = data.answers(*model, setting.device); !answers.is_null())
         write_json(folder / "translation.json", answers);
   } catch (...) {
     out.result.step = trainer.step();
@@ -147,23 +122,6 @@ Table read_config_table(const io::Path& folder) {
 
 }  // namespace
 
-data::PreparedData prepare_data(const RunConfig& config, const RunSetting& setting) {
-  if (!setting.progress) return data::prepare(config.data, setting.data_paths);
-  std::string stage;
-  const auto prepared = data::prepare(config.data, setting.data_paths, [&](const data::DataProgress& p) {
-    if (stage != p.stage) {
-      if (!stage.empty()) setting.progress->finish();
-      stage = p.stage;
-      setting.progress->start(p.total, "", text("data: ", stage));
-    }
-    setting.progress->update(p.done);
-    if (setting.is_interrupted && setting.is_interrupted())
-      throw Error(ErrorKind::interrupted, "interrupted while preparing the data; nothing was started");
-  });
-  if (!stage.empty()) setting.progress->finish();
-  return prepared;
-}
-
 nlohmann::json read_translation(const io::Path& folder) {
   const auto path = folder / "translation.json";
   return io::real_file_system().exists(path) ? read_json(path) : nlohmann::json::object();
@@ -178,8 +136,9 @@ nlohmann::json run_facts(const io::Path& folder) {
   const auto config = read_run_config(read_config_table(folder));
   const auto run = stored_run(folder);
   const auto data = read_json(folder / "data.json");
-  auto model = build_model(config, data.at("tokenizer").at("vocabulary").get<int64_t>(), at::kMeta);
-  const auto facts = model->facts(config.train.context);
+  const auto task = task_of(config);
+  const auto length = task->sequence_length(config);
+  const auto facts = task->stored_model(config, data, at::kMeta)->facts(length);
   nlohmann::json out = {
       {"id", run.id},
       {"name", run.name},
@@ -190,7 +149,7 @@ nlohmann::json run_facts(const io::Path& folder) {
       {"seed", run.seed},
       {"commit", run.git_commit},
       {"steps", run.steps},
-      {"tokens", run.steps * config.train.batch_size * config.train.accumulation * config.train.context},
+      {"tokens", run.steps * config.train.batch_size * config.train.accumulation * length},
       {"parameters_total", facts.parameters_total},
       {"parameters_active", facts.parameters_active},
       {"flops_per_token", 3 * facts.flops_per_token},
@@ -198,28 +157,21 @@ nlohmann::json run_facts(const io::Path& folder) {
   if (run.tokens_per_second) out["tokens_per_second"] = *run.tokens_per_second;
   if (run.train_bpb) out["train_bpb"] = *run.train_bpb;
   if (run.valid_bpb) out["valid_bpb"] = *run.valid_bpb;
+  const auto rows = rows_of(folder / "metrics.jsonl");
+  const auto last = std::find_if(rows.rbegin(), rows.rend(), [](const auto& r) { return r["kind"] == "valid"; });
+  if (last != rows.rend() && last->contains("accuracy")) out["valid_accuracy"] = last->at("accuracy");
   std::vector<std::string> names;
   for (const auto layer : facts.moe_layers) names.push_back(text("layer ", layer));
   return {{"run", out}, {"layer_names", names}, {"n_experts", facts.n_experts}};
-}
-
-std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device,
-                                                  const Tensor& count_V) {
-  return find(model::language_models(), config.model, "model")
-      .make(config.model, {.vocabulary = vocabulary,
-                           .count_V = count_V,
-                           .random = Random(static_cast<uint64_t>(config.seed)).at("model"),
-                           .options = at::TensorOptions().dtype(at::kFloat).device(device)});
 }
 
 RunOutcome start_run(const RunConfig& config, const std::string& name, const std::string& recipe_path,
                      const RunSetting& setting) {
   auto& fs = io::real_file_system();
   const auto table = resolved(config);
-  const auto data = prepare_data(config, setting);
   // What would fail later fails before there is a folder.
-  training_batches(config, data), held_out_batches(config, data);
-  build_model(config, data.tokenizer.vocab_size(), at::kMeta);
+  const auto data = task_of(config)->prepare(config, setting);
+  data->build_model(at::kMeta);
 
   io::Run run{.name = name,
               .recipe_path = recipe_path,
@@ -242,10 +194,10 @@ RunOutcome start_run(const RunConfig& config, const std::string& name, const std
   auto env = io::environment();
   env["code"] = setting.code;
   write_json(folder / "env.json", env);
-  write_json(folder / "data.json", data_record(data));
-  data.tokenizer.save(folder / "tokenizer.json");
+  write_json(folder / "data.json", data->record());
+  data->save(folder);
   if (setting.progress) setting.progress->note(text("run ", run.id));
-  return carry_out(std::move(run), folder, config, data, false, setting);
+  return carry_out(std::move(run), folder, config, *data, false, setting);
 }
 
 RunOutcome resume_run(const io::Run& run, const RunConfig& config, bool allow_drift, const RunSetting& setting) {
@@ -255,10 +207,10 @@ RunOutcome resume_run(const io::Run& run, const RunConfig& config, bool allow_dr
     throw Error(ErrorKind::refused,
                 text("resume ", run.id, ": the configuration changed:\n    ", join(drift, "\n    ")),
                 "undo the change, start a new run, or accept it with --allow-drift");
-  const auto data = prepare_data(config, setting);
+  const auto data = task_of(config)->prepare(config, setting);
   if (!drift.empty())
     io::write_atomically(io::real_file_system(), folder / "config.toml", io::as_bytes(to_toml(resolved(config))));
-  return carry_out(run, folder, config, data, true, setting);
+  return carry_out(run, folder, config, *data, true, setting);
 }
 
 io::Run find_unfinished(io::RunStore& store, const std::string& recipe_path) {
@@ -272,30 +224,39 @@ OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int6
   auto& fs = io::real_file_system();
   // Read before `out` begins: when a later initialiser throws, g++ 12 destroys the members of `.config = {}` twice.
   auto table = read_config_table(folder);
-  auto tokenizer = data::Tokenizer::load(folder / "tokenizer.json");
-  OpenedRun out{
-      .folder = folder, .config = {}, .config_table = std::move(table), .tokenizer = std::move(tokenizer), .model = {}};
+  OpenedRun out{.folder = folder, .config = {}, .config_table = std::move(table), .tokenizer = {}, .model = {}};
   out.config = read_run_config(out.config_table);
+  if (has_text(out.config)) out.tokenizer = data::Tokenizer::load(folder / "tokenizer.json");
   auto loaded = step ? io::load_checkpoint_step(fs, folder / "checkpoints", *step)
                      : io::load_checkpoint(fs, folder / "checkpoints");
-  out.model = build_model(out.config, out.tokenizer.vocab_size(), device);
+  out.model = task_of(out.config)->stored_model(out.config, read_json(folder / "data.json"), device);
   train::load_tensors(parameters_of(*out.model), loaded.data.weights, loaded.folder.string());
   out.step = loaded.data.step, out.warnings = std::move(loaded.warnings);
   return out;
 }
 
+model::LanguageModel& OpenedRun::language_model(std::string_view what) const {
+  if (!has_text(config))
+    throw Error(ErrorKind::usage,
+                text(what, ": the run ", folder.filename().string(), " has the task '", config.task.name,
+                     "': its model reads no text"),
+                "`collegium inspect` shows its routing, `collegium report` its training");
+  return dynamic_cast<model::LanguageModel&>(*model);
+}
+
 void write_sample(OpenedRun& run, at::Device device) {
   const auto& sample = run.config.sample;
-  if (sample.prompt.empty()) return;
-  const auto ids = run.tokenizer.encode(sample.prompt);
+  if (!run.tokenizer || sample.prompt.empty()) return;
+  auto& model = run.language_model("a sample");
+  const auto ids = run.tokenizer->encode(sample.prompt);
   std::vector<int64_t> tokens(ids.begin(), ids.end());
   const auto made =
-      infer::generate(*run.model, tokens, sample, run.tokenizer.end_id(), run.config.train.context, device);
+      infer::generate(model, tokens, sample, run.tokenizer->end_id(), run.config.train.context, device);
   const auto n_prompt = tokens.size();
   tokens.insert(tokens.end(), made.begin(), made.end());
   if (tokens.size() > static_cast<size_t>(run.config.train.context))
     tokens.resize(static_cast<size_t>(run.config.train.context));
-  const auto trace = infer::trace_tokens(*run.model, tokens, device);
+  const auto trace = infer::trace_tokens(model, tokens, device);
 
   nlohmann::json out = {{"prompt", sample.prompt},
                         {"n_prompt", n_prompt},
@@ -304,7 +265,7 @@ void write_sample(OpenedRun& run, at::Device device) {
                         {"routing", nlohmann::json::array()}};
   for (const auto token : tokens) {
     const auto id = static_cast<int32_t>(token);
-    out["tokens"].push_back(run.tokenizer.decode(std::span(&id, 1)));
+    out["tokens"].push_back(run.tokenizer->decode(std::span(&id, 1)));
   }
   for (const auto& record : trace.records) {
     std::vector<nlohmann::json> layer(tokens.size(), nlohmann::json::array());

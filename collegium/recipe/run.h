@@ -4,16 +4,17 @@
 //   <runs root>/<id>/config.toml       the configuration, every value written out
 //                    env.json          versions, processor, memory
 //                    data.json         sources with hashes, statistics, notes
-//                    tokenizer.json    reads with Hugging Face's `tokenizers`
+//                    tokenizer.json    reads with Hugging Face's `tokenizers` (of text)
 //                    metrics.jsonl     what a resumed run repeats bitwise
 //                    timing.jsonl      what it cannot: seconds, tokens per second
 //                    checkpoints/      see io/checkpoint.h
 //                    translation.json  answers to held-out prompts and their chrF, where the data have prompts
-//                    sample.json       text from the trained model, with its routing
+//                    sample.json       text from the trained model, with its routing (of text)
 //                    report.html       one page, opens offline
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "collegium/io/fs.h"
 #include "collegium/io/run_store.h"
@@ -57,22 +58,22 @@ struct OpenedRun {
   io::Path folder;
   RunConfig config;
   Table config_table;
-  data::Tokenizer tokenizer;
-  std::unique_ptr<model::LanguageModel> model;
+  std::optional<data::Tokenizer> tokenizer;  ///< of runs that read text
+  std::unique_ptr<model::Model> model;
   int64_t step = 0;
   std::vector<std::string> warnings;
+
+  /// The model of a run that reads text; a usage Error says that `what` ("generate") needs one.
+  model::LanguageModel& language_model(std::string_view what) const;
 };
 
 /// Opens a run folder and loads its newest good checkpoint, or that of `step`.
 OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int64_t> step = {});
 
-/// The data of a configuration, with a progress line for each step; an Error of kind interrupted when it is cut short.
-data::PreparedData prepare_data(const RunConfig& config, const RunSetting& setting);
-
-/// The model of a configuration. device may be at::kMeta: then it has shapes and no numbers.
+/// The language model of a configuration. device may be at::kMeta: then it has shapes and no numbers.
 /// count_V: how often each token occurs in the training text, where the model is to be trained.
-std::unique_ptr<model::LanguageModel> build_model(const RunConfig& config, int64_t vocabulary, at::Device device,
-                                                  const Tensor& count_V = {});
+std::unique_ptr<model::LanguageModel> build_language_model(const RunConfig& config, int64_t vocabulary,
+                                                           at::Device device, const Tensor& count_V = {});
 
 /// Data for `report_page`, from the run folder alone.
 nlohmann::json report_data(const io::Path& folder);
@@ -84,7 +85,7 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
 /// Writes <folder>/report.html and returns its path.
 io::Path write_report(const io::Path& folder);
 
-/// Samples text as config.sample says and writes sample.json. Nothing when the prompt is empty.
+/// Samples text as config.sample says and writes sample.json. Nothing when the prompt is empty or the run reads no text.
 void write_sample(OpenedRun& run, at::Device device);
 
 /// {"run": what it is and cost, "layer_names", "n_experts"} of a stored run.

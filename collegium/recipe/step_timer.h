@@ -9,9 +9,9 @@ namespace collegium {
 /// Training steps of one model, timed one by one, so that several timers can take turns on a machine whose speed drifts.
 class StepTimer {
  public:
-  /// On random tokens, from first weights.
-  StepTimer(const RunConfig& config, int64_t vocabulary, const RunSetting& setting);
-  /// On the training text of a finished run, from its trained weights: routers do what they learned to do. The run's
+  /// On random data, from first weights.
+  StepTimer(const RunConfig& config, const RunSetting& setting);
+  /// On the training data of a finished run, from its trained weights: routers do what they learned to do. The run's
   /// folder stays as it is.
   StepTimer(const io::Path& folder, const RunSetting& setting);
   ~StepTimer();

@@ -57,6 +57,9 @@ Router::Router(Stages stages, int64_t n_experts, int64_t n_null)
     require(!needs.prototypes || s.scorer->has_prototypes(), "router: balancer '", s.names[4 + i],
             "' needs an embedding for each expert, but scorer '", s.names[0], "' has none");
   }
+  require(!s.gate->needs().expert_choice || s.selector->claims().chooser == Chooser::expert, "router: gate '",
+          s.names[3], "' weighs what an expert chose, but selector '", s.names[1], "' lets ",
+          s.selector->claims().chooser == Chooser::token ? "tokens" : "nobody", " choose");
   require(n_null_ == 0 || s.selector->claims().chooser == Chooser::token,
           "router: null experts are chosen by tokens, but selector '", s.names[1], "' lets ",
           s.selector->claims().chooser == Chooser::expert ? "experts" : "nobody", " choose");

@@ -18,6 +18,7 @@ extern const Entry<Router> router_hyper;
 extern const Entry<Router> router_loc_moe;
 extern const Entry<Router> router_loss_free;
 extern const Entry<Router> router_mask_moe;
+extern const Entry<Router> router_patch_choice;
 extern const Entry<Router> router_prototypes;
 extern const Entry<Router> router_rectified;
 extern const Entry<Router> router_recurrent;
@@ -52,6 +53,7 @@ Entries<Router> routers() {
       &router_loc_moe,
       &router_loss_free,
       &router_mask_moe,
+      &router_patch_choice,
       &router_prototypes,
       &router_rectified,
       &router_recurrent,

@@ -7,6 +7,7 @@ extern const Entry<Selector> selector_expert_choice;
 extern const Entry<Selector> selector_grouped_top_k;
 extern const Entry<Selector> selector_hash;
 extern const Entry<Selector> selector_importance_top_k;
+extern const Entry<Selector> selector_patch_choice;
 extern const Entry<Selector> selector_positive;
 extern const Entry<Selector> selector_random;
 extern const Entry<Selector> selector_top_k;
@@ -19,6 +20,7 @@ Entries<Selector> selectors() {
       &selector_grouped_top_k,
       &selector_hash,
       &selector_importance_top_k,
+      &selector_patch_choice,
       &selector_positive,
       &selector_random,
       &selector_top_k,

@@ -24,6 +24,7 @@ namespace collegium::route {
 struct Corpus {
   int64_t vocabulary = 0;  ///< 0 = unknown
   Tensor count_V;          ///< int64, how often each token id occurs in the training text; undefined = unknown
+  int64_t sequence_length = 0;  ///< tokens of every sequence, where they are as many (patches of an image); 0 = unknown
 };
 
 /// What every stage is built from.
@@ -68,6 +69,7 @@ struct Needs {
   ContextNeeds context;
   bool prototypes = false;      ///< the scorer must have an embedding per expert
   bool selection_bias = false;  ///< a balancer that moves a bias which the selector must read
+  bool expert_choice = false;   ///< experts must choose: what is made of one token's choice depends on other tokens
 };
 
 // --- Scorer -------------------------------------------------------------------------------------------------------

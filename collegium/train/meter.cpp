@@ -43,8 +43,13 @@ double max_violation(const std::vector<double>& share_E) {
   return *std::max_element(share_E.begin(), share_E.end()) * static_cast<double>(share_E.size()) / total - 1;
 }
 
-void Meter::add(double nats, int64_t n_targets, int64_t bytes, int64_t n_real, const model::ModelOutput& output) {
-  nats_ += nats, n_targets_ += n_targets, bytes_ += bytes, n_real_ += n_real, ++passes_;
+void Meter::add(const PassSums& sums) {
+  sums_.nats += sums.nats, sums_.n_targets += sums.n_targets, sums_.n_tokens += sums.n_tokens;
+  for (const auto& [name, count] : sums.counts) sums_.counts[name] += count;
+}
+
+void Meter::add(const PassSums& sums, const model::ModelOutput& output) {
+  add(sums), ++passes_;
   for (const auto& term : output.losses) {
     auto& [sum, count] = aux_[short_term_name(term.name)];
     sum += term.raw, ++count;
@@ -58,8 +63,7 @@ void Meter::add(double nats, int64_t n_targets, int64_t bytes, int64_t n_real, c
 }
 
 void Meter::merge(const Meter& other) {
-  nats_ += other.nats_, n_targets_ += other.n_targets_, bytes_ += other.bytes_, n_real_ += other.n_real_;
-  passes_ += other.passes_;
+  add(other.sums_), passes_ += other.passes_;
   for (const auto& [name, sum] : other.aux_) aux_[name].first += sum.first, aux_[name].second += sum.second;
   layers_.resize(std::max(layers_.size(), other.layers_.size()));
   for (size_t l = 0; l < other.layers_.size(); ++l) {
@@ -73,12 +77,13 @@ void Meter::merge(const Meter& other) {
   }
 }
 
-double Meter::bits_per_byte() const {
-  return bytes_ ? nats_ / M_LN2 / static_cast<double>(bytes_) : 0;
+double Meter::count(const std::string& name) const {
+  const auto found = sums_.counts.find(name);
+  return found == sums_.counts.end() ? 0 : found->second;
 }
 
 nlohmann::json Meter::row() const {
-  nlohmann::json out = {{"loss", loss()}, {"bpb", bits_per_byte()}};
+  nlohmann::json out = {{"loss", loss()}};
   for (const auto& [name, sum] : aux_) out["aux"][name] = sum.first / static_cast<double>(sum.second);
   out["layers"] = nlohmann::json::array();
   for (const auto& layer : layers_) {
@@ -89,7 +94,7 @@ nlohmann::json Meter::row() const {
                              {"dropped", asked > 0 ? static_cast<double>(layer.dropped) / asked : 0.0},
                              {"entropy", normalised_entropy(load)},
                              {"max_violation", max_violation(load)},
-                             {"per_token", n_real_ ? kept / static_cast<double>(n_real_) : 0.0}});
+                             {"per_token", sums_.n_tokens ? kept / static_cast<double>(sums_.n_tokens) : 0.0}});
   }
   return out;
 }
@@ -112,14 +117,17 @@ nlohmann::json Meter::state() const {
   nlohmann::json layers = nlohmann::json::array(), aux = nlohmann::json::object();
   for (const auto& l : layers_) layers.push_back({{"kept", l.kept}, {"asked", l.asked}, {"dropped", l.dropped}});
   for (const auto& [name, sum] : aux_) aux[name] = {sum.first, sum.second};
-  return {{"nats", nats_}, {"n_targets", n_targets_}, {"bytes", bytes_}, {"n_real", n_real_}, {"passes", passes_},
-          {"aux", aux},    {"layers", layers}};
+  return {{"nats", sums_.nats}, {"n_targets", sums_.n_targets}, {"n_tokens", sums_.n_tokens},
+          {"counts", sums_.counts}, {"passes", passes_}, {"aux", aux}, {"layers", layers}};
 }
 
 Meter Meter::from_state(const nlohmann::json& state) {
   Meter m;
-  m.nats_ = state.at("nats"), m.n_targets_ = state.at("n_targets"), m.bytes_ = state.at("bytes");
-  m.n_real_ = state.at("n_real"), m.passes_ = state.at("passes");
+  m.sums_ = {.nats = state.at("nats"),
+             .n_targets = state.at("n_targets"),
+             .n_tokens = state.at("n_tokens"),
+             .counts = state.at("counts").get<std::map<std::string, double>>()};
+  m.passes_ = state.at("passes");
   for (const auto& [name, sum] : state.at("aux").items()) m.aux_[name] = {sum[0].get<double>(), sum[1].get<int64_t>()};
   for (const auto& l : state.at("layers"))
     m.layers_.push_back({l.at("kept").get<std::vector<int64_t>>(), l.at("asked").get<std::vector<int64_t>>(),

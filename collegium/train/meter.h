@@ -5,28 +5,38 @@
 #include <string>
 #include <vector>
 
-#include "collegium/model/language_model.h"
+#include "collegium/model/model.h"
 
 namespace collegium::train {
+
+/// What one pass adds up besides its routing.
+struct PassSums {
+  double nats = 0;                        ///< loss, summed over the targets
+  int64_t n_targets = 0;                  ///< what the loss is a mean over: tokens to predict, images to name
+  int64_t n_tokens = 0;                   ///< real tokens (of an image: patches) that went through the layers
+  std::map<std::string, double> counts;   ///< what the task's scores are made of: {"bytes": 512}, {"correct": 12}
+};
 
 /// Sums over micro-batches, turned into one row of metrics.
 class Meter {
  public:
-  /// One forward pass: `nats` summed over `n_targets` targets of `bytes` UTF-8 bytes. `n_real`: real tokens routed.
-  void add(double nats, int64_t n_targets, int64_t bytes, int64_t n_real, const model::ModelOutput& output);
+  /// One forward pass.
+  void add(const PassSums& sums, const model::ModelOutput& output);
 
   /// Adds another meter's sums to these.
   void merge(const Meter& other);
 
-  /// {"loss": nats per token, "bpb": bits per byte, "aux": {name: mean of the raw loss over layers},
+  /// {"loss": nats per target, "aux": {name: mean of the raw loss over layers},
   ///  "layers": [{"load": [E], "dropped", "entropy", "max_violation", "per_token"}]}
   nlohmann::json row() const;
   /// Each expert's share of the kept assignments of all layers with as many experts as the first; for a sparkline.
   std::vector<double> mean_load() const;
-  double loss() const { return n_targets_ ? nats_ / static_cast<double>(n_targets_) : 0; }
-  double bits_per_byte() const;
-  int64_t n_targets() const { return n_targets_; }
-  int64_t n_real() const { return n_real_; }
+  double loss() const { return sums_.n_targets ? sums_.nats / static_cast<double>(sums_.n_targets) : 0; }
+  double nats() const { return sums_.nats; }
+  int64_t n_targets() const { return sums_.n_targets; }
+  int64_t n_tokens() const { return sums_.n_tokens; }
+  /// One of PassSums::counts; 0 where no pass had it.
+  double count(const std::string& name) const;
 
   nlohmann::json state() const;
   static Meter from_state(const nlohmann::json& state);
@@ -36,8 +46,10 @@ class Meter {
     std::vector<int64_t> kept, asked;
     int64_t dropped = 0;  ///< not asked - kept: a capacity may fill free slots that nobody asked for
   };
-  double nats_ = 0;
-  int64_t n_targets_ = 0, bytes_ = 0, n_real_ = 0, passes_ = 0;
+  void add(const PassSums& sums);
+
+  PassSums sums_;
+  int64_t passes_ = 0;
   std::map<std::string, std::pair<double, int64_t>> aux_;
   std::vector<Layer> layers_;
 };

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "collegium/model/language_model.h"
+#include "collegium/model/model.h"
 
 namespace collegium::train {
 

@@ -9,25 +9,8 @@
 #include <set>
 #include <sstream>
 
-#include "collegium/train/consistency.h"
-
 namespace collegium::train {
 namespace {
-
-struct MovedBatch {
-  Tensor input_BT, target_N, mask_BT, counts_N;
-};
-
-MovedBatch moved(const data::Batch& batch, at::Device device) {
-  return {batch.input_BT.to(device), batch.target_BT.reshape({-1}).to(device), batch.mask_BT.to(device),
-          batch.counts_BT.reshape({-1}).to(device)};
-}
-
-// Over the targets that count. Where all do, no copy.
-Tensor counted_rows(const Tensor& all_N, const Tensor& counts_N, int64_t n_counting) {
-  if (n_counting == 0) return all_N.slice(0, 0, 1) * 0;  // nothing to learn from, and no gradient
-  return n_counting == counts_N.size(0) ? all_N : all_N.index_select(0, counts_N.nonzero().flatten());
-}
 
 std::string short_number(double value) {
   std::ostringstream out;
@@ -53,7 +36,7 @@ at::ScalarType compute_type(Precision precision) {
 
 void TrainConfig::visit(Fields& field) {
   field("steps", steps, {.help = "optimiser steps", .unit = "steps", .min = 1});
-  field("batch_size", batch_size, {.help = "sequences per forward pass", .unit = "sequences", .min = 1});
+  field("batch_size", batch_size, {.help = "sequences (or images) per forward pass", .min = 1});
   field("context", context, {.help = "tokens per sequence", .unit = "tokens", .min = 1});
   field("accumulation", accumulation, {.help = "forward passes per optimiser step", .min = 1});
   field("optimizer", optimizer, {.help = "how gradients become steps", .catalogue = "optimizers"});
@@ -71,27 +54,18 @@ void TrainConfig::visit(Fields& field) {
          .max = 1});
   field("agreement", agreement,
         {.help = "the last evaluation runs twice with different routing noise and measures how far both agree"});
-  field("eval_windows", eval_windows, {.help = "held-out sequences per evaluation; 0 = all", .min = 0});
+  field("eval_windows", eval_windows, {.help = "held-out sequences (or images) per evaluation; 0 = all", .min = 0});
   field("log_every", log_every, {.help = "steps between rows of metrics", .unit = "steps", .min = 1});
   field("save_every", save_every,
         {.help = "steps between checkpoints; 0 = only at the end", .unit = "steps", .min = 0});
   field("keep", keep, {.help = "checkpoints kept", .min = 2});
 }
 
-Trainer::Trainer(TrainConfig config, model::LanguageModel& model, const data::BatchStream& train,
-                 const data::EvalStream& held_out, uint64_t seed, at::Device device)
-    : config_(std::move(config)),
-      model_(model),
-      train_(train),
-      held_out_(held_out),
-      random_(Random(seed).at("noise")),
-      device_(device),
-      parameters_(parameters_of(model)),
-      rare_(train.tokens()) {
+Trainer::Trainer(TrainConfig config, Task& task)
+    : config_(std::move(config)), task_(task), parameters_(parameters_of(task.model())) {
   std::vector<ParameterRef> trained;
   for (const auto& p : parameters_)
     if (p.trained()) trained.push_back(p);
-  vocabulary_ = model.facts(config_.context).vocabulary;
   optimizer_ = find(optimizers(), config_.optimizer, "optimizer").make(config_.optimizer, {trained});
   schedule_ = find(schedules(), config_.schedule, "schedule").make(config_.schedule, {config_.steps});
 }
@@ -101,23 +75,11 @@ bool Trainer::train_step(Meter& meter) {
   Meter fresh;
   const auto share = 1.0 / static_cast<double>(config_.accumulation);
   for (int64_t micro = 0; micro < config_.accumulation; ++micro) {
-    const auto batch = train_.batch(step_, micro);
-    const auto at_device = moved(batch, device_);
-    const model::ModelContext context{
-        .phase = route::Phase::train,
-        .random = random_.at(static_cast<uint64_t>(step_)).at(static_cast<uint64_t>(micro)),
-        .compute = compute_type(config_.precision)};
-    auto out = model_.forward(at_device.input_BT, context);
-    const auto logit_NV = model_.logits(out.hidden_ND);
-    auto loss =
-        counted_rows(model::token_losses(logit_NV, at_device.target_N), at_device.counts_N, batch.n_targets).mean();
-    if (config_.consistency > 0)
-      loss =
-          (loss + second_pass(at_device.input_BT, at_device.target_N, at_device.counts_N, context, logit_NV, out)) / 2;
-    const auto nats = loss.item<double>();
-    if (!std::isfinite(nats)) return false;
-    fresh.add(nats * static_cast<double>(batch.n_targets), batch.n_targets, batch.bytes, batch.n_real, out);
-    for (const auto& term : out.losses) loss = loss + term.value.to(loss);
+    const auto pass = task_.pass(step_, micro);
+    if (!std::isfinite(pass.sums.nats)) return false;
+    fresh.add(pass.sums, pass.output);
+    auto loss = pass.loss;
+    for (const auto& term : pass.output.losses) loss = loss + term.value.to(loss);
     (loss * share).backward();
   }
   std::vector<Tensor> gradients;
@@ -128,64 +90,11 @@ bool Trainer::train_step(Meter& meter) {
   if (!std::isfinite(gradient_norm_)) return false;
   if (config_.clip > 0 && gradient_norm_ > config_.clip) at::_foreach_mul_(gradients, config_.clip / gradient_norm_);
   optimizer_->step(schedule_->factor(step_));
-  model_.step();
+  task_.model().step();
   ++step_;
-  tokens_ += fresh.n_real();
+  tokens_ += fresh.n_tokens();
   meter.merge(fresh);
   return true;
-}
-
-Tensor Trainer::second_pass(const Tensor& input_BT, const Tensor& target_N, const Tensor& counts_N,
-                            const model::ModelContext& context, const Tensor& first_NV, model::ModelOutput& out) {
-  auto other = context;
-  other.random = context.random.at("second pass");
-  const auto second = model_.forward(input_BT, other);
-  const auto second_NV = model_.logits(second.hidden_ND);
-  for (auto& term : out.losses) term.value = term.value / 2;
-  for (const auto& term : second.losses) out.losses.push_back({term.name, term.value / 2, term.raw});
-  const auto n_counting = counts_N.sum().item<int64_t>();
-  const auto divergence =
-      consistency_loss(counted_rows(first_NV, counts_N, n_counting), counted_rows(second_NV, counts_N, n_counting));
-  out.losses.push_back({"model: consistency", divergence * config_.consistency, divergence.item<double>()});
-  return counted_rows(model::token_losses(second_NV, target_N), counts_N, n_counting).mean();
-}
-
-Evaluation Trainer::evaluate(const std::function<bool()>& is_interrupted, double noise, bool with_second_pass) {
-  const at::NoGradGuard no_grad;
-  Evaluation out;
-  for (int64_t i = 0; i < held_out_.n_batches(); ++i) {
-    if (is_interrupted && is_interrupted()) break;
-    const auto batch = held_out_.batch(i);
-    auto at_device = moved(batch, device_);
-    if (noise > 0) {
-      const auto random = Random(0).at("token noise").at(static_cast<uint64_t>(i));
-      const auto real = at::TensorOptions().dtype(at::kDouble);
-      const auto sizes = batch.input_BT.sizes();
-      const auto other_BT =
-          (random.at("token").uniform(sizes, 0, 1, real) * static_cast<double>(vocabulary_)).floor().to(at::kLong);
-      const auto is_replaced_BT = random.at("place").uniform(sizes, 0, 1, real).lt(noise).to(device_);
-      at_device.input_BT = at::where(is_replaced_BT, other_BT.to(device_), at_device.input_BT);
-    }
-    model::ModelContext context{.phase = route::Phase::evaluate,
-                                .mask_BT = at_device.mask_BT,
-                                .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
-                                .compute = compute_type(config_.precision),
-                                .record = true};
-    const auto result = model_.forward(at_device.input_BT, context);
-    const auto logit_NV = model_.logits(result.hidden_ND);
-    const auto loss_N = model::token_losses(logit_NV, at_device.target_N);
-    const auto nats = (loss_N.to(at::kDouble) * at_device.counts_N).sum().item<double>();
-    out.meter.add(nats, batch.n_targets, batch.bytes, batch.n_real, result);
-    out.rare.add(rare_, loss_N, at_device.target_N, at_device.counts_N);
-    if (with_second_pass) {
-      context.random = context.random.at("second pass"), context.record = false;
-      const auto again_NV = model_.logits(model_.forward(at_device.input_BT, context).hidden_ND);
-      out.agreement.add(counted_rows(logit_NV, at_device.counts_N, batch.n_targets),
-                        counted_rows(again_NV, at_device.counts_N, batch.n_targets));
-    }
-    out.routing.add(result, at_device.mask_BT.reshape({-1}));
-  }
-  return out;
 }
 
 nlohmann::json Trainer::row(std::string_view kind, const Meter& meter) const {
@@ -193,6 +102,7 @@ nlohmann::json Trainer::row(std::string_view kind, const Meter& meter) const {
   if (kind == "train")
     out["lr"] = optimizer_->learning_rate() * schedule_->factor(step_ - 1), out["grad_norm"] = gradient_norm_;
   out.update(meter.row());
+  for (const auto& [key, value] : task_.scores(meter)) out[key] = value;
   return out;
 }
 
@@ -203,7 +113,7 @@ io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
   out.state = save_tensors(parameters_of(*optimizer_));
   if (first_expert_LN_.defined()) out.state.push_back({"evaluation.first_expert", first_expert_LN_});
   out.meta = sinks.meta.is_null() ? nlohmann::json::object() : sinks.meta;
-  const auto cursor = train_.cursor(step_);
+  const auto cursor = task_.cursor(step_);
   out.meta["loop"] = {{"step", step_},
                       {"tokens", tokens_},
                       {"gradient_norm", gradient_norm_},
@@ -211,8 +121,7 @@ io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
                       {"meter", meter_.state()},
                       {"evaluation_due", evaluation_due_},
                       {"metrics_bytes", sinks.metrics ? sinks.metrics->size() : 0}};
-  if (train_bpb_) out.meta["loop"]["train_bpb"] = *train_bpb_;
-  if (valid_bpb_) out.meta["loop"]["valid_bpb"] = *valid_bpb_;
+  out.meta["loop"]["train"] = train_scores_, out.meta["loop"]["valid"] = valid_scores_;
   return out;
 }
 
@@ -228,13 +137,15 @@ void Trainer::restore(const io::CheckpointData& data, io::JsonLines* metrics) {
   step_ = loop.at("step"), tokens_ = loop.at("tokens"), gradient_norm_ = loop.at("gradient_norm");
   meter_ = Meter::from_state(loop.at("meter"));
   evaluation_due_ = loop.at("evaluation_due");
-  if (loop.contains("train_bpb")) train_bpb_ = loop.at("train_bpb").get<double>();
-  if (loop.contains("valid_bpb")) valid_bpb_ = loop.at("valid_bpb").get<double>();
+  train_scores_ = loop.at("train").get<std::map<std::string, double>>();
+  valid_scores_ = loop.at("valid").get<std::map<std::string, double>>();
   if (metrics) metrics->truncate_to(loop.at("metrics_bytes").get<uint64_t>());
 }
 
 TrainResult Trainer::run(const TrainSinks& sinks) {
   TrainResult result;
+  const auto headline = task_.headline();
+  const std::string key(headline.key);
   const auto started = sinks.clock();
   double busy = 0, since_row = 0;
   int64_t tokens_here = 0, tokens_since_row = 0;
@@ -250,24 +161,24 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
   };
   const auto evaluate_now = [&] {
     const auto before = sinks.clock();
-    const auto evaluation = evaluate(sinks.is_interrupted, 0, config_.agreement && step_ == config_.steps);
+    const auto evaluation = task_.evaluate(sinks.is_interrupted);
     evaluation_due_ = sinks.is_interrupted && sinks.is_interrupted();
     if (evaluation_due_) return;  // a half evaluation is none
     auto valid = row("valid", evaluation.meter);
     evaluation.routing.report(valid, first_expert_LN_);
-    evaluation.rare.report(valid);
-    evaluation.agreement.report(valid);
-    if (step_ == config_.steps && config_.noise > 0) {
-      valid["noisy_bpb"] = evaluate(sinks.is_interrupted, config_.noise).meter.bits_per_byte();
+    valid.update(evaluation.more);
+    if (step_ == config_.steps) {
+      valid.update(task_.last_measures(sinks.is_interrupted));
       evaluation_due_ = sinks.is_interrupted && sinks.is_interrupted();
       if (evaluation_due_) return;
     }
-    valid_bpb_ = evaluation.meter.bits_per_byte();
+    valid_scores_ = task_.scores(evaluation.meter);
     first_expert_LN_ = evaluation.routing.first_experts();
     if (sinks.metrics) sinks.metrics->append(valid);
     if (sinks.timing) sinks.timing->append({{"step", step_}, {"eval_seconds", sinks.clock() - before}});
     std::ostringstream line;
-    line << "step " << step_ << ": held-out " << std::fixed << std::setprecision(4) << *valid_bpb_ << " bits per byte";
+    line << "step " << step_ << ": held-out " << std::fixed << std::setprecision(4) << valid_scores_.at(key) << " "
+         << headline.unit;
     say(line.str());
   };
   const auto every = [&](int64_t period) { return period > 0 && step_ % period == 0; };
@@ -290,13 +201,14 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
     if (sinks.progress)
       sinks.progress->update(step_,
                              {{"loss", short_number(meter_.loss())},
-                              {"bpb", short_number(meter_.bits_per_byte())},
-                              {"held-out", valid_bpb_ ? short_number(*valid_bpb_) : "-"},
-                              {"", short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)) + " tok/s"}},
+                              {key, short_number(task_.scores(meter_).at(key))},
+                              {"held-out", valid_scores_.empty() ? "-" : short_number(valid_scores_.at(key))},
+                              {"", text(short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)), " ",
+                                        headline.speed)}},
                              meter_.mean_load());
     const bool is_last = step_ == config_.steps;
     if (every(config_.log_every) || is_last) {
-      train_bpb_ = meter_.bits_per_byte();
+      train_scores_ = task_.scores(meter_);
       if (sinks.metrics) sinks.metrics->append(row("train", meter_));
       if (sinks.timing)
         sinks.timing->append(
@@ -321,7 +233,7 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
   if (sinks.progress) sinks.progress->finish();
   result.step = step_, result.tokens = tokens_;
   result.tokens_per_second = busy > 0 ? static_cast<double>(tokens_here) / busy : 0;
-  result.train_bpb = train_bpb_, result.valid_bpb = valid_bpb_;
+  result.train = train_scores_, result.valid = valid_scores_, result.headline = headline;
   return result;
 }
 

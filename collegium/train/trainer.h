@@ -1,5 +1,5 @@
-// The training loop: batches in, steps out; metrics, evaluations and checkpoints on the way. Everything random is a
-// function of (seed, step), so a run that was killed and resumed ends bitwise where it would have ended.
+// The training loop: passes of a task in, steps out; metrics, evaluations and checkpoints on the way. Everything random is
+// a function of (seed, step), so a run that was killed and resumed ends bitwise where it would have ended.
 #pragma once
 #include <functional>
 #include <memory>
@@ -8,15 +8,10 @@
 
 #include "collegium/base/config.h"
 #include "collegium/base/progress.h"
-#include "collegium/data/batch.h"
 #include "collegium/io/checkpoint.h"
 #include "collegium/io/jsonl.h"
-#include "collegium/model/language_model.h"
-#include "collegium/train/consistency.h"
-#include "collegium/train/meter.h"
 #include "collegium/train/optimizer.h"
-#include "collegium/train/rare_meter.h"
-#include "collegium/train/routing_meter.h"
+#include "collegium/train/task.h"
 
 namespace collegium::train {
 
@@ -33,14 +28,6 @@ struct TrainConfig {
   Precision precision = Precision::fp32;
   int64_t eval_every = 100, eval_windows = 0, log_every = 10, save_every = 100, keep = 2;
   void visit(Fields& field);
-};
-
-/// One pass over held-out windows.
-struct Evaluation {
-  Meter meter;
-  RoutingMeter routing;
-  RareMeter rare;
-  Agreement agreement;
 };
 
 /// Where a run goes and who listens. Everything but `clock` may be absent.
@@ -60,16 +47,16 @@ enum class StopReason { finished, interrupted, not_finite };
 struct TrainResult {
   StopReason reason = StopReason::finished;
   int64_t step = 0, tokens = 0;
-  double tokens_per_second = 0;  ///< of this process, evaluations and saves not counted
-  std::optional<double> train_bpb, valid_bpb;
+  double tokens_per_second = 0;                ///< of this process, evaluations and saves not counted
+  std::map<std::string, double> train, valid;  ///< the task's scores in the last row of each kind; empty without one
+  Headline headline;
   std::string problem;  ///< for not_finite: what was not a number, and when
 };
 
 class Trainer {
  public:
-  /// model and streams must outlive the trainer. `seed` is for noise in routing; the streams have their own.
-  Trainer(TrainConfig config, model::LanguageModel& model, const data::BatchStream& train,
-          const data::EvalStream& held_out, uint64_t seed, at::Device device);
+  /// `task` must outlive the trainer.
+  Trainer(TrainConfig config, Task& task);
 
   /// Puts a checkpoint's weights, optimiser, balancers and loop state in place. An Error of kind data names tensors
   /// that are missing, extra or of another shape.
@@ -79,41 +66,26 @@ class Trainer {
   /// holds the last good state).
   TrainResult run(const TrainSinks& sinks);
 
-  /// Mean loss over the held-out windows; changes no state. `noise`: share of the input tokens that are replaced by
-  /// tokens drawn evenly from the vocabulary; the targets stay. `with_second_pass`: each batch runs again with other
-  /// routing noise, to see how far both passes agree.
-  Evaluation evaluate(const std::function<bool()>& is_interrupted = {}, double noise = 0,
-                      bool with_second_pass = false);
-
   int64_t step() const { return step_; }
   /// One optimiser step: the loop's body, for benchmarks and tests. False when the loss or gradient is not finite
   /// (nothing is changed then).
   bool train_step(Meter& meter);
 
  private:
-  /// Runs the batch again with other noise: adds its losses and the divergence from the first pass to `out`, each pass
-  /// counting half, and returns its mean token loss.
-  Tensor second_pass(const Tensor& input_BT, const Tensor& target_N, const Tensor& counts_N,
-                     const model::ModelContext& context, const Tensor& first_NV, model::ModelOutput& out);
   io::CheckpointData snapshot(const TrainSinks& sinks) const;
   nlohmann::json row(std::string_view kind, const Meter& meter) const;
 
   TrainConfig config_;
-  model::LanguageModel& model_;
-  const data::BatchStream& train_;
-  const data::EvalStream& held_out_;
-  Random random_;
-  at::Device device_;
+  Task& task_;
   std::vector<ParameterRef> parameters_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Schedule> schedule_;
-  RareTokens rare_;
-  int64_t step_ = 0, tokens_ = 0, vocabulary_ = 0;
+  int64_t step_ = 0, tokens_ = 0;
   double gradient_norm_ = 0;
   bool evaluation_due_ = false;  ///< an interrupt cut the evaluation of this step short: a resumed run repeats it
   Meter meter_;
-  Tensor first_expert_LN_;  ///< of the held-out tokens at the last evaluation, for the fluctuation at the next
-  std::optional<double> train_bpb_, valid_bpb_;
+  Tensor first_expert_LN_;  ///< of what is held out at the last evaluation, for the fluctuation at the next
+  std::map<std::string, double> train_scores_, valid_scores_;
 };
 
 /// Copies named tensors into `items`; an Error of kind data (starting with `what`) lists what does not fit.

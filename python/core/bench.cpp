@@ -5,6 +5,7 @@
 #include <ATen/ops/cat.h>
 
 #include "collegium/recipe/run.h"
+#include "collegium/train/language_task.h"
 #include "python/core/convert.h"
 #include "python/core/modules.h"
 
@@ -15,13 +16,14 @@ class BenchStep {
  public:
   BenchStep(const std::string& recipe, const std::vector<std::string>& sets, int64_t vocabulary)
       : config_(read_recipe(recipe, sets).run),
-        model_(build_model(config_, vocabulary, at::kCPU)),
+        model_(build_language_model(config_, vocabulary, at::kCPU)),
         set_(random_tokens(config_.train, vocabulary), std::vector<int32_t>(static_cast<size_t>(vocabulary), 1)),
         stream_(set_, {.batch_size = config_.train.batch_size,
                        .context = config_.train.context,
                        .n_micro = config_.train.accumulation}),
         held_out_(set_, {.batch_size = 1, .context = config_.train.context, .max_windows = 1}),
-        trainer_(config_.train, *model_, stream_, held_out_, 1, at::kCPU) {}
+        task_(config_.train, *model_, stream_, held_out_, 1, at::kCPU),
+        trainer_(config_.train, task_) {}
 
   /// Mean loss in nats of one step.
   double step() {
@@ -60,6 +62,7 @@ class BenchStep {
   data::TokenSet set_;
   data::BatchStream stream_;
   data::EvalStream held_out_;
+  train::LanguageTask task_;
   train::Trainer trainer_;
 };
 

@@ -214,10 +214,12 @@ py::dict opened_run(const std::string& folder, const at::Device& device, std::op
     const py::gil_scoped_release released;
     return open_run(folder, device, step);
   }();
-  const auto vocabulary = run.tokenizer.vocab_size();
+  run.language_model("Model.from_run");  // refuses a run that reads no text
+  const auto vocabulary = run.tokenizer->vocab_size();
+  std::unique_ptr<model::LanguageModel> model(dynamic_cast<model::LanguageModel*>(run.model.release()));
   py::dict out;
-  out["model"] = std::make_unique<ModelCore>(run.config.model, vocabulary, std::move(run.model));
-  out["tokenizer"] = std::move(run.tokenizer);
+  out["model"] = std::make_unique<ModelCore>(run.config.model, vocabulary, std::move(model));
+  out["tokenizer"] = std::move(*run.tokenizer);
   out["config"] = dict_from(run.config_table);
   out["step"] = run.step, out["warnings"] = run.warnings;
   return out;

@@ -1,0 +1,66 @@
+// What every model is, whatever it reads: something with parameters that is trained, whose MoE layers decide, and
+// whose costs a plan can ask for. What goes in and comes out is the business of the kinds: language_model.h,
+// image_model.h.
+//
+// N tokens (of an image: its patches), D model width.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "collegium/base/catalogue.h"
+#include "collegium/base/parameters.h"
+#include "collegium/layer/layer.h"
+
+namespace collegium::model {
+
+using at::Tensor;
+
+struct ModelContext {
+  route::Phase phase = route::Phase::evaluate;
+  Tensor mask_BT;                       ///< bool, true = a real token; undefined = all real
+  Random random{0};                     ///< noise of this step
+  at::ScalarType compute = at::kFloat;  ///< kFloat, kBFloat16 or kDouble; routers stay in float32
+  bool record = false;                  ///< keep the decisions of soft layers too
+};
+
+/// What a layer with experts saw and compared, without gradient.
+struct LayerRecord {
+  Tensor input_ND;          ///< what it routed
+  Tensor score_NE, bias_E;  ///< undefined where there is none
+};
+
+struct ModelOutput {
+  Tensor hidden_ND;                        ///< after the last norm; of an image classifier one row an image
+  std::vector<route::LossTerm> losses;     ///< of all layers, names prefixed "layer 2: "
+  std::vector<route::Decision> decisions;  ///< one for each layer with experts (see moe_layers)
+  std::vector<LayerRecord> records;        ///< as many, if context.record
+};
+
+/// Sizes and costs for the plan.
+struct ModelFacts {
+  int64_t n_layers = 0, d_model = 0;
+  int64_t vocabulary = 0;           ///< of a language model
+  std::vector<int64_t> moe_layers;  ///< indices of layers with experts
+  std::vector<int64_t> n_experts;   ///< of those layers
+  double parameters_total = 0;
+  double parameters_active = 0;           ///< that one token meets (tied embeddings counted once)
+  double flops_per_token = 0;             ///< forward, at context length `context`
+  double activation_bytes_per_token = 0;  ///< kept for the backward pass; an estimate
+  bool is_causal = true;
+  route::ContextNeeds needs;        ///< what its routers take besides hidden states
+  bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  /// After each optimiser step.
+  virtual void step() = 0;
+  /// `context_length`: tokens of a sequence, for costs that depend on it.
+  virtual ModelFacts facts(int64_t context_length) = 0;
+  virtual void collect(ParameterList& list) = 0;
+};
+
+}  // namespace collegium::model
