@@ -1,5 +1,5 @@
 // Scenes of digits: a square grid of real digits of which exactly one, at a random place, is of a class that decides
-// the label; all others are of other classes and say nothing. The setting of Chowdhury 2023 (P089), section 5.2, where
+// the label; all others are of other classes and say nothing. After Chowdhury 2023 (P089), where
 // digits 0 and 1 are the class-discriminative patterns and 2 to 9 the irrelevant ones.
 //
 // N scenes, B scenes of a batch, G digits a side of the grid, P = G G patches a scene, H x W pixels a scene.

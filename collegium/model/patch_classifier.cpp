@@ -1,7 +1,7 @@
 // A small convolutional classifier of images: filters as large as a patch embed each patch, one layer (a mixture of
 // experts, or dense for the single network) works on the patches, their mean is normalised and read by a linear head.
-// With a mixture that gives each expert its l best patches, this is pMoE of two-layer CNNs (P089, Chowdhury 2023, eq. 2
-// and 3); with a dense layer, the single CNN it is compared with. Patches that nobody takes leave no trace in the mean,
+// With a mixture that gives each expert its l best patches, this is pMoE of two-layer CNNs (P089, Chowdhury
+// 2023); with a dense layer, the single CNN it is compared with. Patches that nobody takes leave no trace in the mean,
 // so the layer has no path around it.
 //
 // B images of C channels, H x W pixels, patches of S x S pixels, P patches an image, N = B P, D model width, K classes.
@@ -128,7 +128,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
 extern constinit const Entry<ImageModel> image_model_patch_classifier =
     entry<PatchClassifier>({.name = "patch_classifier",
                             .paper = 89,
-                            .source = "Chowdhury 2023 (pMoE), section 3: mixtures of two-layer CNNs and the single CNN",
+                            .source = "Chowdhury 2023 (pMoE): mixtures of two-layer CNNs and the single CNN",
                             .taxonomy = "architecture/vision",
                             .summary = "image classifier whose layer over patches may be a mixture of experts"});
 

@@ -1,5 +1,5 @@
 // Which class of digit is in the scene? Scenes of real digits of which one decides (data/digit_grid.h); [model] is an
-// image model. P089's own experiment.
+// image model. After P089's experiments on MNIST.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -137,7 +137,7 @@ class DigitGridTask final : public TaskKind, public Makes<DigitGridTask, TaskKin
 extern constinit const Entry<TaskKind> task_digit_grid =
     entry<DigitGridTask>({.name = "digit_grid",
                           .paper = 89,
-                          .source = "Chowdhury 2023 (pMoE), section 5.2",
+                          .source = "Chowdhury 2023 (pMoE), experiments on MNIST",
                           .taxonomy = "task/vision",
                           .summary = "name the one digit of a scene that decides, among irrelevant ones"});
 

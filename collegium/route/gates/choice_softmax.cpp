@@ -1,5 +1,5 @@
 // The weight is a softmax over what one expert took from one sequence, so an expert's weights for an image sum to one
-// however many patches it takes: pMoE's joint training (P089, eq. 4). The softmax is over the scorer's logits; without
+// however many patches it takes: pMoE (P089). The softmax is over the scorer's logits; without
 // logits, over the logarithm of the scores.
 //
 // N tokens, B sequences, E experts, R kept assignments.
@@ -49,7 +49,7 @@ class ChoiceSoftmaxGate final : public Gate, public Makes<ChoiceSoftmaxGate, Gat
 extern constinit const Entry<Gate> gate_choice_softmax =
     entry<ChoiceSoftmaxGate>({.name = "choice_softmax",
                               .paper = 89,
-                              .source = "Chowdhury 2023 (pMoE), eq. 4",
+                              .source = "Chowdhury 2023 (pMoE)",
                               .taxonomy = "gating/weights/normalised",
                               .summary = "softmax over what an expert took from one sequence"});
 

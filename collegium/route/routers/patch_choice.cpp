@@ -32,7 +32,7 @@ class PatchChoiceRouter final : public Preset<PatchChoiceRouter> {
 extern constinit const Entry<Router> router_patch_choice = entry<PatchChoiceRouter>(
     {.name = "patch_choice",
      .paper = 89,
-     .source = "Chowdhury 2023 (pMoE), section 3.1, joint training",
+     .source = "Chowdhury 2023 (pMoE)",
      .taxonomy = "gating/sparse/expert choice",
      .summary = "each expert takes its l best patches of every image; the rest is left out",
      .claims = {.chooser = Chooser::expert, .is_exactly_balanced = true, .is_causal = false}});

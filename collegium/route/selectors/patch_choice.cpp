@@ -85,7 +85,7 @@ class PatchChoiceSelector final : public Selector, public Makes<PatchChoiceSelec
 extern constinit const Entry<Selector> selector_patch_choice =
     entry<PatchChoiceSelector>({.name = "patch_choice",
                                 .paper = 89,
-                                .source = "Chowdhury 2023 (pMoE), section 3.1: the l patches with the largest gating values",
+                                .source = "Chowdhury 2023 (pMoE): l patches to each expert by priority",
                                 .taxonomy = "gating/sparse/expert choice",
                                 .summary = "each expert takes its l best patches of every image",
                                 .claims = kPatchChoiceClaims});
