@@ -148,11 +148,11 @@ TEST_CASE_FIXTURE(OneThread, "targets of a prompt count neither in training nor 
   const auto with = [&](Training& t, int64_t n_prompt) {
     t.train = data::BatchStream(set(n_prompt), {.batch_size = 3, .context = 8, .n_micro = 2, .seed = 5});
     t.held_out = data::EvalStream(set(n_prompt), {.batch_size = 4, .context = 8, .max_windows = 12});
-    return t.trainer->evaluate({}, 0, true);
+    return t.task->evaluate({}, 0, true);
   };
   const auto whole = with(all, 0), half = with(some, 5);
   CHECK(whole.meter.n_targets() == 96);
-  CHECK(half.meter.n_real() == 96);
+  CHECK(half.meter.n_tokens() == 96);
   // Of the targets 1 to 96, those at 5 to 9 of each ten.
   CHECK(half.meter.n_targets() == 47);
   CHECK(half.meter.loss() != doctest::Approx(whole.meter.loss()));
