@@ -63,6 +63,7 @@ int list_room(const Arguments& arguments) {
     Json row = {{"paper", recipe.paper},
                 {"recipe", recipe.name},
                 {"claim", recipe.claim},
+                {"recipe_hash", recipe_hash(recipe)},
                 {"status", "no evidence yet"},
                 {"verdicts", Json::object()}};
     std::string verdicts;

@@ -1,5 +1,6 @@
 #include "collegium/recipe/recipe.h"
 
+#include <algorithm>
 #include <array>
 
 #include "collegium/io/sha256.h"
@@ -143,6 +144,10 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
   out.name = path.stem().string(), out.path = path.string();
   out.expectations = take_expectations(root);
   auto file = read_config<RecipeFile>(root);
+  auto runs = root;
+  constexpr std::string_view words[] = {"paper", "title", "claim", "tier", "seeds", "baseline_name"};
+  std::erase_if(runs.items, [&](const Item& item) { return std::ranges::find(words, item.key) != std::end(words); });
+  out.written = to_toml(runs);
   out.paper = file.paper, out.title = file.title, out.claim = file.claim, out.tier = file.tier;
   out.seeds = file.seeds.empty() ? std::vector<int64_t>{file.run.seed} : file.seeds;
   out.run = checked(file.run);
@@ -173,7 +178,7 @@ std::vector<FieldInfo> recipe_fields() {
 }
 
 std::string recipe_hash(const Recipe& recipe) {
-  auto all = to_toml(resolved(recipe.run)) + (recipe.has_baseline ? to_toml(resolved(recipe.baseline)) : "");
+  auto all = recipe.written;
   for (const auto seed : recipe.seeds) all += text("seed ", seed, "\n");
   for (const auto& e : recipe.expectations) all += to_toml(write_config(e));
   return io::sha256_hex(std::string_view(all)).substr(0, 16);

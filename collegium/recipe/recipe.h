@@ -65,6 +65,7 @@ struct Recipe {
   std::string baseline_name;
   RunConfig baseline;
   std::vector<Expectation> expectations;
+  std::string written;  ///< what the file and its base say of the runs, as TOML; defaults are not written out
 };
 
 /// Reads a recipe, its base (one level) and the --set assignments. Throws usage Errors that name file, line, dotted
@@ -74,7 +75,8 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
 /// The run's configuration with every field written out, components too; checks them all.
 Table resolved(const RunConfig& run);
 
-/// Names everything a recipe's evidence depends on: both sides' configurations, seeds, expectations.
+/// Names everything a recipe's evidence depends on besides the code: both sides' configurations as they are written,
+/// seeds, expectations. A field that is new to the code and stands in no recipe changes no name.
 std::string recipe_hash(const Recipe& recipe);
 
 /// Reads a resolved configuration back.
