@@ -117,8 +117,9 @@ int compare_room(const Arguments& arguments) {
       cost << row["router_us"]["8"].get<double>();
     else
       cost << "-";
-    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3),
-              value("tokens_per_second", 0), cost.str(), value("max_violation", 2), value("dropped", 3),
+    std::ostringstream speed;
+    speed << std::fixed << std::setprecision(0) << row["speed"]["median"].get<double>();
+    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3), speed.str(), cost.str(), value("max_violation", 2), value("dropped", 3),
               value("per_token", 2), value("fluctuation", 3), join(sacrifices)});
   }
   out.block(rows.render(out.table_style()));

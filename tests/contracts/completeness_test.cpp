@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "collegium/recipe/catalogues.h"
+#include "collegium/recipe/workload.h"
 #include "collegium/route/router.h"
 
 namespace {
@@ -72,6 +73,20 @@ std::set<std::string> stages_of_presets() {
     for (const auto& b : c.balancers) out.insert(b.name);
   }
   return out;
+}
+
+TEST_CASE("every recipe reads, and both of its sides can be built") {
+  int n = 0;
+  for (const auto& file : fs::recursive_directory_iterator(kSource / "recipes")) {
+    if (file.path().extension() != ".toml") continue;
+    CAPTURE(file.path().string());
+    const auto recipe = read_recipe(file.path());
+    CHECK_NOTHROW(task_of(recipe.run)->imagine(recipe.run)->build_model(at::kMeta));
+    if (recipe.has_baseline)
+      CHECK_NOTHROW(task_of(recipe.baseline)->imagine(recipe.baseline)->build_model(at::kMeta));
+    ++n;
+  }
+  CHECK(n >= 40);
 }
 
 }  // namespace
