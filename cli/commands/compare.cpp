@@ -92,7 +92,8 @@ int compare_room(const Arguments& arguments) {
   if (recipes.empty()) fail(ErrorKind::usage, folder.string(), ": no recipe here");
   std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
-  const auto board = gather_leaderboard(reference, recipes, setting, reuse, [&](const std::string& line) { out.note(line); });
+  const auto board =
+      gather_leaderboard(reference, recipes, setting, reuse, [&](const std::string& line) { out.note(line); });
   const auto data = leaderboard_json(board, setting);
   const io::Path store = arguments.text("store");
   fs.create_directories(store);
@@ -119,8 +120,9 @@ int compare_room(const Arguments& arguments) {
       cost << "-";
     std::ostringstream speed;
     speed << std::fixed << std::setprecision(0) << row["speed"]["median"].get<double>();
-    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3), speed.str(), cost.str(), value("max_violation", 2), value("dropped", 3),
-              value("per_token", 2), value("fluctuation", 3), join(sacrifices)});
+    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3), speed.str(), cost.str(),
+              value("max_violation", 2), value("dropped", 3), value("per_token", 2), value("fluctuation", 3),
+              join(sacrifices)});
   }
   out.block(rows.render(out.table_style()));
   out.line(text("table: ", (store / "leaderboard.md").string()));

@@ -90,8 +90,9 @@ int list_data(const Arguments& arguments, const data::SourcePaths& paths) {
   TextTable table({"name", "contents", "size", "licence", "found"});
   for (const auto* source : chosen_sources(arguments)) {
     const auto file = data_archive(*source, paths);
-    table.row({std::string(source->name), text(source->n_documents, " ", source->contents()), file.empty() ? "" : bytes_text(data_size(file)),
-               std::string(source->licence), file.empty() ? "not here" : file.parent_path().string()});
+    table.row({std::string(source->name), text(source->n_documents, " ", source->contents()),
+               file.empty() ? "" : bytes_text(data_size(file)), std::string(source->licence),
+               file.empty() ? "not here" : file.parent_path().string()});
     if (arguments.flag("names")) out.line(source->name);
     list.push_back(arguments.flag("names") ? Json(source->name) : data_json(*source, file));
   }

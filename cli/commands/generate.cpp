@@ -92,8 +92,8 @@ int run_generate(const Arguments& arguments) {
     made_text += piece;
     if (streams) arguments.streams().out << piece << std::flush;
   };
-  const auto made = infer::generate(model, tokens, config, run.tokenizer->end_id(), run.config.train.context,
-                                    device, [&](int64_t token) {
+  const auto made = infer::generate(model, tokens, config, run.tokenizer->end_id(), run.config.train.context, device,
+                                    [&](int64_t token) {
                                       emit(decoder.push(static_cast<int32_t>(token)));
                                       return !interrupt.raised() && arguments.streams().out.good();
                                     });

@@ -60,12 +60,9 @@ int list_room(const Arguments& arguments) {
   TextTable rows({"paper", "recipe", "status", "verdicts", "what it should show"});
   auto list = Json::array();
   for (const auto& recipe : recipes) {
-    Json row = {{"paper", recipe.paper},
-                {"recipe", recipe.name},
-                {"claim", recipe.claim},
-                {"recipe_hash", recipe_hash(recipe)},
-                {"status", "no evidence yet"},
-                {"verdicts", Json::object()}};
+    Json row = {{"paper", recipe.paper},       {"recipe", recipe.name},
+                {"claim", recipe.claim},       {"recipe_hash", recipe_hash(recipe)},
+                {"status", "no evidence yet"}, {"verdicts", Json::object()}};
     std::string verdicts;
     if (const auto path = store / (recipe.name + ".json"); fs.exists(path)) {
       const auto stored = io::parse_json(io::read_text(fs, path), path.string());

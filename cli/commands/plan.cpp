@@ -33,7 +33,8 @@ int run_plan(const Arguments& arguments) {
   TextTable rows({"what", "value", "note"});
   rows.align(1, Align::right);
   rows.row({"parameters", count_text(f.parameters_total), "all experts counted"});
-  rows.row({"active parameters", count_text(f.parameters_active), "met by one token (of an image: a patch), embedding included"});
+  rows.row({"active parameters", count_text(f.parameters_active),
+            "met by one token (of an image: a patch), embedding included"});
   rows.row({"layers with experts", text(f.moe_layers.size(), " of ", f.n_layers), ""});
   rows.row({"work per token", count_text(plan.train_flops_per_token) + "FLOP", "forward and backward"});
   rows.row({"tokens", count_text(static_cast<double>(plan.tokens)),

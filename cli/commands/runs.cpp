@@ -32,7 +32,8 @@ int run_runs(const Arguments& arguments) {
       return v ? s.str() : std::string("-");
     };
     if (arguments.flag("ids")) out.line(run.id);
-    rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps), run.valid_bpb || run.note.empty() ? number(run.valid_bpb, 4) + (run.valid_bpb ? " bpb" : "") : run.note,
+    rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps),
+              run.valid_bpb || run.note.empty() ? number(run.valid_bpb, 4) + (run.valid_bpb ? " bpb" : "") : run.note,
               number(run.tokens_per_second, 0), run.created_at});
     Json row = {{"id", run.id},
                 {"status", io::run_status_name(run.status)},

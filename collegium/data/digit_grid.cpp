@@ -118,9 +118,8 @@ DigitScenes compose_scenes(const DigitGridConfig& config, const ImageSet& images
   check_classes(config, images.n_classes);
   const auto pools = split_pools(config, images);
   auto train = compose_side(config, pools.train, config.n_train, "training", Random(seed).at("scenes"));
-  auto held_out =
-      compose_side(config, pools.held_out, config.n_held_out, "held-out",
-                   Random(static_cast<uint64_t>(config.split_seed)).at("held-out scenes"));
+  auto held_out = compose_side(config, pools.held_out, config.n_held_out, "held-out",
+                               Random(static_cast<uint64_t>(config.split_seed)).at("held-out scenes"));
   std::vector<int64_t> known;
   for (const auto& pool : pools.train) known.insert(known.end(), pool.begin(), pool.end());
   const auto seen = images.pixel_NHW.index_select(0, at::tensor(known, at::kLong)).to(at::kDouble);
@@ -130,11 +129,10 @@ DigitScenes compose_scenes(const DigitGridConfig& config, const ImageSet& images
   DigitScenes out;
   out.n_classes = static_cast<int64_t>(config.classes.size());
   out.source = images.record;
-  const nlohmann::json inputs = {{"format", kScenesFormat},         {"source", images.record.sha256},
-                                 {"classes", config.classes},       {"grid", config.grid},
-                                 {"n_train", config.n_train},       {"n_held_out", config.n_held_out},
-                                 {"held_out", config.held_out},     {"split_seed", config.split_seed},
-                                 {"seed", seed}};
+  const nlohmann::json inputs = {
+      {"format", kScenesFormat},     {"source", images.record.sha256},  {"classes", config.classes},
+      {"grid", config.grid},         {"n_train", config.n_train},       {"n_held_out", config.n_held_out},
+      {"held_out", config.held_out}, {"split_seed", config.split_seed}, {"seed", seed}};
   out.key = io::sha256_hex(inputs.dump());
   out.train = SceneSet(images.pixel_NHW, images.class_N, std::move(train));
   out.held_out = SceneSet(images.pixel_NHW, images.class_N, std::move(held_out));

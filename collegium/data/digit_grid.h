@@ -24,7 +24,8 @@ struct DigitGridConfig {
   void visit(Fields& field) {
     field("source", source, {.help = "images by name, see `collegium data`"});
     field("classes", classes, {.help = "which digits decide the label, each a class; all others are irrelevant"});
-    field("grid", grid, {.help = "digits a side: a scene has grid * grid patches", .unit = "patches", .min = 1, .max = 32});
+    field("grid", grid,
+          {.help = "digits a side: a scene has grid * grid patches", .unit = "patches", .min = 1, .max = 32});
     field("n_train", n_train, {.help = "scenes to learn from", .unit = "scenes", .min = 1});
     field("n_held_out", n_held_out, {.help = "scenes for evaluation", .unit = "scenes", .min = 1});
     field("held_out", held_out,
@@ -34,10 +35,10 @@ struct DigitGridConfig {
 };
 
 struct SceneBatch {
-  Tensor image_BCHW;     ///< float32, one channel, standardised by the training images' mean and deviation
-  Tensor label_B;        ///< int64 in [0, number of classes)
-  Tensor shown_BP;       ///< int64, the digit that each patch shows, patches row by row
-  Tensor is_deciding_BP; ///< bool, true for the patch that decides the label
+  Tensor image_BCHW;      ///< float32, one channel, standardised by the training images' mean and deviation
+  Tensor label_B;         ///< int64 in [0, number of classes)
+  Tensor shown_BP;        ///< int64, the digit that each patch shows, patches row by row
+  Tensor is_deciding_BP;  ///< bool, true for the patch that decides the label
 };
 
 /// Scenes as what they show; pixels are put together batch by batch.

@@ -54,9 +54,8 @@ ImageSet read_images(const Source& source, const std::filesystem::path& archive)
     fail(ErrorKind::data, archive.string(), ": '", source.name, "' has ", source.n_documents,
          " images, but this archive has ", n);
   out.pixel_NHW = at::cat(pixels), out.class_N = at::cat(classes);
-  out.record = {.name = std::string(source.name),
-                .sha256 = std::string(source.sha256),
-                .licence = std::string(source.licence)};
+  out.record = {
+      .name = std::string(source.name), .sha256 = std::string(source.sha256), .licence = std::string(source.licence)};
   return out;
 }
 
@@ -67,9 +66,9 @@ ImageSet read_image_source(const std::string& name, const SourcePaths& paths, co
   for (const auto& other : sources())
     if (other.reader == SourceReader::digits) known.emplace_back(other.name);
   const auto near = nearest(name, known);
-  fail(ErrorKind::usage, source ? text("source '", name, "' holds texts, not images")
-                                : text("unknown source of images '", name, "'",
-                                       near.empty() ? "" : text("; did you mean '", near, "'?")),
+  fail(ErrorKind::usage,
+       source ? text("source '", name, "' holds texts, not images")
+              : text("unknown source of images '", name, "'", near.empty() ? "" : text("; did you mean '", near, "'?")),
        " (known: ", join(known), ")");
 }
 

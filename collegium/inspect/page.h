@@ -19,7 +19,8 @@ std::string text_for_html(std::string_view plain);
 ///   run          object: id, name, status, recipe, started, finished (ISO 8601 text or seconds since 1970), seed,
 ///                commit, steps, tokens, parameters_total, parameters_active, flops_per_token, device, precision,
 ///                tokens_per_second, train_bpb, valid_bpb (bits per byte), valid_accuracy, claim, paper
-///   metrics      list of {kind: "train" | "valid", step, tokens, loss (nats per token, or per image), bpb (bits per byte) or accuracy, lr,
+///   metrics      list of {kind: "train" | "valid", step, tokens, loss (nats per token, or per image), bpb (bits per
+///   byte) or accuracy, lr,
 ///                grad_norm, aux: {name: loss}, layers: [{load: shares [E] summing to 1, dropped in [0, 1],
 ///                entropy in [0, 1], max_violation >= 0}]}
 ///   timing       list of {step, seconds (since the start), tokens_per_second}

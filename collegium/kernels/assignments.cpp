@@ -43,10 +43,10 @@ template <class C>
 SortedAssignments by_counting(const Assigned& list, int64_t n_experts) {
   const int64_t R = list.token_R.size(0), E = n_experts;
   const auto like = [&](const Tensor& t) { return at::empty({R}, t.options()); };
-  SortedAssignments out{{like(list.token_R), like(list.expert_R), like(list.rank_R), like(list.score_R),
-                         like(list.margin_R)},
-                        like(list.token_R),
-                        at::empty({E + 1}, at::kLong)};
+  SortedAssignments out{
+      {like(list.token_R), like(list.expert_R), like(list.rank_R), like(list.score_R), like(list.margin_R)},
+      like(list.token_R),
+      at::empty({E + 1}, at::kLong)};
   const auto *token = data<int64_t>(list.token_R), *expert = data<int64_t>(list.expert_R);
   const int64_t chunks = R < 8192 ? 1 : at::get_num_threads();
   const auto first = [&](int64_t c) { return R * c / chunks; };
@@ -101,8 +101,8 @@ SortedAssignments by_counting(const Assigned& list, int64_t n_experts) {
 SortedAssignments sort_assignments(const Assigned& list, int64_t n_tokens, int64_t n_experts) {
   check_assigned(list);
   const auto type = list.score_R.scalar_type();
-  const bool is_cpu = list.token_R.is_cpu() && list.expert_R.is_cpu() && list.rank_R.is_cpu() && list.score_R.is_cpu() &&
-                      list.margin_R.is_cpu();
+  const bool is_cpu = list.token_R.is_cpu() && list.expert_R.is_cpu() && list.rank_R.is_cpu() &&
+                      list.score_R.is_cpu() && list.margin_R.is_cpu();
   if (!is_cpu || (type != at::kFloat && type != at::kDouble) || list.margin_R.scalar_type() != type)
     return plain::sort_assignments(list, n_tokens, n_experts);
   Assigned rows{list.token_R.contiguous(), list.expert_R.contiguous(), list.rank_R.contiguous(),
@@ -123,7 +123,8 @@ SortedAssignments sort_assignments(const Assigned& list, int64_t n_tokens, int64
   check_assigned(list);
   if (list.token_R.numel() > 0)
     check_token_range(list.token_R.min().item<int64_t>(), list.token_R.max().item<int64_t>(), n_tokens);
-  const auto by_token = taken(list, std::get<1>(at::sort(list.token_R, /*stable=*/true, /*dim=*/0, /*descending=*/false)));
+  const auto by_token =
+      taken(list, std::get<1>(at::sort(list.token_R, /*stable=*/true, /*dim=*/0, /*descending=*/false)));
   const auto grouped = group_by_expert(by_token.expert_R, n_experts);
   SortedAssignments out{taken(by_token, grouped.order_R), {}, grouped.offset_E1};
   const auto& expert_R = out.sorted.expert_R;

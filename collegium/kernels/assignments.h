@@ -21,8 +21,8 @@ struct SortedAssignments {
   Tensor offset_E1;  ///< int64 [E + 1] on the CPU: rows of expert e
 };
 
-/// Sorted by expert, inside an expert by token, and as they came where both are equal: two passes of counting, over threads,
-/// with one result for any number of them. Throws a usage Error when an id is out of range.
+/// Sorted by expert, inside an expert by token, and as they came where both are equal: two passes of counting, over
+/// threads, with one result for any number of them. Throws a usage Error when an id is out of range.
 SortedAssignments sort_assignments(const Assigned& list, int64_t n_tokens, int64_t n_experts);
 
 namespace plain {

@@ -130,12 +130,11 @@ struct FusedExperts : torch::autograd::Function<FusedExperts> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x_ND, const Tensor& gate_R,
                         const Tensor& token_R, const Tensor& offset_E1, const Tensor& first_EHD,
                         const Tensor& second_EDI, int64_t kind, bool keep) {
-    const auto call =
-        dense({static_cast<ExpertKind>(kind), x_ND, gate_R, token_R, offset_E1, first_EHD, second_EDI});
+    const auto call = dense({static_cast<ExpertKind>(kind), x_ND, gate_R, token_R, offset_E1, first_EHD, second_EDI});
     auto result = forward_pass(call, keep);
     if (keep)
-      context->save_for_backward({call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD,
-                                  call.second_EDI, result.pre_RH});
+      context->save_for_backward(
+          {call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI, result.pre_RH});
     context->saved_data["kind"] = kind;
     return result.out_ND;
   }
@@ -154,9 +153,8 @@ struct FusedExperts : torch::autograd::Function<FusedExperts> {
 };
 
 Tensor fused_experts(const ExpertsCall& call) {
-  const bool keep =
-      at::GradMode::is_enabled() && (call.x_ND.requires_grad() || call.gate_R.requires_grad() ||
-                                     call.first_EHD.requires_grad() || call.second_EDI.requires_grad());
+  const bool keep = at::GradMode::is_enabled() && (call.x_ND.requires_grad() || call.gate_R.requires_grad() ||
+                                                   call.first_EHD.requires_grad() || call.second_EDI.requires_grad());
   check_call(call);
   return FusedExperts::apply(call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI,
                              static_cast<int64_t>(call.kind), keep);

@@ -167,7 +167,8 @@ GroupedTopK grouped_top_k(const Tensor& score_NE, const GroupRule& rule, const T
   const auto scores = score_NE.detach().contiguous();
   const auto bias = bias_E.defined() ? bias_E.detach().to(scores).contiguous() : Tensor();
   const int64_t N = scores.size(0), K = rule.per_token();
-  GroupedTopK out{at::empty({N, K}, at::kLong), at::empty({N, K}, scores.options()), at::empty({N, K}, scores.options())};
+  GroupedTopK out{at::empty({N, K}, at::kLong), at::empty({N, K}, scores.options()),
+                  at::empty({N, K}, scores.options())};
   type == at::kFloat ? grouped_rows<float>(scores, rule, bias, out) : grouped_rows<double>(scores, rule, bias, out);
   return out;
 }
@@ -203,8 +204,8 @@ GroupedTopK grouped_top_k(const Tensor& score_NE, const GroupRule& rule, const T
   const auto group_NK = chosen.expert_NK.floor_divide(size);
   auto rival_NK = chosen.runner_up_N.unsqueeze(1).expand({N, K});
   if (is_each)
-    rival_NK = rule.k < size ? sorted_NGS.select(2, rule.k).gather(1, group_NK)
-                             : at::full_like(chosen.score_NK, -infinity);
+    rival_NK =
+        rule.k < size ? sorted_NGS.select(2, rule.k).gather(1, group_NK) : at::full_like(chosen.score_NK, -infinity);
   const auto inside_NK = chosen.score_NK - rival_NK;
   const auto group_rival_N1 = chosen_groups.runner_up_N.unsqueeze(1);
   const auto whole_NK = group_score_NG.gather(1, group_NK);

@@ -31,14 +31,14 @@ struct GroupedTopK {
   Tensor expert_NK;  ///< int64 ids, best first
   Tensor score_NK;   ///< their scores, bias included
   /// How far a score may fall before the assignment is lost: to the best expert that the same rule left out inside the
-  /// groups, or with its whole group to the best group left out. Below the group's score without this expert a further fall
-  /// changes nothing for the group. +inf without a rival.
+  /// groups, or with its whole group to the best group left out. Below the group's score without this expert a further
+  /// fall changes nothing for the group. +inf without a rival.
   Tensor margin_NK;
 };
 
-/// Each token takes `top_groups` groups by their score, then its experts in them. What is outside counts as -infinity. Ties
-/// go to the lower group, then to the lower expert. bias_E as in top_k. Nothing here carries a gradient.
-/// score_NE: floating point; groups divide E, top_groups <= groups, and k fits into the groups taken. Throws a usage Error
+/// Each token takes `top_groups` groups by their score, then its experts in them. What is outside counts as -infinity.
+/// Ties go to the lower group, then to the lower expert. bias_E as in top_k. Nothing here carries a gradient. score_NE:
+/// floating point; groups divide E, top_groups <= groups, and k fits into the groups taken. Throws a usage Error
 /// otherwise.
 GroupedTopK grouped_top_k(const Tensor& score_NE, const GroupRule& rule, const Tensor& bias_E = {});
 

@@ -37,7 +37,8 @@ struct Softmax : torch::autograd::Function<Softmax> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& logit_in) {
     const auto logit_NE = logit_in.contiguous();
     auto out_NE = at::empty_like(logit_NE);
-    logit_NE.scalar_type() == at::kFloat ? softmax_rows<float>(logit_NE, out_NE) : softmax_rows<double>(logit_NE, out_NE);
+    logit_NE.scalar_type() == at::kFloat ? softmax_rows<float>(logit_NE, out_NE)
+                                         : softmax_rows<double>(logit_NE, out_NE);
     context->save_for_backward({out_NE});
     return out_NE;
   }
@@ -65,7 +66,8 @@ struct LogSumExp : torch::autograd::Function<LogSumExp> {
 
 bool has_score_loop(const Tensor& logit_NE) {
   const auto type = logit_NE.scalar_type();
-  return logit_NE.is_cpu() && logit_NE.dim() == 2 && logit_NE.size(1) > 0 && (type == at::kFloat || type == at::kDouble);
+  return logit_NE.is_cpu() && logit_NE.dim() == 2 && logit_NE.size(1) > 0 &&
+         (type == at::kFloat || type == at::kDouble);
 }
 
 }  // namespace

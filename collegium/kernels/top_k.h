@@ -18,8 +18,8 @@ struct TopK {
 
 /// The k largest scores of each row, descending; among equal scores the lower expert id comes first, which at::topk
 /// does not promise. A NaN ranks above every number, as in at::sort. Nothing here carries a gradient.
-/// score_NE: floating point; 1 <= k <= E. bias_E, where there is one, is rounded to its type and added to each row before
-/// anything is compared: the scores that come out include it. Throws a usage Error when these do not fit.
+/// score_NE: floating point; 1 <= k <= E. bias_E, where there is one, is rounded to its type and added to each row
+/// before anything is compared: the scores that come out include it. Throws a usage Error when these do not fit.
 TopK top_k(const Tensor& score_NE, int64_t k, const Tensor& bias_E = {});
 
 namespace plain {

@@ -48,8 +48,8 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
                                     .options = in.options,
                                     .corpus = {.sequence_length = patches_per_image()}});
     const auto needs = layer_->facts().needs;
-    require(!needs.token_ids && !needs.attention, "patch_classifier: ",
-            config.moe.path.empty() ? "layer" : config.moe.path, ": its router needs ",
+    require(!needs.token_ids && !needs.attention,
+            "patch_classifier: ", config.moe.path.empty() ? "layer" : config.moe.path, ": its router needs ",
             needs.missing({.experts = true}), ", which patches of an image do not have");
     norm_D_ = at::ones({D}, in.options).requires_grad_(true);
     head_KD_ = in.random.at("head").normal({in.n_classes, D}, config.init_std, in.options).requires_grad_(true);
@@ -89,9 +89,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
   Tensor logits(const Tensor& hidden_BD) const override {
     return kernels::linear(hidden_BD, head_KD_.to(hidden_BD.scalar_type()));
   }
-  int64_t patches_per_image() const override {
-    return (in_.height / config_.patch) * (in_.width / config_.patch);
-  }
+  int64_t patches_per_image() const override { return (in_.height / config_.patch) * (in_.width / config_.patch); }
   void step() override { layer_->step(); }
 
   ModelFacts facts(int64_t) override {

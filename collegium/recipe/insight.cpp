@@ -10,8 +10,8 @@ namespace {
 
 void add_pass(route::RoutingTrace& trace, OpenedRun& run, const Tensor& token_BT, const Tensor& mask_BT, int64_t pass) {
   const auto random = Random(0).at("trace").at(static_cast<uint64_t>(pass));
-  infer::trace_batch(trace, run.language_model("inspect --text"), token_BT, {.mask_BT = mask_BT, .random = random}, run.config.train.context,
-                     run.step, pass);
+  infer::trace_batch(trace, run.language_model("inspect --text"), token_BT, {.mask_BT = mask_BT, .random = random},
+                     run.config.train.context, run.step, pass);
 }
 
 TokenText token_text_of(const OpenedRun& run) {

@@ -138,8 +138,7 @@ Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe
     entrant.commits = commits_of(entrant.runs, setting);
     entrant.router_microseconds = router_cost(recipe.run, setting);
     const auto task = task_of(recipe.run);
-    const auto facts =
-        task->imagine(recipe.run)->build_model(at::kMeta)->facts(task->sequence_length(recipe.run));
+    const auto facts = task->imagine(recipe.run)->build_model(at::kMeta)->facts(task->sequence_length(recipe.run));
     entrant.is_causal = facts.is_causal, entrant.needs = facts.needs.missing({});
     out.entrants.push_back(std::move(entrant));
   }
@@ -240,12 +239,14 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
     }
     for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
     out << "| " << row["name"].get<std::string>() << (row["causal"].get<bool>() ? "" : " (sees later tokens)") << " | "
-        << paper_name(row["paper"].get<int64_t>()) << " | " << cell(row, "valid_bpb", 4) << " | " << cell(row, "noisy_bpb", 3) << " | "
+        << paper_name(row["paper"].get<int64_t>()) << " | " << cell(row, "valid_bpb", 4) << " | "
+        << cell(row, "noisy_bpb", 3) << " | "
         << number(row["measures"]["parameters_active"]["mean"].get<double>() / 1000, 0) << "k | "
-        << number(row["speed"]["median"].get<double>(), 0) << " | " << join(costs, " / ") << " | " << cell(row, "max_violation", 2)
-        << " | " << cell(row, "dropped", 1, 100) << " | " << cell(row, "utilisation", 0, 100) << " | "
-        << cell(row, "per_token", 2) << " | " << cell(row, "score_entropy", 2) << " | "
-        << cell(row, "fluctuation", 1, 100) << " | " << cell(row, "collapse", 2) << " | " << join(sacrifices) << " | "
+        << number(row["speed"]["median"].get<double>(), 0) << " | " << join(costs, " / ") << " | "
+        << cell(row, "max_violation", 2) << " | " << cell(row, "dropped", 1, 100) << " | "
+        << cell(row, "utilisation", 0, 100) << " | " << cell(row, "per_token", 2) << " | "
+        << cell(row, "score_entropy", 2) << " | " << cell(row, "fluctuation", 1, 100) << " | "
+        << cell(row, "collapse", 2) << " | " << join(sacrifices) << " | "
         << join(row["commits"].get<std::vector<std::string>>()) << " |\n";
   }
   out << "\ntokens/s: training steps after training, every router a step in turn, median of the rounds. "
@@ -273,8 +274,8 @@ std::string leaderboard_svg(const nlohmann::json& board) {
   std::vector<Mark> marks;
   for (const auto& row : board["rows"]) {
     const auto& loss = row["measures"]["valid_bpb"];
-    marks.push_back({row["name"], row["speed"]["median"].get<double>() / 1000, loss["mean"],
-                     loss["min"], loss["max"], row["causal"]});
+    marks.push_back({row["name"], row["speed"]["median"].get<double>() / 1000, loss["mean"], loss["min"], loss["max"],
+                     row["causal"]});
   }
   double x0 = 1e300, x1 = -1e300, y0 = 1e300, y1 = -1e300;
   for (const auto& m : marks)

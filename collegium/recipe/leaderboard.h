@@ -7,9 +7,9 @@ namespace collegium {
 /// One router (or layer) among the others.
 struct Entrant {
   Recipe recipe;
-  std::vector<io::Path> runs;  ///< one a seed
-  std::vector<std::string> commits;           ///< those the runs were made of
-  std::vector<double> tokens_per_second;      ///< of training steps after training; one a round, all entrants in turn
+  std::vector<io::Path> runs;             ///< one a seed
+  std::vector<std::string> commits;       ///< those the runs were made of
+  std::vector<double> tokens_per_second;  ///< of training steps after training; one a round, all entrants in turn
   std::map<int64_t, double>
       router_microseconds;  ///< E -> µs a token of one forward routing; empty for layers without a router
   bool is_causal = true;
@@ -27,8 +27,9 @@ struct Leaderboard {
 Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe>& recipes, const RunSetting& setting,
                                Reuse reuse, const std::function<void(const std::string&)>& say);
 
-/// {machine, commit, date, seeds, rows: [{name, paper, commits, measures: {name: {mean, min, max, std, n}}, speed: {median,
-/// min, max} in tokens a second, router_us: {E: µs}, causal, needs, sacrifices: [text]}]}, best held-out loss first.
+/// {machine, commit, date, seeds, rows: [{name, paper, commits, measures: {name: {mean, min, max, std, n}}, speed:
+/// {median, min, max} in tokens a second, router_us: {E: µs}, causal, needs, sacrifices: [text]}]}, best held-out loss
+/// first.
 nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& setting);
 
 /// The page docs/leaderboard.md; the picture beside it is leaderboard_svg.

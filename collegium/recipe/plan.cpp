@@ -49,8 +49,7 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
   constexpr double kStateBytes = 16, kSavedBytes = 12, kTorchItself = 4e8;
   const auto width = t.precision == train::Precision::bf16 ? 0.6 : 1.0;
   plan.memory_bytes = kStateBytes * f.parameters_total +
-                      width * f.activation_bytes_per_token * static_cast<double>(t.batch_size * length) +
-                      kTorchItself;
+                      width * f.activation_bytes_per_token * static_cast<double>(t.batch_size * length) + kTorchItself;
   plan.checkpoint_bytes = kSavedBytes * f.parameters_total;
   plan.disk_bytes = plan.checkpoint_bytes * static_cast<double>(t.keep + 1);
   plan.disk_available = static_cast<double>(io::free_disk_bytes(setting.runs_root));

@@ -250,8 +250,7 @@ void write_sample(OpenedRun& run, at::Device device) {
   auto& model = run.language_model("a sample");
   const auto ids = run.tokenizer->encode(sample.prompt);
   std::vector<int64_t> tokens(ids.begin(), ids.end());
-  const auto made =
-      infer::generate(model, tokens, sample, run.tokenizer->end_id(), run.config.train.context, device);
+  const auto made = infer::generate(model, tokens, sample, run.tokenizer->end_id(), run.config.train.context, device);
   const auto n_prompt = tokens.size();
   tokens.insert(tokens.end(), made.begin(), made.end());
   if (tokens.size() > static_cast<size_t>(run.config.train.context))

@@ -85,7 +85,8 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
 /// Writes <folder>/report.html and returns its path.
 io::Path write_report(const io::Path& folder);
 
-/// Samples text as config.sample says and writes sample.json. Nothing when the prompt is empty or the run reads no text.
+/// Samples text as config.sample says and writes sample.json. Nothing when the prompt is empty or the run reads no
+/// text.
 void write_sample(OpenedRun& run, at::Device device);
 
 /// {"run": what it is and cost, "layer_names", "n_experts"} of a stored run.

@@ -6,7 +6,8 @@
 
 namespace collegium {
 
-/// Training steps of one model, timed one by one, so that several timers can take turns on a machine whose speed drifts.
+/// Training steps of one model, timed one by one, so that several timers can take turns on a machine whose speed
+/// drifts.
 class StepTimer {
  public:
   /// On random data, from first weights.

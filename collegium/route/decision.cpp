@@ -28,8 +28,8 @@ Dropped no_drops(const Tensor& like_int, const Tensor& like_score) {
 }  // namespace
 
 Decision Decision::make(const Assignments& asked, int64_t n_tokens, int64_t n_experts) {
-  auto made = kernels::sort_assignments(
-      {asked.token_A, asked.expert_A, asked.rank_A, asked.score_A, asked.margin_A}, n_tokens, n_experts);
+  auto made = kernels::sort_assignments({asked.token_A, asked.expert_A, asked.rank_A, asked.score_A, asked.margin_A},
+                                        n_tokens, n_experts);
   Decision d;
   d.parts_ = {.n_tokens = n_tokens,
               .n_experts = n_experts,

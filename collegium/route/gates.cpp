@@ -10,11 +10,7 @@ extern const Entry<Gate> gate_score;
 
 Entries<Gate> gates() {
   static constexpr const Entry<Gate>* kAll[] = {
-      &gate_choice_softmax,
-      &gate_group_share,
-      &gate_normalised,
-      &gate_one,
-      &gate_score,
+      &gate_choice_softmax, &gate_group_share, &gate_normalised, &gate_one, &gate_score,
   };
   return kAll;
 }

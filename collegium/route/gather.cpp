@@ -29,7 +29,8 @@ Tensor gather_scores(const Tensor& score_NE, const Tensor& token_R, const Tensor
     const auto *token = token_R.const_data_ptr<int64_t>(), *expert = expert_R.const_data_ptr<int64_t>();
     auto* out = out_R.mutable_data_ptr<scalar_t>();
     for (int64_t r = 0; r < R; ++r) {
-      ensure(token[r] >= 0 && token[r] < N && expert[r] >= 0 && expert[r] < E, "an assignment is outside of the scores");
+      ensure(token[r] >= 0 && token[r] < N && expert[r] >= 0 && expert[r] < E,
+             "an assignment is outside of the scores");
       out[r] = from[token[r] * E + expert[r]];
     }
   });

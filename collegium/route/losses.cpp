@@ -65,7 +65,8 @@ Tensor balance_loss(const Scores& scores, const Decision& decision, const Contex
   Tensor real_G, sum_GE;
   if (G == 1) {
     real_G = at::full({1}, n_real(context, N), options);
-    sum_GE = kernels::column_sums(score_NE, context.mask_N.defined() ? context.mask_N.to(options) : Tensor()).unsqueeze(0);
+    sum_GE =
+        kernels::column_sums(score_NE, context.mask_N.defined() ? context.mask_N.to(options) : Tensor()).unsqueeze(0);
   } else {
     const auto real_N = real_tokens(context, N, options);
     real_G = at::zeros({G}, options).index_add_(0, group_N, real_N);

@@ -17,8 +17,8 @@ std::span<const std::string_view> enum_names(LossConvention);
 enum class LossScope { batch, sequence };
 std::span<const std::string_view> enum_names(LossScope);
 
-/// Scores as a distribution over the experts: divided by their sum where they are not one already (sigmoid, ReLU), as in
-/// DeepSeek-V3 (eq. 18). A token without a positive score has zeros.
+/// Scores as a distribution over the experts: divided by their sum where they are not one already (sigmoid, ReLU), as
+/// in DeepSeek-V3 (eq. 18). A token without a positive score has zeros.
 Tensor probabilities(const Tensor& score_NE);
 
 /// Scalar with the gradient of the scores; P_e is the mean of each token's scores divided by their sum (softmax scores

@@ -51,9 +51,8 @@ void Placement::move_dropped(const std::function<Range(int64_t)>& range_of) {
   const auto* score = score_NE_.const_data_ptr<double>();
   auto queue = std::move(lost_);
   lost_.clear();
-  std::stable_sort(queue.begin(), queue.end(), [&](int64_t a, int64_t b) {
-    return token[static_cast<size_t>(a)] < token[static_cast<size_t>(b)];
-  });
+  std::stable_sort(queue.begin(), queue.end(),
+                   [&](int64_t a, int64_t b) { return token[static_cast<size_t>(a)] < token[static_cast<size_t>(b)]; });
   for (const auto q : queue) {
     const auto i = static_cast<size_t>(q);
     const auto n = token[i];

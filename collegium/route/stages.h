@@ -22,8 +22,8 @@ namespace collegium::route {
 
 /// What stages may know of the data before training; a model that is loaded has it in its buffers instead.
 struct Corpus {
-  int64_t vocabulary = 0;  ///< 0 = unknown
-  Tensor count_V;          ///< int64, how often each token id occurs in the training text; undefined = unknown
+  int64_t vocabulary = 0;       ///< 0 = unknown
+  Tensor count_V;               ///< int64, how often each token id occurs in the training text; undefined = unknown
   int64_t sequence_length = 0;  ///< tokens of every sequence, where they are as many (patches of an image); 0 = unknown
 };
 

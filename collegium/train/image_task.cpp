@@ -68,10 +68,9 @@ ImageTask::ImageTask(const TrainConfig& config, model::ImageModel& model, const 
 Pass ImageTask::pass(int64_t step, int64_t micro) {
   std::vector<int64_t> scenes(static_cast<size_t>(batch_size_));
   for (int64_t row = 0; row < batch_size_; ++row) scenes[static_cast<size_t>(row)] = order_.item(step, micro, row);
-  const model::ModelContext context{
-      .phase = route::Phase::train,
-      .random = random_.at(static_cast<uint64_t>(step)).at(static_cast<uint64_t>(micro)),
-      .compute = compute_};
+  const model::ModelContext context{.phase = route::Phase::train,
+                                    .random = random_.at(static_cast<uint64_t>(step)).at(static_cast<uint64_t>(micro)),
+                                    .compute = compute_};
   auto done = name_images(model_, train_.batch(scenes), context, device_);
   return {std::move(done.loss), std::move(done.sums), std::move(done.output)};
 }

@@ -25,7 +25,9 @@ class ImageTask final : public Task {
   /// "accuracy"; with experts that take patches also "deciding_share" (of what was kept), "deciding_weight" (of the
   /// gates' sum) and "found" (share of images whose deciding patch some expert took).
   std::map<std::string, double> scores(const Meter& meter) const override;
-  Headline headline() const override { return {.key = "accuracy", .unit = "of the images right", .speed = "patches/s"}; }
+  Headline headline() const override {
+    return {.key = "accuracy", .unit = "of the images right", .speed = "patches/s"};
+  }
   data::Cursor cursor(int64_t step) const override { return order_.cursor(step); }
 
   /// The numbers of held-out batch `index`'s scenes; empty past the last one.

@@ -56,10 +56,9 @@ LanguageTask::LanguageTask(const TrainConfig& config, model::LanguageModel& mode
 Pass LanguageTask::pass(int64_t step, int64_t micro) {
   const auto batch = train_.batch(step, micro);
   const auto at_device = moved(batch, device_);
-  const model::ModelContext context{
-      .phase = route::Phase::train,
-      .random = random_.at(static_cast<uint64_t>(step)).at(static_cast<uint64_t>(micro)),
-      .compute = compute_};
+  const model::ModelContext context{.phase = route::Phase::train,
+                                    .random = random_.at(static_cast<uint64_t>(step)).at(static_cast<uint64_t>(micro)),
+                                    .compute = compute_};
   Pass out;
   out.output = model_.forward(at_device.input_BT, context);
   const auto logit_NV = model_.logits(out.output.hidden_ND);

@@ -12,8 +12,8 @@ namespace collegium::train {
 
 class LanguageTask final : public Task {
  public:
-  /// Model and streams must outlive the task. Of `config`, what concerns passes: precision, context, consistency, noise.
-  /// `seed` is for noise in routing; the streams have their own.
+  /// Model and streams must outlive the task. Of `config`, what concerns passes: precision, context, consistency,
+  /// noise. `seed` is for noise in routing; the streams have their own.
   LanguageTask(const TrainConfig& config, model::LanguageModel& model, const data::BatchStream& train,
                const data::EvalStream& held_out, uint64_t seed, at::Device device);
 

@@ -117,8 +117,13 @@ nlohmann::json Meter::state() const {
   nlohmann::json layers = nlohmann::json::array(), aux = nlohmann::json::object();
   for (const auto& l : layers_) layers.push_back({{"kept", l.kept}, {"asked", l.asked}, {"dropped", l.dropped}});
   for (const auto& [name, sum] : aux_) aux[name] = {sum.first, sum.second};
-  return {{"nats", sums_.nats}, {"n_targets", sums_.n_targets}, {"n_tokens", sums_.n_tokens},
-          {"counts", sums_.counts}, {"passes", passes_}, {"aux", aux}, {"layers", layers}};
+  return {{"nats", sums_.nats},
+          {"n_targets", sums_.n_targets},
+          {"n_tokens", sums_.n_tokens},
+          {"counts", sums_.counts},
+          {"passes", passes_},
+          {"aux", aux},
+          {"layers", layers}};
 }
 
 Meter Meter::from_state(const nlohmann::json& state) {

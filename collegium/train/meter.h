@@ -11,10 +11,10 @@ namespace collegium::train {
 
 /// What one pass adds up besides its routing.
 struct PassSums {
-  double nats = 0;                        ///< loss, summed over the targets
-  int64_t n_targets = 0;                  ///< what the loss is a mean over: tokens to predict, images to name
-  int64_t n_tokens = 0;                   ///< real tokens (of an image: patches) that went through the layers
-  std::map<std::string, double> counts;   ///< what the task's scores are made of: {"bytes": 512}, {"correct": 12}
+  double nats = 0;                       ///< loss, summed over the targets
+  int64_t n_targets = 0;                 ///< what the loss is a mean over: tokens to predict, images to name
+  int64_t n_tokens = 0;                  ///< real tokens (of an image: patches) that went through the layers
+  std::map<std::string, double> counts;  ///< what the task's scores are made of: {"bytes": 512}, {"correct": 12}
 };
 
 /// Sums over micro-batches, turned into one row of metrics.

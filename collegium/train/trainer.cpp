@@ -199,13 +199,13 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
     tokens_here += tokens_ - tokens_before, tokens_since_row += tokens_ - tokens_before;
 
     if (sinks.progress)
-      sinks.progress->update(step_,
-                             {{"loss", short_number(meter_.loss())},
-                              {key, short_number(task_.scores(meter_).at(key))},
-                              {"held-out", valid_scores_.empty() ? "-" : short_number(valid_scores_.at(key))},
-                              {"", text(short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)), " ",
-                                        headline.speed)}},
-                             meter_.mean_load());
+      sinks.progress->update(
+          step_,
+          {{"loss", short_number(meter_.loss())},
+           {key, short_number(task_.scores(meter_).at(key))},
+           {"held-out", valid_scores_.empty() ? "-" : short_number(valid_scores_.at(key))},
+           {"", text(short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)), " ", headline.speed)}},
+          meter_.mean_load());
     const bool is_last = step_ == config_.steps;
     if (every(config_.log_every) || is_last) {
       train_scores_ = task_.scores(meter_);

@@ -1,5 +1,5 @@
-// The training loop: passes of a task in, steps out; metrics, evaluations and checkpoints on the way. Everything random is
-// a function of (seed, step), so a run that was killed and resumed ends bitwise where it would have ended.
+// The training loop: passes of a task in, steps out; metrics, evaluations and checkpoints on the way. Everything random
+// is a function of (seed, step), so a run that was killed and resumed ends bitwise where it would have ended.
 #pragma once
 #include <functional>
 #include <memory>

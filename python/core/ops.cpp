@@ -64,8 +64,7 @@ Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, c
 std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                                        const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
   return torch_errors([&]() -> std::tuple<Tensor, Tensor> {
-    const auto work =
-        sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
+    const auto work = sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
     const auto result = kernels::experts_forward(work.call, keep);
     if (!keep) return {result.out_ND, at::empty({0, first_EHD.size(1)}, x_ND.options())};
     // Rows of choices that do no work are at the end, so that the shape is known without the ids.
@@ -81,8 +80,7 @@ FourTensors backward_cpu(const Tensor& grad_ND, const Tensor& x_ND, const Tensor
                          const Tensor& first_EHD, const Tensor& second_EDI, const Tensor& pre_AH, int64_t kind,
                          std::array<bool, 4> wanted) {
   return torch_errors([&]() -> FourTensors {
-    const auto work =
-        sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
+    const auto work = sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
     const auto R = work.place_R.size(0);
     auto out = kernels::experts_backward(work.call, pre_AH.slice(0, 0, R), grad_ND, wanted);
     const auto or_empty = [&](const Tensor& t) { return t.defined() ? t : at::empty({0}, x_ND.options()); };
@@ -112,9 +110,8 @@ FourTensors backward_meta(const Tensor&, const Tensor& x_ND, const Tensor&, cons
 
 std::tuple<Tensor, Tensor> call_forward(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                                         const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("collegium::_experts_forward", "")
-                             .typed<decltype(forward_cpu)>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("collegium::_experts_forward", "").typed<decltype(forward_cpu)>();
   return op.call(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, kind, keep);
 }
 
@@ -138,9 +135,8 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
     const auto saved = context->get_saved_variables();
     const std::array<bool, 4> wanted = {context->needs_input_grad(0), context->needs_input_grad(2),
                                         context->needs_input_grad(3), context->needs_input_grad(4)};
-    const auto [x, gate, first, second] =
-        op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
-                context->saved_data["kind"].toInt(), wanted);
+    const auto [x, gate, first, second] = op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
+                                                  context->saved_data["kind"].toInt(), wanted);
     const auto if_wanted = [&](size_t i, const Tensor& t) { return wanted[i] ? t : Tensor(); };
     return {if_wanted(0, x), Tensor(), if_wanted(1, gate), if_wanted(2, first), if_wanted(3, second), Tensor()};
   }
@@ -158,10 +154,9 @@ Tensor elsewhere(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, c
   if (!has_grouped_mm(x_ND)) {
     const auto work = sorted_work(kind, x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
     const auto& c = work.call;
-    return kind == ExpertKind::swiglu ? kernels::plain::swiglu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1,
-                                                                       c.first_EHD, c.second_EDI)
-                                      : kernels::plain::gelu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1,
-                                                                     c.first_EHD, c.second_EDI);
+    return kind == ExpertKind::swiglu
+               ? kernels::plain::swiglu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1, c.first_EHD, c.second_EDI)
+               : kernels::plain::gelu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1, c.first_EHD, c.second_EDI);
   }
   // Choices that do no work are sorted behind the last expert, where grouped products leave rows unset.
   const auto [id_A, order_A] = at::sort(expert_NK.reshape({-1}).to(at::kLong).clamp_max(E), true, 0, false);
@@ -183,8 +178,8 @@ Tensor experts(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, con
   if (!kernels::has_loops(x_ND) && !x_ND.is_meta())
     return torch_errors([&] { return elsewhere(kind, x_ND, expert_NK, gate_NK, first_EHD, second_EDI); });
   const auto number = static_cast<int64_t>(kind);
-  if (at::GradMode::is_enabled() && (x_ND.requires_grad() || gate_NK.requires_grad() || first_EHD.requires_grad() ||
-                                     second_EDI.requires_grad()))
+  if (at::GradMode::is_enabled() &&
+      (x_ND.requires_grad() || gate_NK.requires_grad() || first_EHD.requires_grad() || second_EDI.requires_grad()))
     return ExpertsFunction::apply(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, number);
   const at::AutoDispatchBelowADInplaceOrView below;
   return std::get<0>(call_forward(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, number, false));

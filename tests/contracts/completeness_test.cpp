@@ -82,8 +82,7 @@ TEST_CASE("every recipe reads, and both of its sides can be built") {
     CAPTURE(file.path().string());
     const auto recipe = read_recipe(file.path());
     CHECK_NOTHROW(task_of(recipe.run)->imagine(recipe.run)->build_model(at::kMeta));
-    if (recipe.has_baseline)
-      CHECK_NOTHROW(task_of(recipe.baseline)->imagine(recipe.baseline)->build_model(at::kMeta));
+    if (recipe.has_baseline) CHECK_NOTHROW(task_of(recipe.baseline)->imagine(recipe.baseline)->build_model(at::kMeta));
     ++n;
   }
   CHECK(n >= 40);

@@ -25,7 +25,8 @@ ImageSet some_digits(int64_t each) {
   ImageSet out;
   out.n_classes = 10;
   out.class_N = at::arange(10, at::kLong).repeat_interleave(each);
-  out.pixel_NHW = at::arange(10 * each, at::kLong).remainder(256).view({-1, 1, 1}).expand({-1, 28, 28}).to(at::kByte).clone();
+  out.pixel_NHW =
+      at::arange(10 * each, at::kLong).remainder(256).view({-1, 1, 1}).expand({-1, 28, 28}).to(at::kByte).clone();
   out.pixel_NHW.select(1, 0).select(1, 0).copy_(out.class_N);
   out.record = {.name = "some", .sha256 = "0", .licence = ""};
   return out;

@@ -28,12 +28,15 @@ TEST_CASE("column sums have torch's gradient") {
   const auto weight_N = Random(1).normal({7}, 1, at::kDouble);
   for (const auto& weight : {Tensor(), weight_N}) {
     const auto value_NE = Random(2).normal({7, 3}, 1, at::kDouble).requires_grad_();
-    const auto gradient = [&](auto sums) { return torch::autograd::grad({sums(value_NE, weight).cos().sum()}, {value_NE})[0]; };
+    const auto gradient = [&](auto sums) {
+      return torch::autograd::grad({sums(value_NE, weight).cos().sum()}, {value_NE})[0];
+    };
     CHECK(difference(gradient(kernels::column_sums), gradient(kernels::plain::column_sums)) < 1e-12);
   }
 }
 
 TEST_CASE("column sums refuse what does not fit") {
   CHECK(complaint([] { kernels::column_sums(at::zeros({3})); }).find("[N, E]") != std::string::npos);
-  CHECK(complaint([] { kernels::column_sums(at::zeros({3, 2}), at::zeros({2})); }).find("3 tokens") != std::string::npos);
+  CHECK(complaint([] { kernels::column_sums(at::zeros({3, 2}), at::zeros({2})); }).find("3 tokens") !=
+        std::string::npos);
 }

@@ -36,17 +36,20 @@ void for_each_rule(int64_t E, const Check& check) {
 TEST_CASE("grouped top k equals the composed one, ties, bias and NaN included") {
   uint64_t round = 0;
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16})
-    for (const int64_t E : {8, 40, 64}) for_each_rule(E, [&](const kernels::GroupRule& rule) {
+    for (const int64_t E : {8, 40, 64})
+      for_each_rule(E, [&](const kernels::GroupRule& rule) {
         const Random random(round++);
         // Whole numbers, so that every order of a sum gives the same; few of them, so that there are ties.
         auto score_NE = (random.at("s").normal({21, E}, 1, at::kDouble) * (round % 2 ? 2 : 1000)).round();
         const auto bias_E = (random.at("b").normal({E}, 1, at::kDouble) * 2).round();
-        check_same(kernels::grouped_top_k(score_NE.to(type), rule), kernels::plain::grouped_top_k(score_NE.to(type), rule));
+        check_same(kernels::grouped_top_k(score_NE.to(type), rule),
+                   kernels::plain::grouped_top_k(score_NE.to(type), rule));
         check_same(kernels::grouped_top_k(score_NE.to(type), rule, bias_E),
                    kernels::plain::grouped_top_k(score_NE.to(type), rule, bias_E));
         if (rule.top_groups != rule.groups || rule.within != WithinGroups::together) return;
         score_NE[3][E - 1].fill_(std::nan(""));
-        check_same(kernels::grouped_top_k(score_NE.to(type), rule), kernels::plain::grouped_top_k(score_NE.to(type), rule));
+        check_same(kernels::grouped_top_k(score_NE.to(type), rule),
+                   kernels::plain::grouped_top_k(score_NE.to(type), rule));
       });
 }
 

@@ -5,7 +5,6 @@
 #include <ATen/core/grad_mode.h>
 #include <doctest/doctest.h>
 
-
 namespace {
 
 using namespace collegium;

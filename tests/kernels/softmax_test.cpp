@@ -1,5 +1,5 @@
-// Softmax, logsumexp and the logistic function: against double, at the ends of the range, in any company, per instruction
-// set, and their derivatives.
+// Softmax, logsumexp and the logistic function: against double, at the ends of the range, in any company, per
+// instruction set, and their derivatives.
 #include "collegium/kernels/softmax.h"
 
 #include <torch/csrc/autograd/autograd.h>
@@ -76,10 +76,9 @@ TEST_CASE("the score loops are within a few units of the last place of double") 
 
 TEST_CASE("softmax and logsumexp at the ends of the range are torch's") {
   const double nan = std::nan("");
-  const auto rows = at::tensor(std::vector<double>{0,    -inf, 1,    -inf, -inf, -inf, 1e4, 0,   -1e4,
-                                                   -200, 0,    -1e4, inf,  0,    1,    nan, 0,   1,
-                                                   inf,  nan,  0,    -inf, nan,  -inf, 2,   2,   2,
-                                                   -0.0, 0.0,  0.0,  3,    3,    -inf, 88,  -88, 0},
+  const auto rows = at::tensor(std::vector<double>{0,   -inf, 1, -inf, -inf, -inf, 1e4, 0,   -1e4, -200, 0,   -1e4,
+                                                   inf, 0,    1, nan,  0,    1,    inf, nan, 0,    -inf, nan, -inf,
+                                                   2,   2,    2, -0.0, 0.0,  0.0,  3,   3,   -inf, 88,   -88, 0},
                                at::kDouble)
                         .view({12, 3});
   for (const auto type : {at::kFloat, at::kDouble}) {

@@ -87,7 +87,8 @@ TEST_CASE("every instruction set's top loop equals the stable sort") {
           row = row.to(type);
           auto best = at::empty({keep}, type);
           auto where = at::empty({keep}, at::kLong);
-          loop.top(static_cast<const C*>(row.const_data_ptr()), n, keep, static_cast<C*>(best.mutable_data_ptr()), static_cast<int64_t*>(where.mutable_data_ptr()));
+          loop.top(static_cast<const C*>(row.const_data_ptr()), n, keep, static_cast<C*>(best.mutable_data_ptr()),
+                   static_cast<int64_t*>(where.mutable_data_ptr()));
           const auto [sorted, order] = at::sort(row, /*stable=*/true, 0, /*descending=*/true);
           CHECK(at::equal(where, order.slice(0, 0, keep)));
           CHECK(same_bits(best, sorted.slice(0, 0, keep)));

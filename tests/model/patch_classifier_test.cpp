@@ -128,6 +128,7 @@ TEST_CASE_FIXTURE(OneThread, "what cannot be is refused") {
   auto hashed = classifier(table({{"name", "routed"}, {"router", table({{"name", "hash"}})}}));
   CHECK(complaint([&] { make_classifier(hashed); }).find("its router needs token ids") != std::string::npos);
   const auto model = make_classifier(classifier(pmoe(2)));
-  CHECK(complaint([&] { model->forward(at::zeros({1, 1, kHeight, kWide}), in_double()); })
-            .find("images must be [images, 2, 4, 6]") != std::string::npos);
+  CHECK(complaint([&] {
+          model->forward(at::zeros({1, 1, kHeight, kWide}), in_double());
+        }).find("images must be [images, 2, 4, 6]") != std::string::npos);
 }

@@ -1,4 +1,5 @@
-// Patch choice: exactly l patches an expert and image, its best ones; short and masked sequences; weights that sum to one.
+// Patch choice: exactly l patches an expert and image, its best ones; short and masked sequences; weights that sum to
+// one.
 //
 // N tokens, B sequences of T tokens, E experts.
 #include <ATen/ATen.h>
@@ -33,8 +34,7 @@ std::set<std::pair<int64_t, int64_t>> by_definition(const Tensor& score_NE, cons
       const auto score = reals(score_NE.select(1, e));
       std::vector<int64_t> tokens;
       for (int64_t n = 0; n < score_NE.size(0); ++n)
-        if (sequence[static_cast<size_t>(n)] == b &&
-            (!context.mask_N.defined() || context.mask_N[n].item<bool>()))
+        if (sequence[static_cast<size_t>(n)] == b && (!context.mask_N.defined() || context.mask_N[n].item<bool>()))
           tokens.push_back(n);
       std::stable_sort(tokens.begin(), tokens.end(), [&](int64_t i, int64_t j) {
         return score[static_cast<size_t>(i)] > score[static_cast<size_t>(j)];

@@ -38,8 +38,7 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
   };
 
   RoutedLayer(const Config& config, const Inputs& in)
-      : dispatch_(config.dispatch),
-        part_(config.expert, config.router, config.n_experts, width(config, in), in) {
+      : dispatch_(config.dispatch), part_(config.expert, config.router, config.n_experts, width(config, in), in) {
     // Shared experts always work together, so they are one network of their summed width.
     if (config.n_shared > 0)
       shared_ = make_experts(config.expert, 1, config.n_shared * width(config, in), in, "shared");

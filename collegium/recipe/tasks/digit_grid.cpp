@@ -50,9 +50,9 @@ class DigitGridWorkload final : public Workload {
       std::vector<int64_t> numbers;
       for (auto i = begin; i < std::min(n_scenes, begin + config_.train.batch_size); ++i) numbers.push_back(i);
       const auto batch = scenes_.held_out.batch(numbers);
-      const auto out = image_model.forward(
-          batch.image_BCHW.to(device),
-          {.random = Random(0).at("trace").at(static_cast<uint64_t>(pass)), .record = true});
+      const auto out =
+          image_model.forward(batch.image_BCHW.to(device),
+                              {.random = Random(0).at("trace").at(static_cast<uint64_t>(pass)), .record = true});
       for (size_t l = 0; l < out.decisions.size(); ++l)
         trace.records.push_back({.step = step,
                                  .pass = pass,
@@ -85,11 +85,9 @@ class DigitGridWorkload final : public Workload {
 data::ImageSet random_digits(const data::DigitGridConfig& grid) {
   constexpr int64_t kDigits = 10;
   const auto per_side = [&](int64_t n, double share) { return static_cast<double>(n + 1) / share; };
-  const auto each = 2 + static_cast<int64_t>(
-                            std::ceil(std::max(per_side(grid.n_train, 1 - grid.held_out) /
-                                                   static_cast<double>(grid.classes.size()),
-                                               per_side(grid.n_held_out, grid.held_out) /
-                                                   static_cast<double>(grid.classes.size()))));
+  const auto each = 2 + static_cast<int64_t>(std::ceil(std::max(
+                            per_side(grid.n_train, 1 - grid.held_out) / static_cast<double>(grid.classes.size()),
+                            per_side(grid.n_held_out, grid.held_out) / static_cast<double>(grid.classes.size()))));
   const auto side = data::digit_side();
   data::ImageSet out;
   // One image, seen many times: a plan measures speed, not learning.
@@ -125,8 +123,8 @@ class DigitGridTask final : public TaskKind, public Makes<DigitGridTask, TaskKin
 
  private:
   std::unique_ptr<Workload> workload(const RunConfig& config, const data::ImageSet& images) const {
-    return std::make_unique<DigitGridWorkload>(
-        config, grid_, data::compose_scenes(grid_, images, static_cast<uint64_t>(config.seed)));
+    return std::make_unique<DigitGridWorkload>(config, grid_,
+                                               data::compose_scenes(grid_, images, static_cast<uint64_t>(config.seed)));
   }
 
   Config grid_;

@@ -39,16 +39,16 @@ class LanguageWorkload : public Workload {
   route::RoutingTrace trace_held_out(model::Model& model, int64_t n_tokens, int64_t step,
                                      at::Device device) const override {
     const auto T = config_.train.context, windows = (n_tokens + T - 1) / T;
-    const data::EvalStream stream(held_out_set(), {.batch_size = std::min(config_.train.batch_size, windows),
-                                                   .context = T,
-                                                   .max_windows = windows});
+    const data::EvalStream stream(
+        held_out_set(),
+        {.batch_size = std::min(config_.train.batch_size, windows), .context = T, .max_windows = windows});
     route::RoutingTrace trace;
     for (int64_t i = 0; i < stream.n_batches(); ++i) {
       const auto batch = stream.batch(i);
-      infer::trace_batch(trace, dynamic_cast<model::LanguageModel&>(model), batch.input_BT.to(device),
-                         {.mask_BT = batch.mask_BT.to(device),
-                          .random = Random(0).at("trace").at(static_cast<uint64_t>(i))},
-                         T, step, i);
+      infer::trace_batch(
+          trace, dynamic_cast<model::LanguageModel&>(model), batch.input_BT.to(device),
+          {.mask_BT = batch.mask_BT.to(device), .random = Random(0).at("trace").at(static_cast<uint64_t>(i))}, T, step,
+          i);
     }
     return trace;
   }

@@ -23,8 +23,7 @@ class ChoiceSoftmaxGate final : public Gate, public Makes<ChoiceSoftmaxGate, Gat
 
   Tensor weigh(const Scores& scores, const Decision& decision, const Context& context) override {
     const auto& token_R = decision.token_R();
-    const auto logit_NE =
-        scores.logit_NE.defined() ? scores.logit_NE : scores.score_NE.clamp_min(1e-30).log();
+    const auto logit_NE = scores.logit_NE.defined() ? scores.logit_NE : scores.score_NE.clamp_min(1e-30).log();
     const auto logit_R = gather_scores(logit_NE, token_R, decision.expert_R());
     if (token_R.size(0) == 0) return logit_R;
     // One group for each expert of each sequence.
@@ -39,9 +38,7 @@ class ChoiceSoftmaxGate final : public Gate, public Makes<ChoiceSoftmaxGate, Gat
     return power_R / sum_G.index_select(0, group_R);
   }
   // Where tokens choose, a token's weight would depend on who else asked for its expert, later tokens included.
-  Needs needs() const override {
-    return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}, .expert_choice = true};
-  }
+  Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}, .expert_choice = true}; }
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// pMoE's patch-level routing: each expert scores all patches of an image by itself, takes its l best, and weighs them by
-// a softmax among those. P089.
+// pMoE's patch-level routing: each expert scores all patches of an image by itself, takes its l best, and weighs them
+// by a softmax among those. P089.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
@@ -29,12 +29,12 @@ class PatchChoiceRouter final : public Preset<PatchChoiceRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_patch_choice = entry<PatchChoiceRouter>(
-    {.name = "patch_choice",
-     .paper = 89,
-     .source = "Chowdhury 2023 (pMoE)",
-     .taxonomy = "gating/sparse/expert choice",
-     .summary = "each expert takes its l best patches of every image; the rest is left out",
-     .claims = {.chooser = Chooser::expert, .is_exactly_balanced = true, .is_causal = false}});
+extern constinit const Entry<Router> router_patch_choice =
+    entry<PatchChoiceRouter>({.name = "patch_choice",
+                              .paper = 89,
+                              .source = "Chowdhury 2023 (pMoE)",
+                              .taxonomy = "gating/sparse/expert choice",
+                              .summary = "each expert takes its l best patches of every image; the rest is left out",
+                              .claims = {.chooser = Chooser::expert, .is_exactly_balanced = true, .is_causal = false}});
 
 }  // namespace collegium::route

@@ -25,8 +25,7 @@ class AttentionMixedScorer final : public WrappedScorer, public Makes<AttentionM
     }
   };
 
-  AttentionMixedScorer(const Config& config, const StageInputs& in)
-      : WrappedScorer(config.of, in) {
+  AttentionMixedScorer(const Config& config, const StageInputs& in) : WrappedScorer(config.of, in) {
     require(inner_->kind() != ScoreKind::none, "attention_mixed: scorer '", config.of.name, "' has no scores to mix");
     require(!inner_->claims().closes_experts, "attention_mixed: scorer '", config.of.name,
             "' closes experts to some tokens, and a mixture would open them again");
@@ -59,7 +58,6 @@ class AttentionMixedScorer final : public WrappedScorer, public Makes<AttentionM
     claims.reads_other_tokens = true;
     return claims;
   }
-
 };
 
 }  // namespace

@@ -31,10 +31,7 @@ class CompetitionScorer final : public WrappedScorer, public Makes<CompetitionSc
   };
 
   CompetitionScorer(const Config& config, const StageInputs& in)
-      : WrappedScorer(config.of, below(in)),
-        config_(config),
-        n_working_(in.n_experts - in.n_null),
-        n_null_(in.n_null) {
+      : WrappedScorer(config.of, below(in)), config_(config), n_working_(in.n_experts - in.n_null), n_null_(in.n_null) {
     require(inner_->kind() == ScoreKind::softmax, "competition: the imitating router '", config.of.name,
             "' must give softmax scores");
   }

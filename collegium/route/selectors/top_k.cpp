@@ -26,7 +26,8 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
   }
 
   Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) override {
-    const auto chosen = scores.open_NE.defined() ? of_open(scores, bias_E) : kernels::top_k(scores.score_NE, k_, bias_E);
+    const auto chosen =
+        scores.open_NE.defined() ? of_open(scores, bias_E) : kernels::top_k(scores.score_NE, k_, bias_E);
     // A token with fewer than k open experts asks for those alone.
     const auto asks_NK = scores.open_NE.defined() ? scores.open_NE.gather(1, chosen.expert_NK) : Tensor();
     return token_choices(chosen.expert_NK, chosen.score_NK, chosen.score_NK - chosen.runner_up_N.unsqueeze(1),
