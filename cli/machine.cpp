@@ -6,11 +6,11 @@
 #include <array>
 #include <cmath>
 #include <fstream>
-#include <iomanip>
 #include <limits>
 #include <sstream>
 
 #include "collegium/base/error.h"
+#include "collegium/base/text_table.h"
 
 namespace collegium::cli {
 namespace {
@@ -112,9 +112,7 @@ std::string bytes_text(int64_t bytes) {
   auto value = static_cast<double>(bytes);
   size_t unit = 0;
   while (value >= 1024 && unit + 1 < kUnits.size()) value /= 1024, ++unit;
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(unit == 0 || value >= 100 ? 0 : 1) << value << " " << kUnits[unit];
-  return out.str();
+  return text(fixed_text(value, unit == 0 || value >= 100 ? 0 : 1), " ", kUnits[unit]);
 }
 
 }  // namespace collegium::cli

@@ -6,10 +6,10 @@
 #include <array>
 #include <cstdio>
 #include <ctime>
-#include <iomanip>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <thread>
+
+#include "collegium/base/text_table.h"
 
 namespace collegium::cli {
 namespace {
@@ -44,12 +44,6 @@ std::string output_of(const char* command) {
 // Names the engine's source as committed; empty outside a repository or where it was changed since.
 std::string working_code() {
   return output_of("git diff --quiet HEAD -- collegium 2>/dev/null && git rev-parse HEAD:collegium 2>/dev/null");
-}
-
-std::string fixed(double value, int digits) {
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(digits) << value;
-  return out.str();
 }
 
 }  // namespace
@@ -121,17 +115,17 @@ void show_warnings(const Arguments& arguments, const std::vector<std::string>& w
 }
 
 std::string count_text(double count) {
-  if (count >= 1e12) return fixed(count / 1e12, 2) + "T";
-  if (count >= 1e9) return fixed(count / 1e9, 2) + "G";
-  if (count >= 1e6) return fixed(count / 1e6, 2) + "M";
-  if (count >= 1e4) return fixed(count / 1e3, 1) + "k";
-  return fixed(count, 0);
+  if (count >= 1e12) return fixed_text(count / 1e12, 2) + "T";
+  if (count >= 1e9) return fixed_text(count / 1e9, 2) + "G";
+  if (count >= 1e6) return fixed_text(count / 1e6, 2) + "M";
+  if (count >= 1e4) return fixed_text(count / 1e3, 1) + "k";
+  return fixed_text(count, 0);
 }
 
 std::string bytes_text(double bytes) {
-  if (bytes >= 1073741824.0) return fixed(bytes / 1073741824.0, 2) + " GiB";
-  if (bytes >= 1048576.0) return fixed(bytes / 1048576.0, 1) + " MiB";
-  return fixed(bytes / 1024.0, 1) + " KiB";
+  if (bytes >= 1073741824.0) return fixed_text(bytes / 1073741824.0, 2) + " GiB";
+  if (bytes >= 1048576.0) return fixed_text(bytes / 1048576.0, 1) + " MiB";
+  return fixed_text(bytes / 1024.0, 1) + " KiB";
 }
 
 }  // namespace collegium::cli

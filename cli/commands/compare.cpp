@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "cli/setting.h"
+#include "collegium/base/text_table.h"
 #include "collegium/inspect/page.h"
 #include "collegium/io/json.h"
 #include "collegium/recipe/leaderboard.h"
@@ -106,9 +107,7 @@ int compare_room(const Arguments& arguments) {
   for (const auto& row : data["rows"]) {
     const auto value = [&](const char* measure, int digits) {
       if (!row["measures"].contains(measure)) return std::string("-");
-      std::ostringstream cell;
-      cell << std::fixed << std::setprecision(digits) << row["measures"][measure]["mean"].get<double>();
-      return cell.str();
+      return fixed_text(row["measures"][measure]["mean"].get<double>(), digits);
     };
     std::vector<std::string> sacrifices;
     for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
@@ -118,11 +117,9 @@ int compare_room(const Arguments& arguments) {
       cost << row["router_us"]["8"].get<double>();
     else
       cost << "-";
-    std::ostringstream speed;
-    speed << std::fixed << std::setprecision(0) << row["speed"]["median"].get<double>();
-    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3), speed.str(), cost.str(),
-              value("max_violation", 2), value("dropped", 3), value("per_token", 2), value("fluctuation", 3),
-              join(sacrifices)});
+    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3),
+              fixed_text(row["speed"]["median"].get<double>(), 0), cost.str(), value("max_violation", 2),
+              value("dropped", 3), value("per_token", 2), value("fluctuation", 3), join(sacrifices)});
   }
   out.block(rows.render(out.table_style()));
   out.line(text("table: ", (store / "leaderboard.md").string()));

@@ -1,7 +1,7 @@
 // `collegium runs`: the list of runs.
-#include <iomanip>
 #include <nlohmann/json.hpp>
-#include <sstream>
+
+#include "collegium/base/text_table.h"
 
 #include "cli/setting.h"
 
@@ -27,9 +27,7 @@ int run_runs(const Arguments& arguments) {
   TextTable rows({"run", "status", "steps", "held-out", "tok/s", "started"});
   for (const auto& run : runs) {
     const auto number = [](const std::optional<double>& v, int digits) {
-      std::ostringstream s;
-      if (v) s << std::fixed << std::setprecision(digits) << *v;
-      return v ? s.str() : std::string("-");
+      return v ? fixed_text(*v, digits) : std::string("-");
     };
     if (arguments.flag("ids")) out.line(run.id);
     rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps),

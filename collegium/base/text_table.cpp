@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <iomanip>
+#include <sstream>
 
 #include "collegium/base/error.h"
 
@@ -238,6 +240,12 @@ std::string TextTable::render(const TableStyle& style) const {
   put(rule, false);
   for (const auto& row : rows_) put(row, false);
   return out;
+}
+
+std::string fixed_text(double value, int digits) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(digits) << value;
+  return out.str();
 }
 
 }  // namespace collegium

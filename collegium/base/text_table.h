@@ -23,6 +23,9 @@ std::vector<std::string> wrap_words(std::string_view utf8, size_t width);
 /// Whether a cell reads as a number, perhaps with a unit: "12", "-3.5e-4", "1,024", "98 %", "1.5x", "3.2 GiB".
 bool looks_numeric(std::string_view cell);
 
+/// `value` with so many digits after the point: fixed_text(2.345, 1) is "2.3".
+std::string fixed_text(double value, int digits);
+
 enum class Align {
   automatic,  ///< right when every cell that is not empty looks numeric, else left
   left,

@@ -39,12 +39,12 @@ bool is_of_this_code(const io::Run& run, const RunSetting& setting) {
 // A finished run of this configuration and seed, from an earlier gathering that was cut short.
 std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& setting, Reuse reuse) {
   io::RunStore store(setting.runs_root);
-  const auto wanted = resolved(config);
+  const auto wanted = to_toml(resolved(config));
   for (const auto& run : store.list()) {
     const io::Path folder = run.folder;
     if (run.status != io::RunStatus::finished || run.seed != config.seed) continue;
     if (!io::real_file_system().exists(folder / "config.toml")) continue;
-    if (io::read_text(io::real_file_system(), folder / "config.toml") != to_toml(wanted)) continue;
+    if (io::read_text(io::real_file_system(), folder / "config.toml") != wanted) continue;
     if (reuse == Reuse::any_code || is_of_this_code(run, setting)) return folder;
   }
   return {};

@@ -11,6 +11,7 @@
 #include <set>
 #include <sstream>
 
+#include "collegium/base/text_table.h"
 #include "collegium/inspect/page.h"
 #include "collegium/io/env.h"
 #include "collegium/layer/experts.h"
@@ -106,17 +107,11 @@ double median_of(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-std::string number(double value, int digits) {
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(digits) << value;
-  return out.str();
-}
-
 std::string cell(const nlohmann::json& row, const char* measure, int digits, double scale = 1) {
   if (!row["measures"].contains(measure)) return "–";
   const auto& m = row["measures"][measure];
-  auto out = number(scale * m["mean"].get<double>(), digits);
-  if (m["n"].get<int>() > 1) out += " ± " + number(scale * m["std"].get<double>(), digits);
+  auto out = fixed_text(scale * m["mean"].get<double>(), digits);
+  if (m["n"].get<int>() > 1) out += " ± " + fixed_text(scale * m["std"].get<double>(), digits);
   return out;
 }
 
@@ -235,14 +230,14 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
     std::vector<std::string> costs, sacrifices;
     for (const auto E : kSizes) {
       const auto key = std::to_string(E);
-      costs.push_back(row["router_us"].contains(key) ? number(row["router_us"][key].get<double>(), 2) : "–");
+      costs.push_back(row["router_us"].contains(key) ? fixed_text(row["router_us"][key].get<double>(), 2) : "–");
     }
     for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
     out << "| " << row["name"].get<std::string>() << (row["causal"].get<bool>() ? "" : " (sees later tokens)") << " | "
         << paper_name(row["paper"].get<int64_t>()) << " | " << cell(row, "valid_bpb", 4) << " | "
         << cell(row, "noisy_bpb", 3) << " | "
-        << number(row["measures"]["parameters_active"]["mean"].get<double>() / 1000, 0) << "k | "
-        << number(row["speed"]["median"].get<double>(), 0) << " | " << join(costs, " / ") << " | "
+        << fixed_text(row["measures"]["parameters_active"]["mean"].get<double>() / 1000, 0) << "k | "
+        << fixed_text(row["speed"]["median"].get<double>(), 0) << " | " << join(costs, " / ") << " | "
         << cell(row, "max_violation", 2) << " | " << cell(row, "dropped", 1, 100) << " | "
         << cell(row, "utilisation", 0, 100) << " | " << cell(row, "per_token", 2) << " | "
         << cell(row, "score_entropy", 2) << " | " << cell(row, "fluctuation", 1, 100) << " | "
@@ -298,12 +293,12 @@ std::string leaderboard_svg(const nlohmann::json& board) {
   };
   grid(x0, x1, [&](double v, int digits) {
     out << "<path d=\"M" << X(v) << " " << top << "V" << height - bottom << "\" stroke=\"#ddd\"/><text x=\"" << X(v)
-        << "\" y=\"" << height - bottom + 18 << "\" text-anchor=\"middle\" fill=\"#555\">" << number(v, digits)
+        << "\" y=\"" << height - bottom + 18 << "\" text-anchor=\"middle\" fill=\"#555\">" << fixed_text(v, digits)
         << "</text>\n";
   });
   grid(y0, y1, [&](double v, int digits) {
     out << "<path d=\"M" << left << " " << Y(v) << "H" << width - right << "\" stroke=\"#ddd\"/><text x=\"" << left - 8
-        << "\" y=\"" << Y(v) + 4 << "\" text-anchor=\"end\" fill=\"#555\">" << number(v, digits) << "</text>\n";
+        << "\" y=\"" << Y(v) + 4 << "\" text-anchor=\"end\" fill=\"#555\">" << fixed_text(v, digits) << "</text>\n";
   });
   out << "<text x=\"" << (left + width - right) / 2 << "\" y=\"" << height - 10
       << "\" text-anchor=\"middle\" fill=\"#333\">training speed, thousand tokens a second (faster to the "

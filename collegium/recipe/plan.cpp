@@ -3,9 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <iomanip>
-#include <sstream>
 
+#include "collegium/base/text_table.h"
 #include "collegium/io/env.h"
 #include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/workload.h"
@@ -14,9 +13,7 @@ namespace collegium {
 namespace {
 
 std::string gibibytes(double bytes) {
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(bytes < 10 * 1073741824.0 ? 2 : 1) << bytes / 1073741824.0 << " GiB";
-  return out.str();
+  return fixed_text(bytes / 1073741824.0, bytes < 10 * 1073741824.0 ? 2 : 1) + " GiB";
 }
 
 // Speed of real training steps on random data; a few steps, the first one not counted.

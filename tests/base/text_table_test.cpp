@@ -60,6 +60,12 @@ TEST_CASE("a table aligns text left and numbers right and leaves no spaces at li
   CHECK(t.render({.color = true}).find("\x1b[1mname\x1b[0m") == 0);
 }
 
+TEST_CASE("numbers with a fixed number of digits") {
+  CHECK(fixed_text(2.346, 2) == "2.35");
+  CHECK(fixed_text(-0.5, 3) == "-0.500");
+  CHECK(fixed_text(1234567.0, 0) == "1234567");
+}
+
 TEST_CASE("a column's alignment can be set") {
   TextTable t({"id", "name"});
   t.row({"7", "a"});
