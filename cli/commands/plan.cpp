@@ -37,6 +37,10 @@ int run_plan(const Arguments& arguments) {
             "met by one token (of an image: a patch), embedding included"});
   rows.row({"layers with experts", text(f.moe_layers.size(), " of ", f.n_layers), ""});
   rows.row({"work per token", count_text(plan.train_flops_per_token) + "FLOP", "forward and backward"});
+  if (f.cache_bytes_per_token > 0)
+    rows.row({"cache per token", bytes_text(f.cache_bytes_per_token),
+              f.reads_other_tokens ? "of keys and values in float32; but a layer needs whole sequences to generate"
+                                   : "keys and values kept for generation, in float32"});
   rows.row({"tokens", count_text(static_cast<double>(plan.tokens)),
             text(recipe.run.train.steps, " steps of ", plan.tokens / recipe.run.train.steps)});
   rows.row({"memory", bytes_text(plan.memory_bytes), text(bytes_text(plan.memory_available), " free; an estimate")});
@@ -50,6 +54,7 @@ int run_plan(const Arguments& arguments) {
   Json json = {{"parameters_total", f.parameters_total},
                {"parameters_active", f.parameters_active},
                {"train_flops_per_token", plan.train_flops_per_token},
+               {"cache_bytes_per_token", f.cache_bytes_per_token},
                {"tokens", plan.tokens},
                {"memory_bytes", plan.memory_bytes},
                {"memory_available", plan.memory_available},

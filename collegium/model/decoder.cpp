@@ -1,15 +1,14 @@
-// A decoder language model: RMSNorm, rotary positions, grouped-query attention through torch's fused attention, and
-// in each layer a feed-forward place that is dense or a mixture of experts.
+// A decoder language model: RMSNorm, and in each layer attention of some kind and a feed-forward place that is dense or
+// a mixture of experts.
 //
-// B sequences, T tokens each, N = B T, D model width, H query heads, G key-value heads, d head width, V vocabulary.
+// B sequences, T tokens each, N = B T, D model width, H query heads, G key-value heads, V vocabulary.
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <limits>
 
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/norm.h"
-#include "collegium/kernels/rotary.h"
+#include "collegium/layer/attention.h"
 #include "collegium/model/language_model.h"
 
 namespace collegium::model {
@@ -19,6 +18,7 @@ struct DecoderConfig {
   int64_t d_model = 256, n_layers = 4, n_heads = 4, n_kv_heads = 0;
   double rope_theta = 10000, norm_epsilon = 1e-6, init_std = 0.02;
   bool tie_embeddings = true;
+  Named attention{.name = "full"};
   Named dense{.name = "dense"};
   Named moe{.name = "routed"};
   int64_t moe_first = 0, moe_every = 1;
@@ -32,18 +32,27 @@ struct DecoderConfig {
     field("norm_epsilon", norm_epsilon, {.help = "added to the mean square in RMSNorm", .min = 0});
     field("init_std", init_std, {.help = "standard deviation of the first embeddings and projections", .min = 0});
     field("tie_embeddings", tie_embeddings, {.help = "the output layer is the embedding"});
+    field("attention", attention, {.help = "how tokens read each other", .catalogue = "attentions"});
     field("dense", dense, {.help = "feed-forward of the layers without experts", .catalogue = "layers"});
     field("moe", moe, {.help = "feed-forward of the layers with experts", .catalogue = "layers"});
     field("moe_first", moe_first, {.help = "first layer with experts, counted from 0", .min = 0});
     field("moe_every", moe_every, {.help = "from there on, every so many layers; 0 = no layer has experts", .min = 0});
     field("allow_noncausal", allow_noncausal,
-          {.help = "accept a router that looks at later tokens (held-out loss is then too good to be true)"});
+          {.help =
+               "accept a router or attention that looks at later tokens (held-out loss is then too good to be true)"});
   }
 };
 
+// Whether a masked token stands before a real one.
+bool has_gaps(const Tensor& mask_BT) {
+  return mask_BT.slice(1, 1).logical_and(mask_BT.slice(1, 0, -1).logical_not()).any().item<bool>();
+}
+
 struct DecoderLayer {
-  Tensor attention_norm_D, qkv_XD, out_DX, feed_forward_norm_D;
+  Tensor attention_norm_D, feed_forward_norm_D;
+  std::unique_ptr<layer::Attention> attention;
   std::unique_ptr<layer::MoeLayer> feed_forward;
+  int64_t d_head = 0;
   bool has_experts = false, needs_attention = false;
 };
 
@@ -59,7 +68,6 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     require((D / H) % 2 == 0, "decoder: the head width d_model / n_heads = ", D / H,
             " must be even for rotary positions");
     require(H % G == 0, "decoder: n_heads = ", H, " is not a multiple of n_kv_heads = ", G);
-    const auto d = D / H, X = (H + 2 * G) * d;
     const auto normal = [&](const Random& random, at::IntArrayRef sizes, double std) {
       return random.normal(sizes, std, in.options).requires_grad_(true);
     };
@@ -71,8 +79,15 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       const auto random = in.random.at("layer").at(static_cast<uint64_t>(i));
       DecoderLayer l;
       l.attention_norm_D = ones();
-      l.qkv_XD = normal(random.at("qkv"), {X, D}, config_.init_std);
-      l.out_DX = normal(random.at("out"), {D, D}, branch_std);
+      l.attention = find(layer::attentions(), config_.attention, "attention")
+                        .make(config_.attention, {.d_model = D,
+                                                  .n_heads = H,
+                                                  .n_kv_heads = G,
+                                                  .init_std = config_.init_std,
+                                                  .branch_std = branch_std,
+                                                  .random = random,
+                                                  .options = in.options,
+                                                  .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V}});
       l.feed_forward_norm_D = ones();
       const bool is_moe =
           config_.moe_every > 0 && i >= config_.moe_first && (i - config_.moe_first) % config_.moe_every == 0;
@@ -83,14 +98,14 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                                          .options = in.options,
                                          .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V}});
       const auto facts = l.feed_forward->facts();
-      l.has_experts = facts.n_experts > 0, l.needs_attention = facts.needs.attention;
-      reads_other_tokens_ = reads_other_tokens_ || facts.reads_other_tokens;
-      if (!facts.is_causal && !config_.allow_noncausal)
-        throw Error(ErrorKind::usage,
-                    text("decoder: ", named.path.empty() ? "layer" : named.path, ": '", named.name,
-                         "' with these settings lets a token depend on later ones, so held-out loss would be too good "
-                         "to be true and generation would differ from training"),
-                    "choose a causal router, or set model.allow_noncausal = true to accept this");
+      const auto read = l.attention->facts(1);
+      l.has_experts = facts.n_experts > 0, l.needs_attention = facts.needs.attention, l.d_head = read.d_head;
+      reads_other_tokens_ = reads_other_tokens_ || facts.reads_other_tokens || read.reads_other_tokens;
+      accept(config_.attention, "attention", read.is_causal, "attention");
+      accept(named, "layer", facts.is_causal, "router");
+      require(!l.needs_attention || read.gives_probabilities, "decoder: ", named.path.empty() ? "layer" : named.path,
+              ": its router reads attention probabilities, which attention '", config_.attention.name,
+              "' does not give");
       layers_.push_back(std::move(l));
     }
     final_norm_D_ = ones();
@@ -99,12 +114,11 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
 
   ModelOutput forward(const Tensor& token_BT, const ModelContext& context, KeyValueCache* cache) override {
     require(token_BT.dim() == 2, "decoder: tokens must be [sequences, length], got ", token_BT.sizes());
-    const auto B = token_BT.size(0), T = token_BT.size(1), D = config_.d_model;
+    const auto B = token_BT.size(0), T = token_BT.size(1);
     const auto past = cache ? cache->length : 0;
     require(!cache || !reads_other_tokens_,
             "decoder: a router mixes tokens, so whole sequences must go through; a cache cannot stand for them");
-    if (cache && cache->key_BHTd.empty())
-      cache->key_BHTd.resize(layers_.size()), cache->value_BHTd.resize(layers_.size());
+    if (cache && cache->layers.empty()) cache->layers.resize(layers_.size());
 
     route::Context routing{.phase = context.phase,
                            .token_id_N = token_BT.reshape({-1}),
@@ -112,17 +126,35 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                            .sequence_N = at::arange(B, token_BT.options()).repeat_interleave(T),
                            .n_sequences = B,
                            .record = context.record};
-    const auto rotation = kernels::rotation(past, T, D / config_.n_heads, config_.rope_theta, embedding_VD_.options());
+    layer::AttentionContext reading{.B = B, .T = T, .past = past};
+    if (context.mask_BT.defined() && has_gaps(context.mask_BT)) {
+      require(!cache, "decoder: with a cache, padding must come last in each sequence");
+      reading.key_mask_BT = context.mask_BT;
+    }
+    int64_t turned = 0;  // head width that `reading.rotation` is for
 
     ModelOutput out;
     auto x_ND = at::embedding(embedding_VD_, routing.token_id_N).to(context.compute);
     for (size_t i = 0; i < layers_.size(); ++i) {
       const auto& l = layers_[i];
-      const auto attended_ND =
-          attention(l, norm(x_ND, l.attention_norm_D), B, T, rotation, cache, i, routing.attention_BTT);
-      x_ND = x_ND + attended_ND;
-      routing.random = context.random.at("layer").at(i);
+      const auto random = context.random.at("layer").at(i);
+      routing.random = random.at("attention");
+      if (l.d_head != turned) {
+        reading.rotation = kernels::rotation(past, T, l.d_head, config_.rope_theta, embedding_VD_.options());
+        turned = l.d_head;
+      }
+      reading.cache = cache ? &cache->layers[i] : nullptr;
+      reading.needs_probabilities = l.needs_attention;
+      routing.attention_BTT.reset();
+      auto read = l.attention->forward(norm(x_ND, l.attention_norm_D), routing, reading);
+      routing.attention_BTT = read.attention_BTT;
+      x_ND = x_ND + read.y_ND;
+      for (auto& term : read.losses) {
+        term.name = text("layer ", i, ": attention ", term.name);
+        out.losses.push_back(std::move(term));
+      }
       const auto input_ND = norm(x_ND, l.feed_forward_norm_D);
+      routing.random = random;
       auto done = l.feed_forward->forward(input_ND, routing);
       x_ND = x_ND + done.y_ND;
       if (l.has_experts) routing.carried_NH = done.carried_NH;
@@ -144,7 +176,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
   }
 
   void step() override {
-    for (auto& l : layers_) l.feed_forward->step();
+    for (auto& l : layers_) l.attention->step(), l.feed_forward->step();
   }
 
   ModelFacts facts(int64_t context_length) override {
@@ -157,14 +189,14 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     for (int64_t i = 0; i < config_.n_layers; ++i) {
       const auto& l = layers_[i];
       const auto mixed = l.feed_forward->facts();
-      const auto projections = static_cast<double>(l.qkv_XD.numel() + l.out_DX.numel());
-      f.parameters_active += projections + 2 * D + mixed.parameters_active;
-      // Causal attention looks at half the context on average: scores and mixing, two operations each.
-      f.flops_per_token += 2 * projections + mixed.flops_per_token + 2 * D * static_cast<double>(context_length);
-      f.activation_bytes_per_token += 4 * (12 * D + 3 * mixed.parameters_active / D);
-      f.is_causal = f.is_causal && mixed.is_causal;
-      f.needs = f.needs | mixed.needs;
-      f.reads_other_tokens = f.reads_other_tokens || mixed.reads_other_tokens;
+      const auto read = l.attention->facts(context_length);
+      f.parameters_active += read.parameters_active + 2 * D + mixed.parameters_active;
+      f.flops_per_token += read.flops_per_token + mixed.flops_per_token;
+      f.activation_bytes_per_token += 4 * (6 * D + read.activations_per_token + 3 * mixed.parameters_active / D);
+      f.cache_bytes_per_token += read.cache_bytes_per_token;
+      f.is_causal = f.is_causal && mixed.is_causal && read.is_causal;
+      f.needs = f.needs | mixed.needs | read.needs;
+      f.reads_other_tokens = f.reads_other_tokens || mixed.reads_other_tokens || read.reads_other_tokens;
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
     }
     f.activation_bytes_per_token += 4 * 3 * V;  // logits, their log-softmax and its gradient
@@ -178,8 +210,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
         DecoderLayer& l;
         void collect(ParameterList& inner) {
           inner.parameter("attention_norm", l.attention_norm_D, ParameterKind::vector);
-          inner.parameter("qkv", l.qkv_XD);
-          inner.parameter("out", l.out_DX);
+          l.attention->collect(inner);
           inner.parameter("feed_forward_norm", l.feed_forward_norm_D, ParameterKind::vector);
           inner.child("feed_forward", *l.feed_forward);
         }
@@ -195,42 +226,13 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     return kernels::rms_norm(x_ND, gain_D, config_.norm_epsilon);
   }
 
-  Tensor attention(const DecoderLayer& l, const Tensor& x_ND, int64_t B, int64_t T, const kernels::Rotation& rotation,
-                   KeyValueCache* cache, size_t index, Tensor& attention_BTT) const {
-    const auto H = config_.n_heads, G = config_.n_kv_heads, d = config_.d_model / H;
-    const auto dtype = x_ND.scalar_type();
-    const auto qkv = kernels::linear(x_ND, l.qkv_XD.to(dtype)).view({B, T, H + 2 * G, d});
-    const auto query_BHTd = kernels::rotate(qkv.slice(2, 0, H), rotation).transpose(1, 2);
-    auto key_BGTd = kernels::rotate(qkv.slice(2, H, H + G), rotation).transpose(1, 2);
-    auto value_BGTd = qkv.slice(2, H + G, H + 2 * G).transpose(1, 2);
-    const auto past = cache ? cache->length : 0;
-    if (cache) {
-      if (past > 0) {
-        key_BGTd = at::cat({cache->key_BHTd[index], key_BGTd}, 2);
-        value_BGTd = at::cat({cache->value_BHTd[index], value_BGTd}, 2);
-      }
-      cache->key_BHTd[index] = key_BGTd, cache->value_BHTd[index] = value_BGTd;
-    }
-    attention_BTT.reset();
-    if (l.needs_attention) {
-      // Written out, because routers of this layer read the probabilities: torch's fused attention keeps none.
-      const auto wide = [&](const Tensor& t_BGTd) { return H == G ? t_BGTd : t_BGTd.repeat_interleave(H / G, 1); };
-      const auto score_BHTT =
-          at::matmul(query_BHTd, wide(key_BGTd).transpose(2, 3)) / std::sqrt(static_cast<double>(d));
-      const auto later_TT = at::ones({T, T}, query_BHTd.options().dtype(at::kBool)).triu(1);
-      const auto share_BHTT = score_BHTT.to(route::router_dtype(score_BHTT))
-                                  .masked_fill(later_TT, -std::numeric_limits<float>::infinity())
-                                  .softmax(-1);
-      attention_BTT = share_BHTT.mean(1);
-      const auto mixed_BTHd = at::matmul(share_BHTT.to(dtype), wide(value_BGTd)).transpose(1, 2);
-      return kernels::linear(mixed_BTHd.reshape({B * T, H * d}), l.out_DX.to(dtype));
-    }
-    std::optional<Tensor> mask;
-    if (past > 0 && T > 1) mask = at::ones({T, past + T}, query_BHTd.options().dtype(at::kBool)).tril(past);
-    const auto mixed_BHTd =
-        at::scaled_dot_product_attention(query_BHTd, key_BGTd, value_BGTd, mask, 0.0,
-                                         /*is_causal=*/past == 0, std::nullopt, /*enable_gqa=*/H != G);
-    return kernels::linear(mixed_BHTd.transpose(1, 2).reshape({B * T, H * d}), l.out_DX.to(dtype));
+  void accept(const Named& part, std::string_view what, bool is_causal, std::string_view choice) const {
+    if (is_causal || config_.allow_noncausal) return;
+    throw Error(ErrorKind::usage,
+                text("decoder: ", part.path.empty() ? what : part.path, ": '", part.name,
+                     "' with these settings lets a token depend on later ones, so held-out loss would be too good "
+                     "to be true and generation would differ from training"),
+                text("choose a causal ", choice, ", or set model.allow_noncausal = true to accept this"));
   }
 
   Config config_;
@@ -244,8 +246,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
 
 extern constinit const Entry<LanguageModel> language_model_decoder = entry<Decoder>(
     {.name = "decoder",
-     .source = "Vaswani 2017; Zhang 2019 (RMSNorm); Su 2021 (rotary positions); Ainslie 2023 (grouped-query attention)",
+     .source = "Vaswani 2017; Zhang 2019 (RMSNorm); Su 2021 (rotary positions)",
      .taxonomy = "architecture/language",
-     .summary = "decoder language model whose feed-forward layers may be mixtures of experts"});
+     .summary = "decoder language model whose attention and feed-forward layers may be mixtures of experts"});
 
 }  // namespace collegium::model

@@ -6,13 +6,14 @@
 
 #include <vector>
 
+#include "collegium/layer/attention.h"
 #include "collegium/model/model.h"
 
 namespace collegium::model {
 
-/// Keys and values of the tokens seen so far, for generation.
+/// What attention keeps of the tokens seen so far (keys and values), for generation.
 struct KeyValueCache {
-  std::vector<Tensor> key_BHTd, value_BHTd;  ///< one a layer; undefined before the first token
+  std::vector<layer::AttentionCache> layers;
   int64_t length = 0;
 };
 

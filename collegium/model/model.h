@@ -48,6 +48,7 @@ struct ModelFacts {
   double parameters_active = 0;           ///< that one token meets (tied embeddings counted once)
   double flops_per_token = 0;             ///< forward, at context length `context`
   double activation_bytes_per_token = 0;  ///< kept for the backward pass; an estimate
+  double cache_bytes_per_token = 0;       ///< what generation keeps of one token, in float32, at that context length
   bool is_causal = true;
   route::ContextNeeds needs;        ///< what its routers take besides hidden states
   bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache

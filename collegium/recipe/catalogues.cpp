@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "collegium/layer/attention.h"
 #include "collegium/layer/experts.h"
 #include "collegium/layer/layer.h"
 #include "collegium/model/image_model.h"
@@ -70,6 +71,7 @@ const std::vector<Catalogue>& catalogues() {
         catalogue_of(route::balancers(), "balancers", "balancer"),
         catalogue_of(layer::experts(), "experts", "expert"),
         catalogue_of(layer::layers(), "layers", "layer"),
+        catalogue_of(layer::attentions(), "attentions", "attention"),
         models(),
         catalogue_of(train::optimizers(), "optimizers", "optimizer"),
         catalogue_of(train::schedules(), "schedules", "schedule"),

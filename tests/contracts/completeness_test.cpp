@@ -159,10 +159,10 @@ TEST_CASE("every router has a recipe; every layer and stage is used by a recipe 
                       c.name << ": no recipe and no preset uses '" << e.name << "'");
 }
 
-TEST_CASE("every router and layer has a golden") {
+TEST_CASE("every router, layer and attention has a golden") {
   for (const auto& c : catalogues())
     for (const auto& e : c.entries)
-      if (c.name == "routers" || c.name == "layers") {
+      if (c.name == "routers" || c.name == "layers" || c.name == "attentions") {
         const auto path = kSource / "tests/golden" / c.name / (e.name + ".txt");
         CHECK_MESSAGE(fs::exists(path), path.string());
       }

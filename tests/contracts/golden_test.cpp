@@ -1,5 +1,5 @@
-// Goldens: what each router and each layer does with the same few numbers, as a text that a person can read and check
-// by hand. Numbers are compared at 1e-4. To write them anew after an intended change:
+// Goldens: what each router, layer and attention does with the same few numbers, as a text that a person can read and
+// check by hand. Numbers are compared at 1e-4. To write them anew after an intended change:
 //
 //   COLLEGIUM_WRITE_GOLDEN=1 test_contracts -tc="goldens*"
 //
@@ -11,7 +11,7 @@
 #include <sstream>
 
 #include "collegium/layer/layer.h"
-#include "tests/support/routing.h"
+#include "tests/support/attentions.h"
 
 namespace {
 
@@ -157,6 +157,33 @@ std::string golden_of(const Entry<layer::MoeLayer>& entry) {
   return out.str();
 }
 
+// Two sequences of three tokens.
+std::string golden_of(const Entry<layer::Attention>& entry) {
+  const Named named{.name = std::string(entry.card.name)};
+  const int64_t B = 2, T = kTokens / B;
+  const auto made = make_attention(named, {.D = kWidth, .H = 2, .G = 2});
+  fill(*made);
+  const auto x_ND = golden_inputs();
+  const auto done = made->forward(x_ND, sequences(B, T), attention_context(*made, B, T));
+  const auto facts = made->facts(T);
+  std::ostringstream out;
+  out << "# attention '" << named.name << "': " << entry.card.summary << "\n# " << B << " sequences of " << T
+      << " tokens, " << kWidth << " features, 2 heads; default configuration\n"
+      << "experts " << facts.n_experts << '\n'
+      << "causal " << facts.is_causal << '\n'
+      << "parameters_active " << number(facts.parameters_active) << '\n'
+      << "flops_per_token " << number(facts.flops_per_token) << '\n'
+      << "cache_bytes_per_token " << number(facts.cache_bytes_per_token) << '\n';
+  out << "# output: token, then one number a feature\n";
+  write_rows(out, "output", done.y_ND);
+  if (done.decision) write_decision(out, *done.decision);
+  write_losses(out, done.losses);
+  auto objective = weighted_sum(done.y_ND);
+  for (const auto& l : done.losses) objective = objective + l.value;
+  write_gradients(out, *made, x_ND, objective);
+  return out.str();
+}
+
 // --- Comparing ----------------------------------------------------------------------------------------------------
 
 std::vector<std::vector<std::string>> words_of(const std::string& golden) {
@@ -224,6 +251,9 @@ TEST_CASE("goldens of routers") {
 }
 TEST_CASE("goldens of layers") {
   check_goldens(layer::layers(), "layers");
+}
+TEST_CASE("goldens of attentions") {
+  check_goldens(layer::attentions(), "attentions");
 }
 
 TEST_CASE("a golden that says something else is noticed") {
