@@ -8,6 +8,8 @@ results=build/ci/bench/results
 mkdir -p "$results"
 echo "== kernels: experts"
 build/ci/bench/kernels/bench_kernels_experts | tee "$results/kernels_experts.txt"
+echo "== layers: attention"
+build/ci/bench/layer/bench_layer_attention | tee "$results/layer_attention.txt"
 echo "== training step"
 PYTHONPATH=$PWD/build/ci/python "$python" bench/training_step.py --json "$results/training_step.json"
 echo "== routers"

@@ -1,6 +1,7 @@
 // `collegium plan`: what a recipe will cost.
 #include "collegium/recipe/plan.h"
 
+#include <algorithm>
 #include <iomanip>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -35,7 +36,10 @@ int run_plan(const Arguments& arguments) {
   rows.row({"parameters", count_text(f.parameters_total), "all experts counted"});
   rows.row({"active parameters", count_text(f.parameters_active),
             "met by one token (of an image: a patch), embedding included"});
-  rows.row({"layers with experts", text(f.moe_layers.size(), " of ", f.n_layers), ""});
+  const auto of_heads =
+      std::count_if(f.moe_layers.begin(), f.moe_layers.end(), [&](auto l) { return l >= f.n_layers; });
+  rows.row({"layers with experts", text(static_cast<int64_t>(f.moe_layers.size()) - of_heads, " of ", f.n_layers), ""});
+  if (of_heads > 0) rows.row({"heads as experts", text("in ", of_heads, " of ", f.n_layers), "layers"});
   rows.row({"work per token", count_text(plan.train_flops_per_token) + "FLOP", "forward and backward"});
   if (f.cache_bytes_per_token > 0)
     rows.row({"cache per token", bytes_text(f.cache_bytes_per_token),

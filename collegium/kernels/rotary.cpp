@@ -36,7 +36,7 @@ Tensor turn_tensor(const Tensor& x_BTHd, const Tensor& cos, const Tensor& sin, d
   auto out = at::empty({B, T, H, d}, x_BTHd.options());
   AT_DISPATCH_FLOATING_TYPES(in.scalar_type(), "rotate", [&] {
     turn(in.const_data_ptr<scalar_t>(), in.stride(1), cos.const_data_ptr<scalar_t>(), sin.const_data_ptr<scalar_t>(),
-         static_cast<scalar_t>(sign), out.mutable_data_ptr<scalar_t>(), B * T, T, H, d / 2);
+         static_cast<scalar_t>(sign), out.mutable_data_ptr<scalar_t>(), B * T, cos.size(0), H, d / 2);
   });
   return out;
 }
@@ -66,6 +66,11 @@ Rotation rotation(int64_t first, int64_t T, int64_t d, double theta, const at::T
   return {angle.cos().to(to).contiguous(), angle.sin().to(to).contiguous()};
 }
 
+Rotation Rotation::of(const Tensor& token_R) const {
+  const auto row_R = token_R.remainder(cos_Td2.size(0));
+  return {cos_Td2.index_select(0, row_R), sin_Td2.index_select(0, row_R)};
+}
+
 Tensor rotate(const Tensor& x_BTHd, const Rotation& r) {
   const bool is_fast = x_BTHd.is_cpu() && x_BTHd.scalar_type() == r.cos_Td2.scalar_type();
   return is_fast ? RotateFunction::apply(x_BTHd, r.cos_Td2, r.sin_Td2) : plain::rotate(x_BTHd, r);
@@ -76,7 +81,9 @@ namespace plain {
 Tensor rotate(const Tensor& x_BTHd, const Rotation& r) {
   const auto half = x_BTHd.size(3) / 2;
   const auto exact = x_BTHd.to(r.cos_Td2.scalar_type());
-  const auto cos = r.cos_Td2.unsqueeze(1), sin = r.sin_Td2.unsqueeze(1);
+  const auto T = x_BTHd.size(1), B = T > 0 ? r.cos_Td2.size(0) / T : 1;  // 1 where sequences share the rows
+  const auto rows = [&](const Tensor& t_Td2) { return t_Td2.view({B, T, 1, half}); };
+  const auto cos = rows(r.cos_Td2), sin = rows(r.sin_Td2);
   const auto a = exact.slice(3, 0, half), b = exact.slice(3, half);
   return at::cat({a * cos - b * sin, b * cos + a * sin}, 3).to(x_BTHd.scalar_type());
 }

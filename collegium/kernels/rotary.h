@@ -8,9 +8,12 @@ namespace collegium::kernels {
 
 using at::Tensor;
 
-/// Cosines and sines of positions first … first + T - 1.
+/// Cosines and sines of positions first … first + T - 1, the same for all sequences; or a row for each token of all
+/// sequences, [B T, d/2].
 struct Rotation {
   Tensor cos_Td2, sin_Td2;  ///< [T, d/2]
+  /// A row for each of some tokens. token_R: int64 in [0, B T)
+  Rotation of(const Tensor& token_R) const;
 };
 
 /// `options` gives the device; angles are formed in double and kept in float32, or double for double options.

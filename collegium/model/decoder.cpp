@@ -1,7 +1,8 @@
 // A decoder language model: RMSNorm, and in each layer attention of some kind and a feed-forward place that is dense or
-// a mixture of experts.
+// a mixture of experts. Some layers may be passed by (mixture of depths, depth.h).
 //
-// B sequences, T tokens each, N = B T, D model width, H query heads, G key-value heads, V vocabulary.
+// B sequences, T tokens each, N = B T, D model width, H query heads, G key-value heads, V vocabulary, K tokens of each
+// sequence that a layer works for, M = B K.
 #include <ATen/ATen.h>
 
 #include <cmath>
@@ -9,6 +10,7 @@
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/norm.h"
 #include "collegium/layer/attention.h"
+#include "collegium/model/depth.h"
 #include "collegium/model/language_model.h"
 
 namespace collegium::model {
@@ -22,6 +24,7 @@ struct DecoderConfig {
   Named dense{.name = "dense"};
   Named moe{.name = "routed"};
   int64_t moe_first = 0, moe_every = 1;
+  DepthConfig depth;
   bool allow_noncausal = false;
   void visit(Fields& field) {
     field("d_model", d_model, {.help = "width of the hidden states", .min = 2});
@@ -37,6 +40,7 @@ struct DecoderConfig {
     field("moe", moe, {.help = "feed-forward of the layers with experts", .catalogue = "layers"});
     field("moe_first", moe_first, {.help = "first layer with experts, counted from 0", .min = 0});
     field("moe_every", moe_every, {.help = "from there on, every so many layers; 0 = no layer has experts", .min = 0});
+    field("depth", depth, {.help = "mixture of depths: layers that work for some tokens only"});
     field("allow_noncausal", allow_noncausal,
           {.help =
                "accept a router or attention that looks at later tokens (held-out loss is then too good to be true)"});
@@ -52,6 +56,7 @@ struct DecoderLayer {
   Tensor attention_norm_D, feed_forward_norm_D;
   std::unique_ptr<layer::Attention> attention;
   std::unique_ptr<layer::MoeLayer> feed_forward;
+  std::optional<DepthRouter> depth;
   int64_t d_head = 0;
   bool has_experts = false, needs_attention = false;
 };
@@ -106,6 +111,15 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       require(!l.needs_attention || read.gives_probabilities, "decoder: ", named.path.empty() ? "layer" : named.path,
               ": its router reads attention probabilities, which attention '", config_.attention.name,
               "' does not give");
+      if (config_.depth.is_routed(i)) {
+        l.depth.emplace(config_.depth, D, config_.init_std, random.at("depth"), in.options);
+        require(l.depth->is_causal() || config_.allow_noncausal,
+                "decoder: depth.evaluation = 'sequence' lets a token depend on later ones; choose 'predicted' or "
+                "'so_far', or set model.allow_noncausal = true to accept this");
+        require(!l.needs_attention && read.n_experts == 0, "decoder: layer ", i,
+                " is a mixture of depths, in which routers can neither read attention nor choose its heads");
+        reads_other_tokens_ = reads_other_tokens_ || !l.depth->is_causal();
+      }
       layers_.push_back(std::move(l));
     }
     final_norm_D_ = ones();
@@ -118,7 +132,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     const auto past = cache ? cache->length : 0;
     require(!cache || !reads_other_tokens_,
             "decoder: a router mixes tokens, so whole sequences must go through; a cache cannot stand for them");
-    if (cache && cache->layers.empty()) cache->layers.resize(layers_.size());
+    if (cache && cache->layers.empty()) cache->layers.resize(layers_.size()), cache->passed.resize(layers_.size());
 
     route::Context routing{.phase = context.phase,
                            .token_id_N = token_BT.reshape({-1}),
@@ -137,33 +151,14 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     auto x_ND = at::embedding(embedding_VD_, routing.token_id_N).to(context.compute);
     for (size_t i = 0; i < layers_.size(); ++i) {
       const auto& l = layers_[i];
-      const auto random = context.random.at("layer").at(i);
-      routing.random = random.at("attention");
+      routing.random = context.random.at("layer").at(i);
       if (l.d_head != turned) {
         reading.rotation = kernels::rotation(past, T, l.d_head, config_.rope_theta, embedding_VD_.options());
         turned = l.d_head;
       }
       reading.cache = cache ? &cache->layers[i] : nullptr;
-      reading.needs_probabilities = l.needs_attention;
-      routing.attention_BTT.reset();
-      auto read = l.attention->forward(norm(x_ND, l.attention_norm_D), routing, reading);
-      routing.attention_BTT = read.attention_BTT;
-      x_ND = x_ND + read.y_ND;
-      for (auto& term : read.losses) {
-        term.name = text("layer ", i, ": attention ", term.name);
-        out.losses.push_back(std::move(term));
-      }
-      const auto input_ND = norm(x_ND, l.feed_forward_norm_D);
-      routing.random = random;
-      auto done = l.feed_forward->forward(input_ND, routing);
-      x_ND = x_ND + done.y_ND;
-      if (l.has_experts) routing.carried_NH = done.carried_NH;
-      if (context.record && l.has_experts) out.records.push_back({input_ND.detach(), done.score_NE, done.bias_E});
-      for (auto& term : done.losses) {
-        term.name = text("layer ", i, ": ", term.name);
-        out.losses.push_back(std::move(term));
-      }
-      if (done.decision) out.decisions.push_back(std::move(*done.decision));
+      x_ND = l.depth ? routed_block(i, x_ND, routing, reading, cache ? &cache->passed[i] : nullptr, out)
+                     : block(i, x_ND, routing, reading, out);
     }
     if (cache) cache->length += T;
     out.hidden_ND = norm(x_ND, final_norm_D_);
@@ -189,14 +184,24 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     for (int64_t i = 0; i < config_.n_layers; ++i) {
       const auto& l = layers_[i];
       const auto mixed = l.feed_forward->facts();
-      const auto read = l.attention->facts(context_length);
-      f.parameters_active += read.parameters_active + 2 * D + mixed.parameters_active;
-      f.flops_per_token += read.flops_per_token + mixed.flops_per_token;
-      f.activation_bytes_per_token += 4 * (6 * D + read.activations_per_token + 3 * mixed.parameters_active / D);
-      f.cache_bytes_per_token += read.cache_bytes_per_token;
-      f.is_causal = f.is_causal && mixed.is_causal && read.is_causal;
+      const auto taken = l.depth ? l.depth->quota(context_length) : context_length;
+      const auto share = static_cast<double>(taken) / static_cast<double>(std::max<int64_t>(1, context_length));
+      const auto read = l.attention->facts(taken);
+      const auto active = read.parameters_active + mixed.parameters_active;
+      f.parameters_active += share * active + 2 * D;
+      f.flops_per_token += share * (read.flops_per_token + mixed.flops_per_token);
+      if (l.depth) {
+        f.parameters_active += l.depth->parameters(), f.flops_per_token += 2 * l.depth->parameters();
+        f.cache_bytes_per_token += l.depth->cache_bytes_per_token();
+      }
+      f.activation_bytes_per_token +=
+          4 * share * (6 * D + read.activations_per_token + 3 * mixed.parameters_active / D);
+      f.cache_bytes_per_token += share * read.cache_bytes_per_token;
+      f.is_causal = f.is_causal && mixed.is_causal && read.is_causal && (!l.depth || l.depth->is_causal());
       f.needs = f.needs | mixed.needs | read.needs;
-      f.reads_other_tokens = f.reads_other_tokens || mixed.reads_other_tokens || read.reads_other_tokens;
+      f.reads_other_tokens = f.reads_other_tokens || mixed.reads_other_tokens || read.reads_other_tokens ||
+                             (l.depth && !l.depth->is_causal());
+      if (read.n_experts > 0) f.moe_layers.push_back(config_.n_layers + i), f.n_experts.push_back(read.n_experts);
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
     }
     f.activation_bytes_per_token += 4 * 3 * V;  // logits, their log-softmax and its gradient
@@ -213,6 +218,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
           l.attention->collect(inner);
           inner.parameter("feed_forward_norm", l.feed_forward_norm_D, ParameterKind::vector);
           inner.child("feed_forward", *l.feed_forward);
+          if (l.depth) inner.child("depth", *l.depth);
         }
       } shown{layers_[i]};
       list.child(text("layers.", i), shown);
@@ -222,6 +228,86 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
   }
 
  private:
+  // Attention, then feed-forward, each added to x.
+  Tensor block(size_t i, const Tensor& before_ND, route::Context& routing, layer::AttentionContext& reading,
+               ModelOutput& out) const {
+    const auto& l = layers_[i];
+    const auto attended_ND = attend(i, norm(before_ND, l.attention_norm_D), routing, reading, out);
+    const auto x_ND = before_ND + attended_ND;
+    return x_ND + feed(i, norm(x_ND, l.feed_forward_norm_D), routing, out);
+  }
+
+  // The same for the tokens that the layer takes, among themselves; the others pass by.
+  Tensor routed_block(size_t i, const Tensor& x_ND, route::Context& routing, const layer::AttentionContext& reading,
+                      PassedTokens* before, ModelOutput& out) const {
+    const auto& l = layers_[i];
+    const auto B = reading.B, N = x_ND.size(0);
+    require(!before || B == 1, "decoder: with a mixture of depths a cache is for one sequence, got ", B);
+    const auto taken_before = before && before->count_1B.defined() ? before->count_1B.item<int64_t>() : 0;
+    const auto input_ND = norm(x_ND, l.attention_norm_D);
+    auto taken = l.depth->take(input_ND, routing, B, reading.T, before);
+    add_losses(out, taken.losses, text("layer ", i, ": "));
+    const auto& token_M = taken.token_M;
+    const auto K = taken.tokens.index_EBK.size(2);
+
+    // Their own contexts: shorter sequences, with the places of the text.
+    auto inner = routing;
+    inner.token_id_N = routing.token_id_N.index_select(0, token_M);
+    inner.sequence_N = routing.sequence_N.index_select(0, token_M);
+    inner.mask_N = taken.live_M;
+    layer::AttentionContext among{
+        .B = B, .T = K, .past = taken_before, .rotation = reading.rotation.of(token_M), .cache = reading.cache};
+    auto added_MD = x_ND.index_select(0, token_M);
+    const auto taken_MD = added_MD;
+    if (K > 0) added_MD = attend(i, kernels::gather_rows(input_ND, token_M), inner, among, out);
+    const auto fed_MD = norm(taken_MD + added_MD, l.feed_forward_norm_D);
+    if (l.has_experts) {
+      // Decisions are about all tokens of the text: those that pass by are masked.
+      auto all = routing;
+      all.mask_N = taken.taken_N;
+      const auto fed_ND = at::zeros({N, fed_MD.size(1)}, fed_MD.options()).index_copy(0, token_M, fed_MD);
+      added_MD = added_MD + feed(i, fed_ND, all, out).index_select(0, token_M);
+      routing.carried_NH = all.carried_NH;
+    } else if (K > 0) {
+      added_MD = added_MD + feed(i, fed_MD, inner, out);
+    }
+    return K > 0 ? x_ND + kernels::combine(added_MD, taken.gate_M, token_M, N) : x_ND;
+  }
+
+  Tensor attend(size_t i, const Tensor& input_ND, route::Context& routing, layer::AttentionContext& reading,
+                ModelOutput& out) const {
+    const auto& l = layers_[i];
+    const auto random = routing.random;
+    routing.random = random.at("attention");
+    reading.needs_probabilities = l.needs_attention;
+    routing.attention_BTT.reset();
+    auto read = l.attention->forward(input_ND, routing, reading);
+    routing.attention_BTT = read.attention_BTT, routing.random = random;
+    add_losses(out, read.losses, text("layer ", i, ": attention "));
+    if (read.decision) {
+      if (routing.record) out.records.push_back({input_ND.detach(), read.score_NE, read.bias_E});
+      out.decisions.push_back(std::move(*read.decision));
+    }
+    return read.y_ND;
+  }
+
+  Tensor feed(size_t i, const Tensor& input_ND, route::Context& routing, ModelOutput& out) const {
+    const auto& l = layers_[i];
+    auto done = l.feed_forward->forward(input_ND, routing);
+    if (l.has_experts) routing.carried_NH = done.carried_NH;
+    if (routing.record && l.has_experts) out.records.push_back({input_ND.detach(), done.score_NE, done.bias_E});
+    add_losses(out, done.losses, text("layer ", i, ": "));
+    if (done.decision) out.decisions.push_back(std::move(*done.decision));
+    return done.y_ND;
+  }
+
+  static void add_losses(ModelOutput& out, std::vector<route::LossTerm>& terms, const std::string& prefix) {
+    for (auto& term : terms) {
+      term.name = prefix + term.name;
+      out.losses.push_back(std::move(term));
+    }
+  }
+
   Tensor norm(const Tensor& x_ND, const Tensor& gain_D) const {
     return kernels::rms_norm(x_ND, gain_D, config_.norm_epsilon);
   }

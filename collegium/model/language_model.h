@@ -11,9 +11,16 @@
 
 namespace collegium::model {
 
+/// What a layer that works for some tokens only (mixture of depths) knows of those before.
+struct PassedTokens {
+  Tensor score_1BP;  ///< scores of all; undefined where none are compared
+  Tensor count_1B;   ///< tokens taken, int64; undefined before the first
+};
+
 /// What attention keeps of the tokens seen so far (keys and values), for generation.
 struct KeyValueCache {
   std::vector<layer::AttentionCache> layers;
+  std::vector<PassedTokens> passed;  ///< of layers that work for some tokens only
   int64_t length = 0;
 };
 

@@ -42,7 +42,7 @@ struct ModelOutput {
 struct ModelFacts {
   int64_t n_layers = 0, d_model = 0;
   int64_t vocabulary = 0;           ///< of a language model
-  std::vector<int64_t> moe_layers;  ///< indices of layers with experts
+  std::vector<int64_t> moe_layers;  ///< indices of layers with experts; heads that are experts: n_layers + index
   std::vector<int64_t> n_experts;   ///< of those layers
   double parameters_total = 0;
   double parameters_active = 0;           ///< that one token meets (tied embeddings counted once)
@@ -53,6 +53,11 @@ struct ModelFacts {
   route::ContextNeeds needs;        ///< what its routers take besides hidden states
   bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache
 };
+
+/// "layer 3", or "attention 3" for heads that are experts.
+inline std::string layer_name(const ModelFacts& facts, int64_t layer) {
+  return layer < facts.n_layers ? text("layer ", layer) : text("attention ", layer - facts.n_layers);
+}
 
 class Model {
  public:

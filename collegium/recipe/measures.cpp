@@ -28,6 +28,7 @@ constexpr Measure kMeasures[] = {
     {"found", "images whose deciding patch is kept", "share", "higher", row},
     {"tokens_per_second", "training speed", "tokens/s", "higher", run},
     {"parameters_active", "active parameters", "", "lower", facts},
+    {"cache_bytes_per_token", "keys and values kept", "bytes per token", "lower", facts},
     {"parameters_total", "parameters", "", "lower", facts},
     {"max_violation", "largest overload (MaxVio)", "share of even load", "lower", layers},
     {"training_violation", "largest overload in training", "share of even load", "lower", training_layers, false},

@@ -153,6 +153,7 @@ nlohmann::json run_facts(const io::Path& folder) {
       {"parameters_total", facts.parameters_total},
       {"parameters_active", facts.parameters_active},
       {"flops_per_token", 3 * facts.flops_per_token},
+      {"cache_bytes_per_token", facts.cache_bytes_per_token},
       {"precision", train::enum_names(config.train.precision)[static_cast<size_t>(config.train.precision)]}};
   if (run.tokens_per_second) out["tokens_per_second"] = *run.tokens_per_second;
   if (run.train_bpb) out["train_bpb"] = *run.train_bpb;
@@ -161,7 +162,7 @@ nlohmann::json run_facts(const io::Path& folder) {
   const auto last = std::find_if(rows.rbegin(), rows.rend(), [](const auto& r) { return r["kind"] == "valid"; });
   if (last != rows.rend() && last->contains("accuracy")) out["valid_accuracy"] = last->at("accuracy");
   std::vector<std::string> names;
-  for (const auto layer : facts.moe_layers) names.push_back(text("layer ", layer));
+  for (const auto layer : facts.moe_layers) names.push_back(model::layer_name(facts, layer));
   return {{"run", out}, {"layer_names", names}, {"n_experts", facts.n_experts}};
 }
 

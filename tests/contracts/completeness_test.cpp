@@ -151,7 +151,8 @@ TEST_CASE("every router has a recipe; every layer and stage is used by a recipe 
   }
   const auto text_of_recipes = recipes_text();
   const auto stages = stages_of_presets();
-  const std::set<std::string> rooms = {"scorers", "selectors", "capacities", "gates", "balancers", "layers", "models"};
+  const std::set<std::string> rooms = {"scorers",   "selectors", "capacities", "gates",
+                                       "balancers", "layers",    "attentions", "models"};
   for (const auto& c : catalogues())
     for (const auto& e : c.entries)
       if (rooms.count(std::string(c.name)))
