@@ -122,6 +122,24 @@ TEST_CASE("rotary positions: by their formula; only the distance of two position
   CHECK(same_bits(late.sin_Td2, rotation.sin_Td2.slice(0, 2, 5)));
 }
 
+TEST_CASE("rotary positions: a row for each token of all sequences") {
+  const int64_t B = 3, T = 5, H = 2, d = 4;
+  const auto shared = kernels::rotation(2, T, d, 100, at::kDouble);
+  const auto own = shared.of(at::arange(B * T));
+  CHECK((own.cos_Td2.sizes() == at::IntArrayRef{B * T, d / 2}));
+  const auto x = numbers(Random(1), {B, T, H, d}, -1, 1, at::kDouble);
+  CHECK(same_bits(kernels::rotate(x, own), kernels::rotate(x, shared)));
+  CHECK(difference(kernels::plain::rotate(x, own), kernels::plain::rotate(x, shared)) < 1e-15);
+  // Some tokens only, in any order: as they were among all.
+  const auto token_R = at::tensor(std::vector<int64_t>{13, 0, 6, 7});
+  const auto some = x.reshape({1, B * T, H, d}).index_select(1, token_R);
+  const auto wanted = kernels::rotate(x, shared).reshape({1, B * T, H, d}).index_select(1, token_R);
+  for (const auto& rotation : {shared.of(token_R), own.of(token_R)}) {
+    CHECK(same_bits(kernels::rotate(some, rotation), wanted));
+    CHECK(difference(kernels::plain::rotate(some, rotation), wanted) < 1e-15);
+  }
+}
+
 TEST_CASE("rotary positions: derivatives") {
   auto x = numbers(Random(1), {2, 3, 2, 4}, -1, 1, at::kDouble).requires_grad_(true);
   const auto rotation = kernels::rotation(1, 3, 4, 10000, at::kDouble);
