@@ -3,8 +3,8 @@
 // attend to each other, in the order of the text and with rotary positions of the places they have in it. What a head
 // gives a token counts by the token's score, which is how the router learns:
 //
-//   r = sigmoid(x w_r),   I = the k tokens that head e takes,   y[I] += r[I] * (softmax(Q_I K_I^T / sqrt(d), causal)
-//   V_I) W_o
+//   r = sigmoid(x w_r),   I = the k tokens that the head takes
+//   y[I] += r[I] * (softmax(Q_I K_I^T / sqrt(d), causal) V_I) W_o
 //
 // P026 (Piekos 2025), section 2; authors' code (mosa/MoSA.py): k = T / sparsity, at least 2, and the best of the whole
 // sequence (expert choice) in training as in evaluation. That selection is not causal: whether a head works for token t
