@@ -25,6 +25,8 @@ constexpr Measure kMeasures[] = {
     {"valid_accuracy", "held-out images named right", "share", "higher", facts},
     {"deciding_share", "kept patches that decide the label", "share", "higher", row},
     {"deciding_weight", "weight on patches that decide the label", "share", "higher", row},
+    {"class_information", "what the first expert tells of a token's digit, language or source", "share", "higher", row,
+     false},
     {"found", "images whose deciding patch is kept", "share", "higher", row},
     {"tokens_per_second", "training speed", "tokens/s", "higher", run},
     {"parameters_active", "active parameters", "", "lower", facts},

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "collegium/train/class_meter.h"
+
 namespace collegium::train {
 namespace {
 
@@ -83,17 +85,22 @@ std::vector<int64_t> ImageTask::held_out_scenes(int64_t index) const {
 
 Evaluation ImageTask::evaluate(const IsInterrupted& is_interrupted) {
   const at::NoGradGuard no_grad;
+  constexpr int64_t kDigits = 10;
   Evaluation out;
+  ClassMeter classes(kDigits);
   for (int64_t i = 0; i * batch_size_ < n_held_out_; ++i) {
     if (is_interrupted && is_interrupted()) break;
     const model::ModelContext context{.phase = route::Phase::evaluate,
                                       .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
                                       .compute = compute_,
                                       .record = true};
-    const auto done = name_images(model_, held_out_.batch(held_out_scenes(i)), context, device_);
+    const auto batch = held_out_.batch(held_out_scenes(i));
+    const auto done = name_images(model_, batch, context, device_);
     out.meter.add(done.sums, done.output);
     out.routing.add(done.output, Tensor());
+    classes.add(done.output, batch.shown_BP.flatten());
   }
+  classes.report(out.more);
   return out;
 }
 

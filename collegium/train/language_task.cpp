@@ -51,7 +51,8 @@ LanguageTask::LanguageTask(const TrainConfig& config, model::LanguageModel& mode
       held_out_(held_out),
       random_(Random(seed).at("noise")),
       device_(device),
-      rare_(train.tokens()) {}
+      rare_(train.tokens()),
+      classes_(document_classes(held_out.tokens())) {}
 
 Pass LanguageTask::pass(int64_t step, int64_t micro) {
   const auto batch = train_.batch(step, micro);
@@ -91,6 +92,7 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
   const at::NoGradGuard no_grad;
   Evaluation out;
   RareMeter rare;
+  ClassMeter classes(classes_.n_classes);
   Agreement agreement;
   for (int64_t i = 0; i < held_out_.n_batches(); ++i) {
     if (is_interrupted && is_interrupted()) break;
@@ -123,8 +125,10 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
                     counted_rows(again_NV, at_device.counts_N, batch.n_targets));
     }
     out.routing.add(result, at_device.mask_BT.reshape({-1}));
+    classes.add(result, classes_of(classes_, batch.document_BT.reshape({-1})));
   }
   rare.report(out.more);
+  classes.report(out.more);
   agreement.report(out.more);
   return out;
 }

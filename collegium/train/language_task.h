@@ -4,6 +4,7 @@
 #pragma once
 #include "collegium/data/batch.h"
 #include "collegium/model/language_model.h"
+#include "collegium/train/class_meter.h"
 #include "collegium/train/rare_meter.h"
 #include "collegium/train/task.h"
 #include "collegium/train/trainer.h"
@@ -45,6 +46,7 @@ class LanguageTask final : public Task {
   Random random_;
   at::Device device_;
   RareTokens rare_;
+  DocumentClasses classes_;
 };
 
 /// Of a meter whose passes counted "bytes".

@@ -39,6 +39,7 @@ struct ImageTraining {
                    {"n_experts", 2},
                    {"d_expert", 4},
                    {"router", table({{"name", "patch_choice"}, {"l", 1}})}});
+    if (layer == "omni" || layer == "subspace") moe.set("n_experts", 16);
     const Named named{.name = "patch_classifier", .fields = table({{"patch", patch}, {"d_model", 8}, {"moe", moe}})};
     model = find(model::image_models(), named, "image model")
                 .make(named, {.height = 56, .width = 56, .n_classes = 2, .random = Random(1), .options = at::kFloat});
@@ -99,19 +100,23 @@ TEST_CASE_FIXTURE(OneThread, "training tells plain digits apart") {
 
 TEST_CASE_FIXTURE(OneThread, "training on images resumes to the bit") {
   const auto folder = std::filesystem::temp_directory_path() / text("image_task_test_", ::getpid());
-  ImageTraining whole, cut, resumed;
-  whole.steps(60);
-  int64_t asked = 0;
-  train::TrainSinks sinks;
-  sinks.fs = &io::real_file_system(), sinks.checkpoints = folder;
-  sinks.clock = [] { return 0.0; };
-  sinks.is_interrupted = [&] { return ++asked >= 7; };
-  CHECK((cut.trainer->run(sinks).reason == train::StopReason::interrupted));
-  CHECK(cut.trainer->step() == 7);
-  resumed.trainer->restore(io::load_checkpoint(*sinks.fs, folder).data, nullptr);
-  resumed.steps(53);
-  CHECK(same_state(save(*resumed.model), save(*whole.model)));
-  std::filesystem::remove_all(folder);
+  // Two of these remember more than weights: running statistics, and which gradients of the last step conflicted.
+  for (const auto* layer : {"routed", "omni", "subspace"}) {
+    CAPTURE(layer);
+    ImageTraining whole(layer), cut(layer), resumed(layer);
+    whole.steps(20);
+    int64_t asked = 0;
+    train::TrainSinks sinks;
+    sinks.fs = &io::real_file_system(), sinks.checkpoints = folder;
+    sinks.clock = [] { return 0.0; };
+    sinks.is_interrupted = [&] { return ++asked >= 7; };
+    CHECK((cut.trainer->run(sinks).reason == train::StopReason::interrupted));
+    CHECK(cut.trainer->step() == 7);
+    resumed.trainer->restore(io::load_checkpoint(*sinks.fs, folder).data, nullptr);
+    resumed.steps(13);
+    CHECK(same_state(save(*resumed.model), save(*whole.model)));
+    std::filesystem::remove_all(folder);
+  }
 }
 
 TEST_CASE_FIXTURE(OneThread, "patches that are not the scenes' are refused") {
