@@ -7,6 +7,7 @@
 // Legend: T tokens, D model width, N experts, S = sqrt(N), k choices.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <chrono>
