@@ -4,7 +4,8 @@
 
 All have the same tokens, width, pool and number of experts a token. "peer" and "peer-pytorch" share their weights and give the same numbers
 (the largest difference is printed). "by expert" and "by token" are the two schedules of the same layer: what is left of a difference between
-"omni" and "peer by expert" is the router's. omni's dense branch of twice the width comes on top of its experts.
+"omni" and "peer by expert" is the router's. PEER has no dense branch, so "omni" is timed without one (one hidden unit), and with one of twice
+the width as "omni and dense".
 
 On a busy machine, `--threads 1 --clock cpu` gives steadier figures than the clock on the wall.
 """
@@ -28,14 +29,16 @@ def sides(width, n_experts, active):
     from PEER_pytorch import PEER
 
     k = active // HEADS
-    theirs = PEER(dim=width, heads=HEADS, num_experts=n_experts, num_experts_per_head=k).eval()
+    # Its default takes one expert a head whatever num_experts_per_head says; the paper's softmax over k is this.
+    theirs = PEER(dim=width, heads=HEADS, num_experts=n_experts, num_experts_per_head=k, non_competing_scores=False).eval()
     with torch.no_grad():
         for p in (theirs.weight_down_embed.weight, theirs.weight_up_embed.weight, theirs.keys):
             torch.nn.init.normal_(p, std=width**-0.5)
     out = {"peer-pytorch": lambda x: theirs(x[None])[0]}
     layers = {"peer-pytorch": theirs}
     for name, kind, fields in (("peer", "peer", {"schedule": "token"}), ("peer by expert", "peer", {"schedule": "expert"}),
-                               ("omni by token", "omni", {"schedule": "token"}), ("omni", "omni", {})):
+                               ("omni by token", "omni", {"schedule": "token", "d_shared": 1}), ("omni", "omni", {"d_shared": 1}),
+                               ("omni and dense", "omni", {"d_shared": 2 * width})):
         sizes = {"heads": HEADS, "k": k, "batch_norm": False} if kind == "peer" else {"k": active}
         layer = collegium.MoELayer(kind, d_model=width, n_experts=n_experts, **sizes, **fields).eval()
         if kind == "peer":

@@ -125,7 +125,9 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
                     counted_rows(again_NV, at_device.counts_N, batch.n_targets));
     }
     out.routing.add(result, at_device.mask_BT.reshape({-1}));
-    classes.add(result, classes_of(classes_, batch.document_BT.reshape({-1})));
+    // A prompt need not be in its document's language.
+    classes.add(result,
+                classes_of(classes_, batch.document_BT.masked_fill(batch.counts_BT.logical_not(), -1).flatten()));
   }
   rare.report(out.more);
   classes.report(out.more);

@@ -14,12 +14,14 @@
 //
 // P111 (CDSP-MoE), sections 3 and 4, and the authors' code (topology.py, conflict.py, regularization.py, layer.py): E
 // blocks, block j starting as expert j's own, A_ii = 1 and A_ij = 0.1 with noise of 0.02; a rank of B / sqrt(E) units,
-// here the sqrt(E) blocks that it amounts to; weights 10, 1e-3 and 1e-2; ten times the learning rate and no decay for A
-// (here A is kept as `topology_rate` times a parameter, which is the same for optimisers of unit step such as Adam);
-// only the first matrix's gradients count. Its router reads tokens and, sometimes, a task's label; here there are
-// never labels, the paper's blind protocol. What has to be remembered of the step before is the matrix of conflicts.
-// Assumed: gradients of a step's micro-batches are added before they are compared; first weights are normal where the
-// paper's are orthogonal.
+// here the sqrt(E) blocks that it amounts to; weights of the other two 1e-3 and 1e-2; ten times the learning rate and
+// no decay for A (here A is kept as `topology_rate` times a parameter, which is the same for optimisers of unit step
+// such as Adam); only the first matrix's gradients count. Its router reads tokens and, sometimes, a task's label; here
+// there are never labels, the paper's blind protocol. What has to be remembered of the step before is the matrix of
+// conflicts. The authors' weight of the conflict is 10. In our runs a topology with such gradients takes the whole of a
+// clipped global norm from the weights, whose steps then vanish; Adam's steps hardly depend on the weight, so that 0.1
+// is the default. Assumed: gradients of a step's micro-batches are added before they are compared; first weights are
+// normal where the paper's are orthogonal.
 //
 // N tokens, D model width, E experts and blocks, m blocks of one expert, I hidden width of a block, P parts of the
 // first matrix (2 for gated networks), J = m I, R assignments.
@@ -57,7 +59,7 @@ class SubspaceLayer final : public MoeLayer, public Makes<SubspaceLayer, MoeLaye
     int64_t n_blocks = 0;
     SubspaceNetwork network = SubspaceNetwork::silu;
     Named router{.name = "top_k", .fields = table({{"balance_loss", 0.0}, {"z_loss", 0.0}})};
-    double conflict = 10;
+    double conflict = 0.1;
     double sparsity = 1e-3;
     double determinism = 1e-2;
     double topology_rate = 10;
