@@ -81,7 +81,8 @@ class Model(CoreModule):
         return self._core.config()
 
     def facts(self, context: int | None = None) -> dict[str, Any]:
-        """Sizes and costs at a context length: moe_layers, parameters_total, parameters_active, flops_per_token, …"""
+        """Sizes and costs at a context length: moe_layers, parameters_total, parameters_active, flops_per_token,
+        cache_bytes_per_token, …"""
         return self._core.facts(self.context if context is None else context)
 
     def _hidden(self, ids_BT: Tensor, mask, phase, noise_seed, compute, record=False):

@@ -149,6 +149,7 @@ class ModelCore {
     out["moe_layers"] = f.moe_layers, out["n_experts"] = f.n_experts;
     out["parameters_total"] = f.parameters_total, out["parameters_active"] = f.parameters_active;
     out["flops_per_token"] = f.flops_per_token, out["is_causal"] = f.is_causal;
+    out["cache_bytes_per_token"] = f.cache_bytes_per_token, out["reads_other_tokens"] = f.reads_other_tokens;
     return out;
   }
   py::tuple hidden(const std::vector<Tensor>& tensors, const Tensor& token_BT, const std::optional<Tensor>& mask_BT,

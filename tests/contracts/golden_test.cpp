@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "collegium/layer/layer.h"
+#include "collegium/model/depth.h"
 #include "tests/support/attentions.h"
 
 namespace {
@@ -184,6 +185,29 @@ std::string golden_of(const Entry<layer::Attention>& entry) {
   return out.str();
 }
 
+// Who a block of a mixture of depths works for, by each of its rules; two sequences of three tokens, every second
+// taken.
+std::string golden_of_depth() {
+  std::ostringstream out;
+  out << "# mixture of depths: tokens that a block takes\n# 2 sequences of 3 tokens, " << kWidth << " features\n";
+  const int64_t B = 2, T = kTokens / B;
+  const auto x_ND = golden_inputs();
+  for (const auto* rule : {"training", "sequence", "so_far", "predicted"}) {
+    const bool trains = std::string_view(rule) == "training";
+    const auto config = read_config<model::DepthConfig>(
+        table({{"sparsity", 1.5}, {"predictor", 1.0}, {"evaluation", trains ? "predicted" : rule}}));
+    model::DepthRouter router(config, kWidth, 1, Random(1), at::kDouble);
+    fill(router);
+    const auto taken = router.take(x_ND, sequences(B, T, trains ? route::Phase::train : route::Phase::evaluate), B, T);
+    out << "# " << rule << ": token gate\n";
+    for (int64_t m = 0; m < taken.token_M.size(0); ++m)
+      if (taken.live_M[m].item<bool>())
+        out << rule << ' ' << taken.token_M[m].item<int64_t>() << ' ' << number(taken.gate_M[m].item<double>()) << '\n';
+    write_losses(out, taken.losses);
+  }
+  return out.str();
+}
+
 // --- Comparing ----------------------------------------------------------------------------------------------------
 
 std::vector<std::vector<std::string>> words_of(const std::string& golden) {
@@ -219,6 +243,20 @@ std::string difference_of(const std::string& stored, const std::string& now) {
   return "";
 }
 
+void check_golden(const std::filesystem::path& path, const std::string& now) {
+  CHECK(std::count(now.begin(), now.end(), '\n') < 60);
+  if (const auto* write = std::getenv("COLLEGIUM_WRITE_GOLDEN"); write && *write) {
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path) << now;
+  }
+  std::ifstream file(path);
+  REQUIRE_MESSAGE(file.good(), "no golden: run with COLLEGIUM_WRITE_GOLDEN=1 and read what it wrote");
+  std::stringstream stored;
+  stored << file.rdbuf();
+  const auto off = difference_of(stored.str(), now);
+  CHECK_MESSAGE(off.empty(), off);
+}
+
 template <class Interface>
 void check_goldens(Entries<Interface> entries, std::string_view catalogue) {
   const auto folder = std::filesystem::path(COLLEGIUM_SOURCE) / "tests/golden" / catalogue;
@@ -226,19 +264,7 @@ void check_goldens(Entries<Interface> entries, std::string_view catalogue) {
   for (const auto* e : entries) {
     CAPTURE(e->card.name);
     names.insert(std::string(e->card.name) + ".txt");
-    const auto path = folder / (std::string(e->card.name) + ".txt");
-    const auto now = golden_of(*e);
-    CHECK(std::count(now.begin(), now.end(), '\n') < 60);
-    if (const auto* write = std::getenv("COLLEGIUM_WRITE_GOLDEN"); write && *write) {
-      std::filesystem::create_directories(folder);
-      std::ofstream(path) << now;
-    }
-    std::ifstream file(path);
-    REQUIRE_MESSAGE(file.good(), "no golden: run with COLLEGIUM_WRITE_GOLDEN=1 and read what it wrote");
-    std::stringstream stored;
-    stored << file.rdbuf();
-    const auto off = difference_of(stored.str(), now);
-    CHECK_MESSAGE(off.empty(), off);
+    check_golden(folder / (std::string(e->card.name) + ".txt"), golden_of(*e));
   }
   for (const auto& file : std::filesystem::directory_iterator(folder))
     CHECK_MESSAGE(names.count(file.path().filename().string()), file.path().string() << " belongs to no entry");
@@ -254,6 +280,10 @@ TEST_CASE("goldens of layers") {
 }
 TEST_CASE("goldens of attentions") {
   check_goldens(layer::attentions(), "attentions");
+}
+
+TEST_CASE("goldens of mixture of depths") {
+  check_golden(std::filesystem::path(COLLEGIUM_SOURCE) / "tests/golden/models/depth.txt", golden_of_depth());
 }
 
 TEST_CASE("a golden that says something else is noticed") {
