@@ -20,7 +20,7 @@ constexpr Positional kCompareArguments[] = {
      .min = 0,
      .max = kUnlimited,
      .complete = Complete::runs}};
-constexpr std::string_view kRooms[] = {"route"};
+constexpr std::string_view kRooms[] = {"route", "layer"};
 constexpr Option kCompareOptions[] = {
     {.name = "out",
      .letter = 'o',
@@ -63,7 +63,8 @@ constexpr Option kCompareOptions[] = {
 };
 constexpr Example kCompareExamples[] = {
     {"collegium compare tiny_moe-s1 tiny_moe-s2 dense-s1 dense-s2 --label moe --label dense", "two groups, two seeds"},
-    {"collegium compare --room route --runs runs/evidence", "the leaderboard of all routers"}};
+    {"collegium compare --room route --runs runs/evidence", "the leaderboard of all routers"},
+    {"collegium compare --room layer --runs runs/evidence", "the architect's report"}};
 
 std::string cell_text(const nlohmann::json& value) {
   if (value.is_null()) return "-";
@@ -93,36 +94,21 @@ int compare_room(const Arguments& arguments) {
   if (recipes.empty()) fail(ErrorKind::usage, folder.string(), ": no recipe here");
   std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
+  const auto kind = arguments.text("room") == "layer" ? Board::layer : Board::route;
   const auto board =
-      gather_leaderboard(reference, recipes, setting, reuse, [&](const std::string& line) { out.note(line); });
+      gather_leaderboard(kind, reference, recipes, setting, reuse, [&](const std::string& line) { out.note(line); });
   const auto data = leaderboard_json(board, setting);
   const io::Path store = arguments.text("store");
+  const std::string name(leaderboard_file(kind));
   fs.create_directories(store);
-  io::write_atomically(fs, store / "leaderboard.md", io::as_bytes(leaderboard_markdown(data)));
-  io::write_atomically(fs, store / "leaderboard.svg", io::as_bytes(leaderboard_svg(data)));
-  io::write_atomically(fs, store / "leaderboard.json", io::as_bytes(io::dump_json(data, 1) + "\n"));
-
-  TextTable rows({"router", "held-out bpb", "noisy", "tok/s", "µs/token E=8", "MaxVio", "dropped", "experts/token",
-                  "changed", "sacrifices"});
-  for (const auto& row : data["rows"]) {
-    const auto value = [&](const char* measure, int digits) {
-      if (!row["measures"].contains(measure)) return std::string("-");
-      return fixed_text(row["measures"][measure]["mean"].get<double>(), digits);
-    };
-    std::vector<std::string> sacrifices;
-    for (const auto& s : row["sacrifices"]) sacrifices.push_back(s.get<std::string>());
-    std::ostringstream cost;
-    cost << std::setprecision(3);
-    if (row["router_us"].contains("8"))
-      cost << row["router_us"]["8"].get<double>();
-    else
-      cost << "-";
-    rows.row({row["name"].get<std::string>(), value("valid_bpb", 4), value("noisy_bpb", 3),
-              fixed_text(row["speed"]["median"].get<double>(), 0), cost.str(), value("max_violation", 2),
-              value("dropped", 3), value("per_token", 2), value("fluctuation", 3), join(sacrifices)});
-  }
+  io::write_atomically(fs, store / (name + ".md"), io::as_bytes(leaderboard_markdown(data)));
+  io::write_atomically(fs, store / (name + ".svg"), io::as_bytes(leaderboard_svg(data)));
+  io::write_atomically(fs, store / (name + ".json"), io::as_bytes(io::dump_json(data, 1) + "\n"));
+  const auto lines = leaderboard_lines(data);
+  TextTable rows(lines.front());
+  for (size_t i = 1; i < lines.size(); ++i) rows.row(lines[i]);
   out.block(rows.render(out.table_style()));
-  out.line(text("table: ", (store / "leaderboard.md").string()));
+  out.line(text("table: ", (store / (name + ".md")).string()));
   out.json(Json::parse(data.dump()));
   return 0;
 }
@@ -164,7 +150,8 @@ extern constinit const Command compare_command = {
     .help =
         "Runs with equal configuration, seeds aside, form a group: a thin line a seed, a thick one for the mean. With "
         "--room, the "
-        "leaderboard: every recipe of a room whose task is the reference's is trained over the same seeds (finished "
+        "leaderboard of routers or the architect's report on layers: every recipe of a room whose task is the "
+        "reference's is trained over the same seeds (finished "
         "runs "
         "of this commit are used again) and stands in one table with what it sacrifices.",
     .group = "train and use",

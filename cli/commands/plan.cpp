@@ -47,7 +47,9 @@ int run_plan(const Arguments& arguments) {
                                    : "keys and values kept for generation, in float32"});
   rows.row({"tokens", count_text(static_cast<double>(plan.tokens)),
             text(recipe.run.train.steps, " steps of ", plan.tokens / recipe.run.train.steps)});
-  rows.row({"memory", bytes_text(plan.memory_bytes), text(bytes_text(plan.memory_available), " free; an estimate")});
+  rows.row({"memory", bytes_text(plan.memory_bytes),
+            text(bytes_text(plan.memory_available), " free; ",
+                 plan.is_memory_probed ? "from steps with smaller batches" : "an estimate")});
   rows.row({"checkpoint", bytes_text(plan.checkpoint_bytes),
             text(bytes_text(plan.disk_bytes), " at most at once, ", bytes_text(plan.disk_available), " free")});
   if (plan.tokens_per_second) {
@@ -61,6 +63,7 @@ int run_plan(const Arguments& arguments) {
                {"cache_bytes_per_token", f.cache_bytes_per_token},
                {"tokens", plan.tokens},
                {"memory_bytes", plan.memory_bytes},
+               {"memory_probed", plan.is_memory_probed},
                {"memory_available", plan.memory_available},
                {"checkpoint_bytes", plan.checkpoint_bytes},
                {"disk_bytes", plan.disk_bytes},

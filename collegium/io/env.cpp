@@ -1,6 +1,9 @@
 #include "collegium/io/env.h"
 
 #include <ATen/Parallel.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <torch/headeronly/version.h>
@@ -112,6 +115,12 @@ GroupMemory group_memory(const Path& root) {
   return memory;
 }
 
+/// A size in what the kernel says of this process; nothing where it does not.
+std::optional<int64_t> status_bytes(std::string_view key) {
+  const auto kib = leading_number(field_of(read_kernel_file("/proc/self/status"), key, ':'));
+  return kib ? std::optional(*kib * 1024) : std::nullopt;
+}
+
 std::string compiler_name() {
 #if defined(__clang__)
   return std::string("clang ") + __clang_version__;
@@ -157,6 +166,26 @@ int64_t available_memory_bytes(const Path& root) {
 
 int64_t total_memory_bytes(const Path& root) {
   return std::min(meminfo_bytes(root, "MemTotal"), group_memory(root).limit);
+}
+
+int64_t resident_memory_bytes() {
+  return status_bytes("VmRSS").value_or(0);
+}
+
+void release_free_memory() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);
+#endif
+}
+
+PeakMemory::PeakMemory() {
+  // 5 sets the kernel's mark of the most memory held to what is held now.
+  std::ofstream mark("/proc/self/clear_refs");
+  is_known_ = static_cast<bool>(mark << "5" << std::flush);
+}
+
+std::optional<int64_t> PeakMemory::bytes() const {
+  return is_known_ ? status_bytes("VmHWM") : std::nullopt;
 }
 
 int64_t free_disk_bytes(const Path& path) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string_view>
 
 #include "collegium/io/fs.h"
@@ -24,6 +25,24 @@ int64_t available_memory_bytes(const Path& root = "/");
 
 /// Bytes of memory in all, or the smallest limit of the control groups above the process.
 int64_t total_memory_bytes(const Path& root = "/");
+
+/// Bytes of memory that this process holds now.
+int64_t resident_memory_bytes();
+
+/// Gives memory that was freed back to the system where the allocator can, so that the next peak shows what is used.
+void release_free_memory();
+
+/// The most memory that this process held since the object was made, where the system can tell (Linux, with
+/// permission to reset its own mark).
+class PeakMemory {
+ public:
+  PeakMemory();
+  /// Bytes, absent where the system does not tell.
+  std::optional<int64_t> bytes() const;
+
+ private:
+  bool is_known_ = false;
+};
 
 /// Bytes that a user may still write to the disk that holds `path`, or would hold it once created.
 /// Throws an Error of kind io.

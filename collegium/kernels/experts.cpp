@@ -27,6 +27,7 @@ ExpertShape expert_shape(const Tensor& x_ND, const Tensor& token_R, const Tensor
 template <class S>
 void first_half(const ExpertShape& is, Activation activation, const Rows<S>& x_rows, const Experts& experts,
                 const S* first, S* h_RH, S* a_RI) {
+  count_product(is.n_rows, is.width, is.parts * is.hidden);
   const auto& loop = loops<S>();
   const auto& act = loop.of(activation);
   const auto blocks = cut_rows(experts.offset, experts.n, rows_per_task, is.hidden, 16);

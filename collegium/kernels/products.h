@@ -10,6 +10,7 @@
 
 #include "collegium/base/error.h"
 #include "collegium/kernels/experts.h"
+#include "collegium/kernels/flops.h"
 #include "collegium/kernels/work.h"
 
 namespace collegium::kernels {
@@ -34,9 +35,15 @@ struct Experts {
 /// Rows that one task takes: enough to repay the reading of a weight, few enough to stay in the second-level cache.
 constexpr int64_t rows_per_task = 64;
 
+/// Counts a product of `rows` rows, k terms to a sum, n sums to a row.
+inline void count_product(int64_t rows, int64_t k, int64_t n) {
+  count_flops(2.0 * static_cast<double>(rows) * static_cast<double>(k) * static_cast<double>(n));
+}
+
 /// out[R, n] = each row times its expert's weight_e^T, weight_e [n, k].
 template <class S, class O>
 void product_linear(const Rows<S>& rows, const Experts& experts, const S* weight, int64_t n, int64_t k, O* out) {
+  count_product(static_cast<int64_t>(rows.size()), k, n);
   const auto& loop = loops<S>();
   const auto blocks = cut_rows(experts.offset, experts.n, rows_per_task, n, 16);
   run_tasks(static_cast<int64_t>(blocks.size()), [&] {
@@ -55,6 +62,7 @@ void product_linear(const Rows<S>& rows, const Experts& experts, const S* weight
 /// out[R, n] = each row times its expert's weight_e, weight_e [k, n].
 template <class S, class O>
 void product_times(const Rows<S>& rows, const Experts& experts, const S* weight, int64_t n, int64_t k, O* out) {
+  count_product(static_cast<int64_t>(rows.size()), k, n);
   const auto& loop = loops<S>();
   const auto blocks = cut_rows(experts.offset, experts.n, rows_per_task, n, loop.panel);
   run_tasks(static_cast<int64_t>(blocks.size()), [&] {
@@ -73,6 +81,7 @@ void product_times(const Rows<S>& rows, const Experts& experts, const S* weight,
 /// out[E, m, n] = for each expert the sum over its rows of a^T b; zeros for experts without rows.
 template <class S>
 void product_outer(const Rows<S>& a, int64_t m, const Rows<S>& b, int64_t n, const Experts& experts, S* out) {
+  count_product(static_cast<int64_t>(a.size()), m, n);
   const auto& loop = loops<S>();
   constexpr int64_t rows_of_weight = 192;
   const int64_t parts = (m + rows_of_weight - 1) / rows_of_weight;

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/flops.h"
 #include "collegium/kernels/sigmoid.h"
 #include "collegium/kernels/softmax.h"
 #include "collegium/kernels/work.h"
@@ -16,6 +17,7 @@ namespace {
 template <class S, class Done>
 void logits_in_blocks(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& logit_NE, const Done& done) {
   const int64_t n_tokens = x_ND.size(0), width = x_ND.size(1), n_experts = weight_ED.size(0);
+  count_flops(2.0 * static_cast<double>(x_ND.numel()) * static_cast<double>(n_experts));
   const auto& loop = loops<S>();
   const S *x = data<S>(x_ND), *weight = data<S>(weight_ED);
   S* logit = mutable_data<S>(logit_NE);

@@ -1,8 +1,15 @@
 // Head to head: the trained side of every recipe of a room, on one task, in one table with what each sacrifices.
 #pragma once
+#include "collegium/model/model.h"
 #include "collegium/recipe/evidence.h"
 
 namespace collegium {
+
+/// What the table of a room compares.
+enum class Board {
+  route,  ///< routers: only the layers with experts differ
+  layer   ///< layers and attention at about equal work: all below `model` may differ but its width and depth
+};
 
 /// One router (or layer) among the others.
 struct Entrant {
@@ -12,30 +19,39 @@ struct Entrant {
   std::vector<double> tokens_per_second;  ///< of training steps after training; one a round, all entrants in turn
   std::map<int64_t, double>
       router_microseconds;  ///< E -> µs a token of one forward routing; empty for layers without a router
-  bool is_causal = true;
-  std::string needs;  ///< "token ids", "attention", …; empty = hidden states alone
+  model::ModelFacts facts;
+  std::optional<double> training_bytes;  ///< that two training steps took at their peak, the program itself not counted
 };
 
 struct Leaderboard {
+  Board board = Board::route;
   std::vector<Entrant> entrants;
   std::vector<std::string> left_out;  ///< "clusters: other data" …: recipes of another task
 };
 
-/// Trains what is not there yet. A recipe takes part when its data, its training and the sizes of its model outside the
-/// MoE layers are those of `reference`; seeds are those of `reference`, too. `say` gets a line for each step.
-/// Speed is measured at the end, every entrant a step in turn, so that a busy moment of the machine meets all.
-Leaderboard gather_leaderboard(const Recipe& reference, const std::vector<Recipe>& recipes, const RunSetting& setting,
-                               Reuse reuse, const std::function<void(const std::string&)>& say);
+/// Trains what is not there yet. A recipe takes part when its data, its training and what the board holds equal are
+/// those of `reference`; seeds are those of `reference`, too. Of a room of layers the reference and the baselines take
+/// part as well. `say` gets a line for each step. Speed is measured at the end, every entrant a step in turn, so that a
+/// busy moment of the machine meets all.
+Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::vector<Recipe>& recipes,
+                               const RunSetting& setting, Reuse reuse,
+                               const std::function<void(const std::string&)>& say);
 
-/// {machine, commit, date, seeds, rows: [{name, paper, commits, measures: {name: {mean, min, max, std, n}}, speed:
-/// {median, min, max} in tokens a second, router_us: {E: µs}, causal, needs, sacrifices: [text]}]}, best held-out loss
-/// first.
+/// {room, machine, commit, date, seeds, rows: [{name, paper, commits, measures: {name: {mean, min, max, std, n}},
+/// speed: {median, min, max} in tokens a second, router_us: {E: µs}, flops_per_token, cache_bytes_per_token,
+/// training_bytes, causal, needs, sacrifices: [text]}]}, best held-out loss first.
 nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& setting);
 
-/// The page docs/leaderboard.md; the picture beside it is leaderboard_svg.
+/// Name of the files that a board is kept in, without ending: "leaderboard", "layers".
+std::string_view leaderboard_file(Board board);
+
+/// The page; the picture beside it is leaderboard_svg.
 std::string leaderboard_markdown(const nlohmann::json& board);
 
-/// Held-out loss against training speed, one mark an entrant with its spread over the seeds.
+/// The columns that fit a terminal: a header and a line a row.
+std::vector<std::vector<std::string>> leaderboard_lines(const nlohmann::json& board);
+
+/// Held-out loss against training speed (and memory), one mark an entrant with its spread over the seeds.
 std::string leaderboard_svg(const nlohmann::json& board);
 
 }  // namespace collegium

@@ -7,7 +7,8 @@ namespace collegium {
 struct Plan {
   model::ModelFacts facts;
   double train_flops_per_token = 0;  ///< forward and backward
-  double memory_bytes = 0;           ///< parameters, gradients, optimiser, activations of one pass, torch itself
+  double memory_bytes = 0;           ///< of the whole process while it trains, at its peak
+  bool is_memory_probed = false;     ///< from steps with few sequences on this machine, else from a formula
   double memory_available = 0;
   double checkpoint_bytes = 0;  ///< one checkpoint
   double disk_bytes = 0;        ///< all that are kept at once
@@ -19,7 +20,9 @@ struct Plan {
 };
 
 /// Plans the run. The vocabulary is that of the config (an upper bound where the tokenizer is still to be trained).
-/// With `measure`, trains a copy of the model on random data for about `measure_seconds`, only if it fits.
+/// With `measure`, steps with one and two quarters of the batch tell how memory grows with it, and a copy of the model
+/// is trained on random data for about `measure_seconds`, only if it fits. Without, memory comes from a formula, and
+/// steps are only made before it would refuse.
 Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds = 4);
 
 /// Throws an Error of kind refused that lists the refusals, if any.

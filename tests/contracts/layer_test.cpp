@@ -3,6 +3,7 @@
 //
 // N tokens, D model width, E experts.
 #include "collegium/layer/layer.h"
+#include "collegium/kernels/flops.h"
 #include "collegium/layer/experts.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/routing.h"
@@ -194,6 +195,18 @@ TEST_CASE_FIXTURE(OneThread, "shapes, types and claims of layers") {
       CHECK(described.has_value() == (facts.n_experts > 0));
       if (described) check_decision(*described, kTokens, facts.n_experts);
     }
+  }
+}
+
+TEST_CASE_FIXTURE(OneThread, "the work a layer says it does is the work it does, within a twentieth") {
+  for (const auto& v : variants()) {
+    CAPTURE(v.what);
+    const at::NoGradGuard no_grad;
+    const auto made = built(v.named);
+    const kernels::FlopCounter counter;
+    made->forward(inputs(), context_of(kTokens, 2));
+    const auto counted = counter.flops() / kTokens, said = made->facts().flops_per_token;
+    CHECK(said == doctest::Approx(counted).epsilon(0.05));
   }
 }
 

@@ -2,6 +2,7 @@
 // end to end, honest facts.
 //
 // B sequences, T tokens each, V vocabulary, D model width.
+#include "collegium/kernels/flops.h"
 #include "collegium/model/language_model.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/routing.h"
@@ -279,6 +280,18 @@ TEST_CASE("facts agree with what collect shows") {
         std::vector<int64_t>{1, 3});
   CHECK(make_model(decoder(tiny()))->facts(32).flops_per_token >
         make_model(decoder(tiny()))->facts(16).flops_per_token);
+}
+
+TEST_CASE("the work a model says it does is the work it does, within a twentieth") {
+  constexpr int64_t T = 64;
+  for (const auto& [what, named] : variants()) {
+    CAPTURE(what);
+    const at::NoGradGuard no_grad;
+    const auto model = make_model(named, at::kFloat);
+    const kernels::FlopCounter counter;
+    model->logits(model->forward(tokens(2, T), context_of_type(at::kFloat)).hidden_ND);
+    CHECK(model->facts(T).flops_per_token == doctest::Approx(counter.flops() / (2 * T)).epsilon(0.05));
+  }
 }
 
 TEST_CASE("tied embeddings are one tensor that gets both gradients") {

@@ -101,6 +101,24 @@ def test_leaderboard(place):  # noqa: F811
     assert len(cli("runs", "--ids", cwd=place, check=0).stdout.split()) == before == 6
 
 
+def test_report_on_layers(place):  # noqa: F811
+    folder = place / "recipes" / "layer"
+    folder.mkdir(parents=True)
+    head = 'paper = 86\ntitle = "x"\nclaim = "y"\nseeds = [1]\nbaseline_name = "dense"\n'
+    path = write_recipe(folder, steps=4, name="routed")
+    path.write_text(head + path.read_text().replace(str(folder / "text.txt"), str(place / "text.txt")))
+    other = folder / "cartesian.toml"
+    other.write_text(path.read_text().replace('name = "routed"', 'name = "cartesian"').replace('router = { name = "top_k" }\n', "")
+                     + '\n[baseline.model.moe]\nname = "dense"\nd_hidden = 32\n')
+    done = cli("compare", "--room", "layer", "--reference", path, "--store", "docs", "--threads", 1, "--json", cwd=place, check=0)
+    data = json.loads(done.stdout)
+    assert sorted(row["name"] for row in data["rows"]) == ["cartesian", "dense (baseline of cartesian)", "routed"]
+    for row in data["rows"]:
+        assert row["flops_per_token"] > 0 and row["cache_bytes_per_token"] == 2 * 2 * 32 * 4 and row["training_bytes"] > 0
+    assert "# Layers head to head" in (place / "docs" / "layers.md").read_text()
+    assert (place / "docs" / "layers.svg").read_text().count("<g ") == 2
+
+
 def test_evidence_of_training_balance_and_of_the_best_loss(place):  # noqa: F811
     path = write_recipe(place, router="base", steps=20, name="even")
     head = 'paper = 73\ntitle = "x"\nclaim = "y"\nseeds = [1, 2]\n'

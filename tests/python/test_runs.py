@@ -281,3 +281,21 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(place):
         cli("generate", "tiny", "--runs", small, "--prompt", "the ", "-n", 2, cwd=place, check=0)
     finally:
         subprocess.run(["umount", small])
+
+
+@pytest.mark.parametrize("moe", ['router = { name = "switch" }\nn_experts = 8\nd_expert = 128',
+                                 'router = { name = "top_k", k = 2 }\nn_experts = 64\nd_expert = 256'])
+def test_a_plan_knows_the_memory_that_training_takes(place, moe):  # noqa: F811
+    """Within a tenth of the peak that the kernel counts for the training process."""
+    path = place / "wide.toml"
+    path.write_text(RECIPE.format(text=place / "text.txt", router="top_k", steps=3)
+                    .replace("d_model = 32", "d_model = 128").replace("batch_size = 4", "batch_size = 32")
+                    .replace("context = 32", "context = 64").replace("n_experts = 4\nd_expert = 16\n", "")
+                    .replace('router = { name = "top_k" }', moe))
+    plan = json.loads(cli("plan", path, "--threads", 1, "--json", cwd=place, check=0).stdout)
+    assert plan["memory_probed"]
+    child = subprocess.Popen([str(CLI), "train", str(path), "--threads", "1", "--no-report", "-q"], cwd=place,
+                             stdout=subprocess.DEVNULL, env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")})
+    _, status, used = os.wait4(child.pid, 0)
+    assert status == 0
+    assert plan["memory_bytes"] == pytest.approx(used.ru_maxrss * 1024, rel=0.1)
