@@ -19,3 +19,6 @@ if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
 else()
   set_source_files_properties(${_kernels}/pages_linux.cpp PROPERTIES HEADER_FILE_ONLY ON)
 endif()
+# torch's wheel is built with NDEBUG, and one of its structures that this file reads has a member more without.
+set_source_files_properties(${_kernels}/flops.cpp PROPERTIES COMPILE_DEFINITIONS NDEBUG SKIP_UNITY_BUILD_INCLUSION ON
+                            SKIP_PRECOMPILE_HEADERS ON)

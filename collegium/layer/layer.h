@@ -28,7 +28,8 @@ struct LayerOutput {
 struct LayerFacts {
   int64_t n_experts = 0;         ///< 0 = dense
   double parameters_active = 0;  ///< parameters that one token meets, router included
-  double flops_per_token = 0;    ///< forward, multiply and add counted as two
+  double flops_per_token = 0;    ///< products of a training pass forward, multiply and add counted as two
+  double flops_per_pair = 0;     ///< the same per token and token of its sequence, where tokens are compared
   bool is_causal = true;
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
   route::ContextNeeds needs;

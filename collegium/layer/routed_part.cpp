@@ -39,6 +39,7 @@ LayerFacts routed_facts(const route::Router& router, double working) {
   return {.n_experts = router.n_experts(),
           .parameters_active = working + facts.flops_per_token / 2,
           .flops_per_token = 2 * working + facts.flops_per_token,
+          .flops_per_pair = facts.flops_per_pair,
           .is_causal = facts.is_causal,
           .reads_other_tokens = facts.reads_other_tokens,
           .needs = facts.needs};

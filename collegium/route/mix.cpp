@@ -9,6 +9,8 @@
 #include <cmath>
 #include <limits>
 
+#include "collegium/kernels/flops.h"
+
 namespace collegium::route {
 namespace {
 
@@ -21,6 +23,7 @@ struct MixEarlier : torch::autograd::Function<MixEarlier> {
     const auto T = score_TE.size(0), E = score_TE.size(1);
     auto weight_TT = at::zeros({T, T}, score_TE.options()), out_TE = at::zeros({T, E}, score_TE.options());
     auto sum_T = at::ones({T}, score_TE.options());
+    kernels::count_flops(static_cast<double>(T) * static_cast<double>(score_TE.numel()));
     const auto* real = real_T.const_data_ptr<bool>();
     AT_DISPATCH_FLOATING_TYPES(score_TE.scalar_type(), "mix_earlier", [&] {
       const auto *between = between_TT.const_data_ptr<scalar_t>(), *score = score_TE.const_data_ptr<scalar_t>();

@@ -215,7 +215,8 @@ RouterFacts Router::facts() const {
           .needs = needs_,
           // Of even choices, the null experts' share is no work.
           .choices_per_token = stages_.selector->choices_per_token() * working,
-          .flops_per_token = stages_.scorer->flops_per_token()};
+          .flops_per_token = stages_.scorer->flops_per_token(),
+          .flops_per_pair = stages_.scorer->flops_per_pair()};
 }
 
 void Router::collect(ParameterList& list) {

@@ -48,7 +48,7 @@ struct RouterFacts {
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
   bool learns_from_task = true;     ///< gates carry a gradient
   ContextNeeds needs;
-  double choices_per_token = 0, flops_per_token = 0;
+  double choices_per_token = 0, flops_per_token = 0, flops_per_pair = 0;
 };
 
 class Router {

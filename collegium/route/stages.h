@@ -98,6 +98,8 @@ class Scorer {
   virtual void step() {}
   /// Multiply-adds per token, for the plan.
   virtual double flops_per_token() const { return 0; }
+  /// The same per token and token of its sequence, for scorers that compare tokens.
+  virtual double flops_per_pair() const { return 0; }
   virtual void collect(ParameterList&) {}
 };
 

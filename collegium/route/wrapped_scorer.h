@@ -14,6 +14,7 @@ class WrappedScorer : public Scorer {
   bool has_prototypes() const override { return inner_->has_prototypes(); }
   void step() override { inner_->step(); }
   double flops_per_token() const override { return inner_->flops_per_token(); }
+  double flops_per_pair() const override { return inner_->flops_per_pair(); }
   void collect(ParameterList& list) override { list.child("of", *inner_); }
 
  protected:

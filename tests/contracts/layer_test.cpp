@@ -199,15 +199,25 @@ TEST_CASE_FIXTURE(OneThread, "shapes, types and claims of layers") {
 }
 
 TEST_CASE_FIXTURE(OneThread, "the work a layer says it does is the work it does, within a twentieth") {
+  // Enough tokens that what is done once a batch does not count.
+  constexpr int64_t B = 2, T = 400, N = B * T;
+  int64_t compared = 0;
   for (const auto& v : variants()) {
     CAPTURE(v.what);
     const at::NoGradGuard no_grad;
     const auto made = built(v.named);
+    const auto facts = made->facts();
     const kernels::FlopCounter counter;
-    made->forward(inputs(), context_of(kTokens, 2));
-    const auto counted = counter.flops() / kTokens, said = made->facts().flops_per_token;
-    CHECK(said == doctest::Approx(counted).epsilon(0.05));
+    const auto out = made->forward(inputs(3, N), context_of(N, B, Phase::train));
+    // Slots and merged experts share their work among however many tokens a sequence has.
+    if (v.named.name == "soft" || v.named.name == "merged") continue;
+    // Where a token may get fewer experts, or more, than said, so does the work.
+    const auto choices = made->router() ? made->router()->facts().choices_per_token : 0;
+    if (out.decision && std::abs(static_cast<double>(out.decision->n_kept()) / N - choices) > 0.01 * choices) continue;
+    CHECK(facts.flops_per_token + T * facts.flops_per_pair == doctest::Approx(counter.flops() / N).epsilon(0.05));
+    ++compared;
   }
+  CHECK(compared > 20);
 }
 
 TEST_CASE_FIXTURE(OneThread, "bfloat16 layers are near float32 ones") {

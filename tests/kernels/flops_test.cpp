@@ -37,14 +37,14 @@ TEST_CASE("fused attention counts half of the square when it is causal") {
 }
 
 TEST_CASE("own products count as torch's do, forward and backward") {
-  const auto options = at::TensorOptions().dtype(at::kFloat).requires_grad(true);
+  const auto random = [](at::IntArrayRef sizes) { return at::rand(sizes).requires_grad_(true); };
   const int64_t R = 6, N = 4, D = 8, I = 5, E = 3;
   const auto offset_E1 = at::tensor({0, 2, 2, 6}, at::kLong), token_R = at::tensor({0, 1, 0, 1, 2, 3}, at::kLong);
-  const auto x_ND = at::rand({N, D}, options), gate_R = at::rand({R}), first_EHD = at::rand({E, 2 * I, D}, options),
-             second_EDI = at::rand({E, D, I}, options);
+  const auto x_ND = random({N, D}), gate_R = at::rand({R}), first_EHD = random({E, 2 * I, D}),
+             second_EDI = random({E, D, I});
   at::Tensor y_ND;
-  const auto forward = counted(
-      [&] { y_ND = kernels::swiglu_experts(x_ND, gate_R, token_R, offset_E1, first_EHD, second_EDI); });
+  const auto forward =
+      counted([&] { y_ND = kernels::swiglu_experts(x_ND, gate_R, token_R, offset_E1, first_EHD, second_EDI); });
   CHECK(forward == 2.0 * static_cast<double>(R * D * 3 * I));
   CHECK(counted([&] { y_ND.sum().backward(); }) == 2 * forward);
   CHECK(counted([&] { kernels::linear(x_ND, first_EHD[0]); }) == 2.0 * static_cast<double>(N * D * 2 * I));

@@ -108,9 +108,7 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
     const auto first = static_cast<double>(gate_down_ErD_.numel());
     const auto rest = static_cast<double>(gate_up_EIr_.numel() + up_EID_.numel() + down_EDI_.numel()) / E;
     const auto working = first + router_->facts().choices_per_token * rest;
-    auto out = routed_facts(*router_, working);
-    out.flops_per_token += 2 * first / static_cast<double>(gate_down_ErD_.size(2));  // the norms
-    return out;
+    return routed_facts(*router_, working);
   }
   route::Router* router() override { return router_.get(); }
   void collect(ParameterList& list) override {

@@ -81,6 +81,7 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
     return {.n_experts = a.n_experts,
             .parameters_active = a.parameters_active + b.parameters_active + static_cast<double>(norm_D_.numel()),
             .flops_per_token = a.flops_per_token + b.flops_per_token,
+            .flops_per_pair = a.flops_per_pair + b.flops_per_pair,
             .is_causal = a.is_causal && b.is_causal,
             .reads_other_tokens = a.reads_other_tokens || b.reads_other_tokens,
             .needs = a.needs | b.needs};

@@ -85,7 +85,7 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
   }
   void step() override { part_.router->step(); }
   LayerFacts facts() const override {
-    // Parameters are those of the plain path; the work is that of training, where noise makes it two paths.
+    // Parameters are those of the plain path; in training noise makes it two paths.
     auto out = routed_facts(*part_.router, part_.parameters_working());
     const auto D = static_cast<double>(trust_D_.numel());
     const auto contrasting = config_.contrast > 0 ? 2 * D * static_cast<double>(config_.contrast_tokens) : 0.0;

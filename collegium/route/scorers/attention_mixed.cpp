@@ -25,7 +25,8 @@ class AttentionMixedScorer final : public WrappedScorer, public Makes<AttentionM
     }
   };
 
-  AttentionMixedScorer(const Config& config, const StageInputs& in) : WrappedScorer(config.of, in) {
+  AttentionMixedScorer(const Config& config, const StageInputs& in)
+      : WrappedScorer(config.of, in), n_experts_(in.n_experts) {
     require(inner_->kind() != ScoreKind::none, "attention_mixed: scorer '", config.of.name, "' has no scores to mix");
     require(!inner_->claims().closes_experts, "attention_mixed: scorer '", config.of.name,
             "' closes experts to some tokens, and a mixture would open them again");
@@ -58,6 +59,10 @@ class AttentionMixedScorer final : public WrappedScorer, public Makes<AttentionM
     claims.reads_other_tokens = true;
     return claims;
   }
+  double flops_per_pair() const override { return inner_->flops_per_pair() + static_cast<double>(n_experts_); }
+
+ private:
+  int64_t n_experts_;
 };
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include <cmath>
 
+#include "collegium/kernels/flops.h"
 #include "collegium/kernels/router_linear.h"
 #include "collegium/route/stages.h"
 
@@ -27,6 +28,7 @@ struct ExpertsAttend : torch::autograd::Function<ExpertsAttend> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q_NE, const Tensor& k_NE,
                         const Tensor& v_NE) {
     auto out_NE = at::empty_like(v_NE, at::MemoryFormat::Contiguous);
+    kernels::count_flops(4.0 * static_cast<double>(q_NE.numel()) * static_cast<double>(q_NE.size(1)));
     for (int64_t i = 0; i < q_NE.size(1); ++i) out_NE.select(1, i).copy_((share(q_NE, k_NE, i) * v_NE).sum(-1));
     context->save_for_backward({q_NE, k_NE, v_NE, out_NE});
     return out_NE;

@@ -37,7 +37,9 @@ class SimilarityMixedScorer final : public WrappedScorer, public Makes<Similarit
 
   SimilarityMixedScorer(const Config& config, const StageInputs& in)
       : WrappedScorer(config.of, in),
-        temperature_(config.temperature > 0 ? config.temperature : std::sqrt(static_cast<double>(in.d_model))) {
+        temperature_(config.temperature > 0 ? config.temperature : std::sqrt(static_cast<double>(in.d_model))),
+        d_model_(in.d_model),
+        n_experts_(in.n_experts) {
     require(inner_->kind() != ScoreKind::none, "similarity_mixed: scorer '", config.of.name, "' has no scores to mix");
     require(!inner_->claims().closes_experts, "similarity_mixed: scorer '", config.of.name,
             "' closes experts to some tokens, and a mixture would open them again");
@@ -63,9 +65,14 @@ class SimilarityMixedScorer final : public WrappedScorer, public Makes<Similarit
     claims.reads_other_tokens = true;
     return claims;
   }
+  double flops_per_pair() const override {
+    // Every pair is compared, and earlier tokens' scores are mixed.
+    return inner_->flops_per_pair() + 2.0 * static_cast<double>(d_model_) + static_cast<double>(n_experts_);
+  }
 
  private:
   double temperature_;
+  int64_t d_model_, n_experts_;
 };
 
 }  // namespace
