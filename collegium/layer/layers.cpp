@@ -12,6 +12,7 @@ extern const Entry<MoeLayer> layer_routed;
 extern const Entry<MoeLayer> layer_soft;
 extern const Entry<MoeLayer> layer_stochastic;
 extern const Entry<MoeLayer> layer_subspace;
+extern const Entry<MoeLayer> layer_union;
 extern const Entry<MoeLayer> layer_vector_quantised;
 
 Entries<MoeLayer> layers() {
@@ -26,6 +27,7 @@ Entries<MoeLayer> layers() {
       &layer_soft,
       &layer_stochastic,
       &layer_subspace,
+      &layer_union,
       &layer_vector_quantised,
   };
   return kAll;

@@ -31,7 +31,7 @@ Named small(const Entry<MoeLayer>& entry) {
   const auto fields = entry.fields();
   if (has_field(fields, "n_experts")) named.fields.set("n_experts", kExperts);
   if (has_field(fields, "d_expert")) named.fields.set("d_expert", 3);
-  if (has_field(fields, "d_hidden")) named.fields.set("d_hidden", 5);
+  if (has_field(fields, "d_hidden")) named.fields.set("d_hidden", has_field(fields, "n_experts") ? 3 * kExperts : 5);
   return named;
 }
 
