@@ -80,7 +80,7 @@ TEST_CASE("union: weighed by even scores, all experts are still the block") {
   const auto made = union_of("gelu", all_on(true));
   {
     const at::NoGradGuard no_grad;
-    parameter(*made, "router.scorer.weight").zero_();
+    parameter(*made, "router.scorer.of.weight").zero_();
   }
   const auto x_ND = inputs(kTokens, kWidth);
   const auto y_ND = made->forward(x_ND, context_of(kTokens)).y_ND;

@@ -42,7 +42,7 @@ class UnionRouter final : public Preset<UnionRouter> {
 
   static Composition compose(const Config& c, const StageInputs& in) {
     Composition out;
-    if (c.patch != 1) out.scorer = {.name = "patch", .fields = table({{"patch", c.patch}})};
+    out.scorer = {.name = "patch", .fields = table({{"patch", c.patch}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     if (c.data_share > 0) {
       // k of E experts are asked by each token: this factor leaves data_share * tokens to each.

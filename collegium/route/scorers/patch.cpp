@@ -47,7 +47,7 @@ class PatchScorer final : public WrappedScorer, public Makes<PatchScorer, Scorer
   Scores score(const Tensor& x_ND, const Context& context) override {
     auto out = inner_->score(x_ND, context);
     const auto N = x_ND.size(0);
-    if (N == 0) return out;
+    if (N == 0 || config_.patch == 1) return out;
     const auto group_N = segments_of(context, N, config_.patch, x_ND.device()).group_N;
     const auto pooled = [&](const Tensor& t_NE) {
       if (!t_NE.defined()) return t_NE;
@@ -58,6 +58,7 @@ class PatchScorer final : public WrappedScorer, public Makes<PatchScorer, Scorer
   }
   Claims claims() const override {
     auto claims = inner_->claims();
+    if (config_.patch == 1) return claims;
     claims.reads_other_tokens = true;
     claims.is_causal = claims.is_causal && config_.pool == PatchPool::first;
     claims.is_causal_in_training = claims.is_causal_in_training && claims.is_causal;
