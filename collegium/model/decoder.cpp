@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "collegium/kernels/experts.h"
@@ -333,11 +334,13 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     const auto n = config_.n_layers;
     check_overrides(config_.overrides, n, "model.override");
     std::vector<Place> out;
+    const std::array known = {config_.moe, config_.dense};
     std::vector<size_t> sharing;
     for (int64_t i = 0; i < n; ++i) {
       const bool is_moe =
           config_.moe_every > 0 && i >= config_.moe_first && (i - config_.moe_first) % config_.moe_every == 0;
-      out.push_back({overridden(is_moe ? config_.moe : config_.dense, config_.overrides, i, n, "model.override"), {}});
+      out.push_back(
+          {overridden(is_moe ? config_.moe : config_.dense, known, config_.overrides, i, n, "model.override"), {}});
       if (is_moe && out.back().named.name == config_.moe.name) sharing.push_back(static_cast<size_t>(i));
     }
     const auto group = static_cast<size_t>(config_.share_experts);

@@ -55,13 +55,21 @@ void check_overrides(const Table& overrides, int64_t n_layers, std::string_view 
   }
 }
 
-Named overridden(const Named& base, const Table& overrides, int64_t layer, int64_t n_layers, std::string_view path) {
+Named overridden(const Named& base, std::span<const Named> known, const Table& overrides, int64_t layer,
+                 int64_t n_layers, std::string_view path) {
   auto out = base;
   for (const auto& item : overrides.items) {
     if (!read_layers(item, n_layers, path).has(layer)) continue;
-    // `merged` replaces a table whose name differs when both stand in a table.
-    const auto both = merged(table({{"layer", to_table(out)}}), table({{"layer", item.value}}));
-    out = read_named(*both.find("layer"), text(path, ".", item.key));
+    const auto here = text(path, ".", item.key);
+    const auto* fields = std::get_if<Table>(&item.value.data);
+    auto over = fields ? *fields : table({{"name", item.value}});
+    if (const auto* name = over.find("name"); name && name->data != Value(out.name).data) {
+      out = {.name = read_named(Value(over), here).name};
+      for (const auto& other : known)
+        if (other.name == out.name) out = other;
+    }
+    out = read_named(Value(merged(to_table(out), over)), here);
+    out.origin = item.value.origin;
   }
   return out;
 }

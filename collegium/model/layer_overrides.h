@@ -1,11 +1,12 @@
 // Single layers that differ from the rest: what a model's `override` table says of them.
 //
-//   [model.override.0]          # the first layer
-//   name = "dense"              # another mechanism replaces the layer's whole configuration
-//   [model.override."2-5/2"]    # layers 2 and 4
-//   n_experts = 32              # without a name the fields are laid over what the layer would be
+//   [model.override]
+//   0 = "dense"                     # the first layer is as model.dense says
+//   1 = { name = "soft" }           # a mechanism of no configuration here: what is not written has its default
+//   "2-5/2" = { n_experts = 32 }    # layers 2 and 4: without a name the fields are laid over what the layer would be
 #pragma once
 #include <cstdint>
+#include <span>
 
 #include "collegium/base/config.h"
 
@@ -15,7 +16,9 @@ namespace collegium::model {
 /// s-th from the first on.
 void check_overrides(const Table& overrides, int64_t n_layers, std::string_view path);
 
-/// `base` with what `overrides` says of this layer over it, in the order in which it is written.
-Named overridden(const Named& base, const Table& overrides, int64_t layer, int64_t n_layers, std::string_view path);
+/// `base` with what `overrides` says of this layer over it, in the order in which it is written. A name that one of
+/// `known` has starts from that one's fields.
+Named overridden(const Named& base, std::span<const Named> known, const Table& overrides, int64_t layer,
+                 int64_t n_layers, std::string_view path);
 
 }  // namespace collegium::model
