@@ -85,7 +85,10 @@ BoardScores score_units(const Tensor& fit_PF, const Tensor& fit_PG, const Tensor
   out.coverage = score_G.mean().item<double>();
   const auto said = said_PG.to(at::kFloat);
   const auto truth_P = test.sum(1);
-  out.reconstruction = f1((said * test).sum(1), said.sum(1), truth_P).mean().item<double>();
+  const auto said_P = said.sum(1);
+  // Of a board without any of the properties, silence says all.
+  const auto f1_P = at::where((said_P + truth_P).eq(0), 1, f1((said * test).sum(1), said_P, truth_P));
+  out.reconstruction = f1_P.mean().item<double>();
   return out;
 }
 
