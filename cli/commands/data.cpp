@@ -49,7 +49,7 @@ int64_t data_size(const fs::path& file) {
 }
 
 std::string data_registry(const data::Source& source) {
-  return source.kind == data::PackageKind::npm ? "npm" : "PyPI";
+  return source.kind == data::PackageKind::made ? "none" : source.kind == data::PackageKind::npm ? "npm" : "PyPI";
 }
 
 const data::Source& known_source(const std::string& name) {
@@ -109,8 +109,7 @@ int get_data(const Arguments& arguments, data::SourcePaths paths) {
   // All names are checked before the first download.
   for (const auto* source : chosen_sources(arguments)) {
     const auto file = data::locate(*source, paths, [&](const data::DataProgress& step) {
-      if (step.done == 0)
-        out.note(text("fetching ", source->archive, " (", data_registry(*source), " package ", source->package, ")"));
+      if (step.done == 0) out.note(text("fetching ", source->archive, " (", data::origin_of(*source), ")"));
     });
     out.line(text(source->name, ": ", file.string(), " (", bytes_text(data_size(file)), ", hash checked)"));
     list.push_back(data_json(*source, file));
@@ -132,7 +131,7 @@ int info_data(const Arguments& arguments, data::SourcePaths paths) {
     out.line(out.colored("1", source->name));
     out.line(text("  title      ", source->title));
     out.line(text("  licence    ", source->licence));
-    out.line(text("  source     ", data_registry(*source), " package ", source->package, " ", source->version));
+    out.line(text("  source     ", data::origin_of(*source)));
     out.line(text("  archive    ", source->archive));
     out.line(text("  SHA-256    ", source->sha256));
     out.line(text("  contents   ", source->n_documents, " ", source->contents()));

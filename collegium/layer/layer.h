@@ -5,6 +5,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
 
 #include "collegium/base/catalogue.h"
@@ -35,6 +36,8 @@ struct LayerFacts {
   route::ContextNeeds needs;
 };
 
+class ExpertPool;
+
 class MoeLayer {
  public:
   using Interface = MoeLayer;
@@ -43,6 +46,7 @@ class MoeLayer {
     Random random{0};
     at::TensorOptions options;
     route::Corpus corpus;
+    std::shared_ptr<ExpertPool> pool;  ///< experts shared with neighbouring layers; none = the layer has its own
   };
   struct Claims {
     bool has_assignment = true;      ///< tokens are assigned to experts (soft and dense layers have none)
@@ -54,6 +58,9 @@ class MoeLayer {
   };
   virtual ~MoeLayer() = default;
   virtual LayerOutput forward(const Tensor& x_ND, const route::Context& context) = 0;
+  /// The layer's hidden units as those of one wide network, for x_ND and what `forward` gave for it: zero where a token
+  /// does not meet the unit. [N, F]; undefined where the layer is no such network.
+  virtual Tensor units(const Tensor& /*x_ND*/, const LayerOutput& /*done*/) { return {}; }
   /// After each optimiser step.
   virtual void step() {}
   virtual LayerFacts facts() const = 0;

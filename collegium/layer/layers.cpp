@@ -12,21 +12,13 @@ extern const Entry<MoeLayer> layer_routed;
 extern const Entry<MoeLayer> layer_soft;
 extern const Entry<MoeLayer> layer_stochastic;
 extern const Entry<MoeLayer> layer_subspace;
+extern const Entry<MoeLayer> layer_union;
 extern const Entry<MoeLayer> layer_vector_quantised;
 
 Entries<MoeLayer> layers() {
   static constexpr const Entry<MoeLayer>* kAll[] = {
-      &layer_autonomous,
-      &layer_cartesian,
-      &layer_dense,
-      &layer_merged,
-      &layer_omni,
-      &layer_peer,
-      &layer_routed,
-      &layer_soft,
-      &layer_stochastic,
-      &layer_subspace,
-      &layer_vector_quantised,
+      &layer_autonomous, &layer_cartesian, &layer_dense,      &layer_merged,   &layer_omni,  &layer_peer,
+      &layer_routed,     &layer_soft,      &layer_stochastic, &layer_subspace, &layer_union, &layer_vector_quantised,
   };
   return kAll;
 }

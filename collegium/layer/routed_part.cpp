@@ -2,32 +2,78 @@
 
 #include <ATen/ATen.h>
 
+#include "collegium/layer/expert_pool.h"
+
 namespace collegium::layer {
 
 std::unique_ptr<Experts> make_experts(const Named& kind, int64_t n_experts, int64_t d_expert,
-                                      const MoeLayer::Inputs& in, std::string_view stream) {
+                                      const MoeLayer::Inputs& in, std::string_view stream, int64_t n_together) {
   return find(layer::experts(), kind, "expert")
       .make(kind, {.n_experts = n_experts,
                    .d_model = in.d_model,
                    .d_expert = d_expert,
+                   .n_together = n_together,
                    .random = in.random.at(stream),
                    .options = in.options});
 }
 
 RoutedPart::RoutedPart(const Named& expert, const Named& named_router, int64_t n_experts, int64_t d_expert,
-                       const MoeLayer::Inputs& in)
-    : experts(make_experts(expert, n_experts, d_expert, in)),
-      router(find(route::routers(), named_router, "router")
-                 .make(named_router, {.d_model = in.d_model,
-                                      .n_experts = n_experts,
-                                      .random = in.random.at("router"),
-                                      .options = in.options,
-                                      .corpus = in.corpus})) {}
+                       const MoeLayer::Inputs& in, int64_t n_together, ExpertPool* pool)
+    : n_candidates_(pool ? pool->n_members() * n_experts : n_experts) {
+  if (pool) {
+    auto share = pool->join(expert, n_experts, d_expert, in, n_together);
+    experts = std::move(share.experts), first_ = share.first, lists_experts_ = share.is_holder;
+  } else {
+    experts = make_experts(expert, n_experts, d_expert, in, "experts", n_together);
+  }
+  router = find(route::routers(), named_router, "router")
+               .make(named_router, {.d_model = in.d_model,
+                                    .n_experts = n_candidates_,
+                                    .random = in.random.at("router"),
+                                    .options = in.options,
+                                    .corpus = in.corpus,
+                                    .n_own = pool ? n_experts : 0});
+}
+
+namespace {
+
+// The experts as a router numbers them that counts from its own.
+class TurnedProbe final : public route::ExpertProbe {
+ public:
+  TurnedProbe(route::ExpertProbe& of, int64_t first, int64_t n) : of_(of), first_(first), n_(n) {}
+  Tensor one(const Tensor& x_RD, int64_t expert) override { return of_.one(x_RD, (expert + first_) % n_); }
+  Tensor hidden(const Tensor& x_RD, int64_t expert) override { return of_.hidden(x_RD, (expert + first_) % n_); }
+  route::UnitPrediction predict_units(const Tensor& x_ND, int64_t) override {
+    const auto all = of_.predict_units(x_ND, n_);
+    return {at::roll(all.mean_NE, -first_, 1), at::roll(all.variance_NE, -first_, 1)};
+  }
+
+ private:
+  route::ExpertProbe& of_;
+  int64_t first_, n_;
+};
+
+}  // namespace
 
 route::Routing RoutedPart::route(const Tensor& x_ND, const route::Context& context) {
   auto here = context;
   here.experts = experts.get();
-  return router->route(x_ND, here);
+  if (first_ == 0) return router->route(x_ND, here);
+  TurnedProbe turned(*experts, first_, n_candidates_);
+  here.experts = &turned;
+  auto routing = router->route(x_ND, here);
+  routing.decision = routing.decision.turned(first_);
+  const auto turn = [&](Tensor& t, int64_t dim) {
+    if (t.defined()) t = at::roll(t, first_, dim);
+  };
+  turn(routing.scores.logit_NE, 1), turn(routing.scores.score_NE, 1), turn(routing.scores.open_NE, 1);
+  turn(routing.scores.prototype_ED, 0), turn(routing.bias_E, 0);
+  return routing;
+}
+
+void RoutedPart::collect(ParameterList& list) {
+  list.child("router", *router);
+  if (lists_experts_) list.child("experts", *experts);
 }
 
 double RoutedPart::parameters_working() const {

@@ -8,21 +8,30 @@
 
 namespace collegium::layer {
 
-/// `kind` of experts in the layer's own stream of first weights, `stream`.
+/// `kind` of experts in the layer's own stream of first weights, `stream`; see Experts::Inputs for n_together.
 std::unique_ptr<Experts> make_experts(const Named& kind, int64_t n_experts, int64_t d_expert,
-                                      const MoeLayer::Inputs& in, std::string_view stream = "experts");
+                                      const MoeLayer::Inputs& in, std::string_view stream = "experts",
+                                      int64_t n_together = 1);
 
 /// Experts and their router, from the streams "experts" and "router" of `in`.
 struct RoutedPart {
-  RoutedPart(const Named& expert, const Named& router, int64_t n_experts, int64_t d_expert, const MoeLayer::Inputs& in);
+  /// With a pool, the layer's own experts are in it and the router chooses among all of it, its own first.
+  RoutedPart(const Named& expert, const Named& router, int64_t n_experts, int64_t d_expert, const MoeLayer::Inputs& in,
+             int64_t n_together = 1, ExpertPool* pool = nullptr);
 
-  /// Routes with the experts at hand, for stages that ask them.
+  /// Routes with the experts at hand, for stages that ask them. Experts have the numbers that they have in `experts`.
   route::Routing route(const Tensor& x_ND, const route::Context& context);
   /// Parameters of the experts that a token meets on average.
   double parameters_working() const;
+  /// "router", and "experts" unless another layer lists them.
+  void collect(ParameterList& list);
 
-  std::unique_ptr<Experts> experts;
+  std::shared_ptr<Experts> experts;
   std::unique_ptr<route::Router> router;
+
+ private:
+  int64_t n_candidates_, first_ = 0;  ///< the router's expert c is number first_ + c in `experts`, modulo n_candidates_
+  bool lists_experts_ = true;
 };
 
 /// Facts of a layer that does what `router` decides with `working` parameters a token besides the router's.

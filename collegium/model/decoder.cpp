@@ -5,13 +5,17 @@
 // sequence that a layer works for, M = B K.
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/norm.h"
 #include "collegium/layer/attention.h"
+#include "collegium/layer/expert_pool.h"
 #include "collegium/model/depth.h"
 #include "collegium/model/language_model.h"
+#include "collegium/model/layer_overrides.h"
 
 namespace collegium::model {
 namespace {
@@ -23,7 +27,8 @@ struct DecoderConfig {
   Named attention{.name = "full"};
   Named dense{.name = "dense"};
   Named moe{.name = "routed"};
-  int64_t moe_first = 0, moe_every = 1;
+  int64_t moe_first = 0, moe_every = 1, share_experts = 1;
+  Table overrides;
   DepthConfig depth;
   bool allow_noncausal = false;
   void visit(Fields& field) {
@@ -40,6 +45,12 @@ struct DecoderConfig {
     field("moe", moe, {.help = "feed-forward of the layers with experts", .catalogue = "layers"});
     field("moe_first", moe_first, {.help = "first layer with experts, counted from 0", .min = 0});
     field("moe_every", moe_every, {.help = "from there on, every so many layers; 0 = no layer has experts", .min = 0});
+    field("share_experts", share_experts,
+          {.help = "so many neighbouring layers with experts have them in common, each with a router of its own",
+           .unit = "layers",
+           .min = 1});
+    field("override", overrides,
+          {.help = "feed-forwards of single layers by number: { 0 = \"dense\", 2-5 = { n_experts = 32 } }"});
     field("depth", depth, {.help = "mixture of depths: layers that work for some tokens only"});
     field("allow_noncausal", allow_noncausal,
           {.help =
@@ -80,6 +91,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     embedding_VD_ = normal(in.random.at("embedding"), {in.vocabulary, D}, config_.init_std);
     // Residual branches start small, so that depth does not blow up the first activations (Radford 2019).
     const auto branch_std = config_.init_std / std::sqrt(2.0 * static_cast<double>(config_.n_layers));
+    const auto places = feed_forwards(in.random.at("layer"));
     for (int64_t i = 0; i < config_.n_layers; ++i) {
       const auto random = in.random.at("layer").at(static_cast<uint64_t>(i));
       DecoderLayer l;
@@ -94,14 +106,16 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                                                   .options = in.options,
                                                   .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V}});
       l.feed_forward_norm_D = ones();
-      const bool is_moe =
-          config_.moe_every > 0 && i >= config_.moe_first && (i - config_.moe_first) % config_.moe_every == 0;
-      const auto& named = is_moe ? config_.moe : config_.dense;
+      const auto& [named, pool] = places[static_cast<size_t>(i)];
+      const auto n_joined = pool ? pool->n_joined() : 0;
       l.feed_forward = find(layer::layers(), named, "layer")
                            .make(named, {.d_model = D,
                                          .random = random.at("feed_forward"),
                                          .options = in.options,
-                                         .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V}});
+                                         .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V},
+                                         .pool = pool});
+      require(!pool || pool->n_joined() == n_joined + 1, "decoder: share_experts = ", config_.share_experts,
+              ", but layers of kind '", named.name, "' keep their experts to themselves");
       const auto facts = l.feed_forward->facts();
       const auto read = l.attention->facts(1);
       l.has_experts = facts.n_experts > 0, l.needs_attention = facts.needs.attention, l.d_head = read.d_head;
@@ -158,7 +172,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       }
       reading.cache = cache ? &cache->layers[i] : nullptr;
       x_ND = l.depth ? routed_block(i, x_ND, routing, reading, cache ? &cache->passed[i] : nullptr, out)
-                     : block(i, x_ND, routing, reading, out);
+                     : block(i, x_ND, routing, reading, out, context.units_of == static_cast<int64_t>(i));
     }
     if (cache) cache->length += T;
     out.hidden_ND = norm(x_ND, final_norm_D_);
@@ -231,11 +245,11 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
  private:
   // Attention, then feed-forward, each added to x.
   Tensor block(size_t i, const Tensor& before_ND, route::Context& routing, layer::AttentionContext& reading,
-               ModelOutput& out) const {
+               ModelOutput& out, bool wants_units) const {
     const auto& l = layers_[i];
     const auto attended_ND = attend(i, norm(before_ND, l.attention_norm_D), routing, reading, out);
     const auto x_ND = before_ND + attended_ND;
-    return x_ND + feed(i, norm(x_ND, l.feed_forward_norm_D), routing, out);
+    return x_ND + feed(i, norm(x_ND, l.feed_forward_norm_D), routing, out, wants_units);
   }
 
   // The same for the tokens that the layer takes, among themselves; the others pass by.
@@ -292,9 +306,11 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     return read.y_ND;
   }
 
-  Tensor feed(size_t i, const Tensor& input_ND, route::Context& routing, ModelOutput& out) const {
+  Tensor feed(size_t i, const Tensor& input_ND, route::Context& routing, ModelOutput& out,
+              bool wants_units = false) const {
     const auto& l = layers_[i];
     auto done = l.feed_forward->forward(input_ND, routing);
+    if (wants_units) out.units_NF = l.feed_forward->units(input_ND, done);
     if (l.has_experts) routing.carried_NH = done.carried_NH;
     if (routing.record && l.has_experts) out.records.push_back({input_ND.detach(), done.score_NE, done.bias_E});
     add_losses(out, done.losses, text("layer ", i, ": "));
@@ -307,6 +323,37 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       term.name = prefix + term.name;
       out.losses.push_back(std::move(term));
     }
+  }
+
+  struct Place {
+    Named named;
+    std::shared_ptr<layer::ExpertPool> pool;  // where neighbours share their experts
+  };
+
+  // What stands in the feed-forward place of each layer. Layers that an override gives another mechanism share nothing.
+  std::vector<Place> feed_forwards(const Random& layers) const {
+    const auto n = config_.n_layers;
+    check_overrides(config_.overrides, n, "model.override");
+    std::vector<Place> out;
+    const std::array known = {config_.moe, config_.dense};
+    std::vector<size_t> sharing;
+    for (int64_t i = 0; i < n; ++i) {
+      const bool is_moe =
+          config_.moe_every > 0 && i >= config_.moe_first && (i - config_.moe_first) % config_.moe_every == 0;
+      out.push_back(
+          {overridden(is_moe ? config_.moe : config_.dense, known, config_.overrides, i, n, "model.override"), {}});
+      if (is_moe && out.back().named.name == config_.moe.name) sharing.push_back(static_cast<size_t>(i));
+    }
+    const auto group = static_cast<size_t>(config_.share_experts);
+    for (size_t first = 0; group > 1 && first < sharing.size(); first += group) {
+      const auto last = std::min(first + group, sharing.size());
+      std::vector<Random> streams;
+      for (auto i = first; i < last; ++i) streams.push_back(layers.at(sharing[i]).at("feed_forward"));
+      if (streams.size() < 2) continue;
+      const auto pool = std::make_shared<layer::ExpertPool>(std::move(streams));
+      for (auto i = first; i < last; ++i) out[sharing[i]].pool = pool;
+    }
+    return out;
   }
 
   Tensor norm(const Tensor& x_ND, const Tensor& gain_D) const {

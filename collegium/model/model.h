@@ -23,6 +23,7 @@ struct ModelContext {
   Random random{0};                     ///< noise of this step
   at::ScalarType compute = at::kFloat;  ///< kFloat, kBFloat16 or kDouble; routers stay in float32
   bool record = false;                  ///< keep the decisions of soft layers too
+  int64_t units_of = -1;                ///< layer whose hidden units are wanted; -1 = none
 };
 
 /// What a layer with experts saw and compared, without gradient.
@@ -36,6 +37,7 @@ struct ModelOutput {
   std::vector<route::LossTerm> losses;     ///< of all layers, names prefixed "layer 2: "
   std::vector<route::Decision> decisions;  ///< one for each layer with experts (see moe_layers)
   std::vector<LayerRecord> records;        ///< as many, if context.record
+  Tensor units_NF;                         ///< hidden units of layer context.units_of (MoeLayer::units)
 };
 
 /// Sizes and costs for the plan.

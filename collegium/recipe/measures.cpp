@@ -22,6 +22,8 @@ constexpr Measure kMeasures[] = {
     {"agreement", "agreement of two passes", "share of tokens", "higher", row, false},
     {"divergence", "divergence of two passes", "nats", "lower", row, false},
     {"chrf", "translation quality (chrF2)", "", "higher", answers},
+    {"board_coverage", "board state told by single hidden units", "F1", "higher", probes},
+    {"board_reconstruction", "board state told by precise hidden units", "F1", "higher", probes},
     {"valid_accuracy", "held-out images named right", "share", "higher", facts},
     {"deciding_share", "kept patches that decide the label", "share", "higher", row},
     {"deciding_weight", "weight on patches that decide the label", "share", "higher", row},
@@ -103,7 +105,7 @@ MeasuredRun::MeasuredRun(const io::Path& folder)
       best_bpb_ = std::min(best_bpb_.value_or(r["bpb"].get<double>()), r["bpb"].get<double>());
   for (const auto& row : rows)
     if (row["kind"] == "train" && row.contains("aux")) aux_.push_back(row["aux"]);
-  translation_ = read_translation(folder);
+  translation_ = read_translation(folder), probes_ = read_probes(folder);
 }
 
 std::optional<double> MeasuredRun::find(std::string_view name) const {
@@ -120,6 +122,7 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
   if (measure.place == run || measure.place == facts) return in(facts_, key);
   if (measure.place == row) return in(last_valid_, key);
   if (measure.place == answers) return in(translation_, key);
+  if (measure.place == probes) return in(probes_, key);
   if (measure.place == aux) return aux_value(aux_, name);
   double sum = 0;
   int64_t n = 0;

@@ -19,6 +19,7 @@ struct Measure {
     layers,           ///< there, a mean over the layers with experts
     training_layers,  ///< the same of the last training row
     answers,          ///< in translation.json
+    probes,           ///< in probes.json
     aux               ///< an auxiliary term in the rows of training
   };
   std::string_view name, title, unit;
@@ -49,7 +50,7 @@ class MeasuredRun {
 
  private:
   std::string id_;
-  nlohmann::json facts_, last_valid_, last_train_, translation_;
+  nlohmann::json facts_, last_valid_, last_train_, translation_, probes_;
   std::optional<double> best_bpb_;
   std::vector<nlohmann::json> aux_;  ///< of the rows of training, in order
 };

@@ -15,6 +15,8 @@ namespace collegium {
 struct SampleSection : infer::SampleConfig {
   std::string prompt = "The ";
   int64_t translations = 64;
+  int64_t boards = 200;
+  int64_t board_layer = -1;
   void visit(Fields& field) {
     field("prompt", prompt, {.help = "what the sample of the report continues; empty = no sample"});
     field(
@@ -22,6 +24,11 @@ struct SampleSection : infer::SampleConfig {
         {.help = "held-out documents with a prompt (sources of translations) that the trained model answers, for chrF",
          .unit = "documents",
          .min = 0});
+    field("boards", boards,
+          {.help = "held-out games of chess whose boards are read from the trained model's hidden units; 0 = none",
+           .unit = "games",
+           .min = 0});
+    field("board_layer", board_layer, {.help = "layer whose hidden units are read; -1 = the middle one", .min = -1});
     infer::SampleConfig::visit(field);
   }
 };

@@ -88,9 +88,12 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
   };
   try {
     out.result = trainer.run(sinks);
-    if (out.result.reason == train::StopReason::finished)
+    if (out.result.reason == train::StopReason::finished) {
       if (const auto answers = data.answers(*model, setting.device); !answers.is_null())
         write_json(folder / "translation.json", answers);
+      if (const auto probes = data.probes(*model, setting.device); !probes.is_null())
+        write_json(folder / "probes.json", probes);
+    }
   } catch (...) {
     out.result.step = trainer.step();
     close(io::RunStatus::failed);
@@ -122,9 +125,20 @@ Table read_config_table(const io::Path& folder) {
 
 }  // namespace
 
-nlohmann::json read_translation(const io::Path& folder) {
-  const auto path = folder / "translation.json";
+namespace {
+
+nlohmann::json read_if_there(const io::Path& path) {
   return io::real_file_system().exists(path) ? read_json(path) : nlohmann::json::object();
+}
+
+}  // namespace
+
+nlohmann::json read_translation(const io::Path& folder) {
+  return read_if_there(folder / "translation.json");
+}
+
+nlohmann::json read_probes(const io::Path& folder) {
+  return read_if_there(folder / "probes.json");
 }
 
 std::vector<nlohmann::json> rows_of(const io::Path& path) {

@@ -9,6 +9,7 @@
 //                    timing.jsonl      what it cannot: seconds, tokens per second
 //                    checkpoints/      see io/checkpoint.h
 //                    translation.json  answers to held-out prompts and their chrF, where the data have prompts
+//                    probes.json  what hidden units say of held-out data, where their meaning is known (chess)
 //                    sample.json       text from the trained model, with its routing (of text)
 //                    report.html       one page, opens offline
 #pragma once
@@ -94,6 +95,8 @@ nlohmann::json run_facts(const io::Path& folder);
 
 /// translation.json of a run; an empty object when there is none.
 nlohmann::json read_translation(const io::Path& folder);
+/// probes.json of a run; an empty object when there is none.
+nlohmann::json read_probes(const io::Path& folder);
 
 /// A line of a JSON lines file each; empty when there is no file.
 std::vector<nlohmann::json> rows_of(const io::Path& path);

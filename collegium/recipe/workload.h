@@ -27,6 +27,8 @@ class Workload {
                                              at::Device device) const = 0;
   /// How a finished run's model answers held-out prompts, kept as translation.json; null where the data have none.
   virtual nlohmann::json answers(model::Model&, at::Device) const { return nullptr; }
+  /// What a finished run's hidden units say of held-out data, kept as probes.json; null where nothing is known of them.
+  virtual nlohmann::json probes(model::Model&, at::Device) const { return nullptr; }
   /// Names everything that the data follow from.
   virtual std::string key() const = 0;
   /// What data.json keeps: key, sizes, notes, sources.

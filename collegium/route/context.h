@@ -16,6 +16,12 @@ using at::Tensor;
 /// Why the layer runs. Balancers count only in `train`: a recomputed, evaluated or replayed pass leaves no mark.
 enum class Phase { train, evaluate, recompute, replay };
 
+/// Pre-activations of hidden units under the assumption that an expert's weights into its units are draws from one
+/// normal distribution for each input: then those of a token are normal with this mean and variance.
+struct UnitPrediction {
+  Tensor mean_NE, variance_NE;
+};
+
 /// The experts of the layer, for stages that ask them before anything is decided (competition, coupling losses).
 class ExpertProbe {
  public:
@@ -24,6 +30,8 @@ class ExpertProbe {
   virtual Tensor one(const Tensor& x_RD, int64_t expert) = 0;
   /// Its hidden activations, before the projection back to the model width. [R, I], differentiable
   virtual Tensor hidden(const Tensor& x_RD, int64_t expert) = 0;
+  /// For the first n_experts; of gated experts the gate's units. Differentiable. Refused by kinds that have none.
+  virtual UnitPrediction predict_units(const Tensor& x_ND, int64_t n_experts);
 };
 
 /// Which of the optional parts of a Context a stage cannot do without.

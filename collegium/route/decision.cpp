@@ -97,6 +97,23 @@ Decision Decision::only_experts(int64_t n_experts) const {
                                  pick(q.score_Q, gone), pick(q.margin_Q, gone), pick(q.reason_Q, gone)}});
 }
 
+Decision Decision::turned(int64_t shift) const {
+  const auto E = parts_.n_experts;
+  ensure(shift >= 0 && shift < E, "turned: a shift in [0, n_experts) is needed");
+  if (shift == 0 || n_tokens() == 0) return *this;
+  // Rows stay sorted: those of the experts that turn to the front come first.
+  const auto cut = offset_E1_[E - shift].item<int64_t>();
+  const auto turn = [&](const Tensor& t_R) {
+    return t_R.defined() ? at::cat({t_R.slice(0, cut), t_R.slice(0, 0, cut)}) : t_R;
+  };
+  auto p = parts_;
+  for (auto* t : {&p.token_R, &p.gate_R, &p.rank_R, &p.slot_R, &p.score_R, &p.margin_R}) *t = turn(*t);
+  p.expert_R = turn((p.expert_R + shift).remainder(E));
+  if (p.wanted_R.defined()) p.wanted_R = turn(at::where(p.wanted_R.ge(0), (p.wanted_R + shift).remainder(E), -1));
+  if (p.dropped.expert_Q.defined()) p.dropped.expert_Q = (p.dropped.expert_Q + shift).remainder(E);
+  return from_parts(std::move(p));
+}
+
 Decision Decision::keep_only(const Tensor& keep_R, DropReason reason) const {
   const auto kept = keep_R.nonzero().flatten();
   if (kept.size(0) == n_kept()) return *this;

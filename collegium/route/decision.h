@@ -77,6 +77,9 @@ class Decision {
   /// Without the assignments to experts from n_experts on, which are then unknown: neither kept nor dropped.
   Decision only_experts(int64_t n_experts) const;
 
+  /// The same with expert e called (e + shift) mod n_experts.
+  Decision turned(int64_t shift) const;
+
   /// Splits by `keep_R` (bool [R]): the rest joins the dropped ones with `reason`. Slots are renumbered.
   Decision keep_only(const Tensor& keep_R, DropReason reason) const;
 

@@ -32,8 +32,14 @@ Tensor asked_counts(const Decision& d, const Tensor& group_N, int64_t n_groups, 
   return counts_X.view({n_groups, E});
 }
 
+// The columns of the experts that are candidates at all: loads are even over those.
+Tensor open_part(const Tensor& t_NE, const Scores& scores) {
+  return scores.n_open > 0 ? t_NE.slice(1, 0, scores.n_open).contiguous() : t_NE;
+}
+
 Tensor distribution(const Scores& scores) {
-  return scores.kind == ScoreKind::softmax ? scores.score_NE : probabilities(scores.score_NE);
+  const auto score_NE = open_part(scores.score_NE, scores);
+  return scores.kind == ScoreKind::softmax ? score_NE : probabilities(score_NE);
 }
 
 }  // namespace
@@ -75,7 +81,8 @@ Tensor balance_loss(const Scores& scores, const Decision& decision, const Contex
   const auto safe_G1 = real_G.clamp_min(1).unsqueeze(1);
   const auto mean_GE = sum_GE / safe_G1;
 
-  const auto counts_GE = asked_counts(decision, group_N, G, convention == LossConvention::gshard, options);
+  const auto counts_GE =
+      open_part(asked_counts(decision, group_N, G, convention == LossConvention::gshard, options), scores);
   if (n_null > 0) {
     auto null_GE = counts_GE.slice(1, E - n_null);
     null_GE.copy_(null_GE.mean(1, true).expand_as(null_GE).clone());
@@ -124,7 +131,7 @@ double conversion_factor(LossConvention from, LossConvention to, int64_t n_exper
 }
 
 Tensor z_loss(const Scores& scores, const Context& context) {
-  const auto squared_N = kernels::log_sum_exp(scores.logit_NE).square();
+  const auto squared_N = kernels::log_sum_exp(open_part(scores.logit_NE, scores)).square();
   if (!context.mask_N.defined()) return squared_N.size(0) ? squared_N.mean() : squared_N.sum();
   const auto real_N = context.mask_N.to(squared_N.scalar_type());
   return (squared_N * real_N).sum() / real_N.sum().clamp_min(1);

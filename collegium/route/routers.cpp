@@ -19,12 +19,14 @@ extern const Entry<Router> router_loc_moe;
 extern const Entry<Router> router_loss_free;
 extern const Entry<Router> router_mask_moe;
 extern const Entry<Router> router_patch_choice;
+extern const Entry<Router> router_progressive;
 extern const Entry<Router> router_prototypes;
 extern const Entry<Router> router_rectified;
 extern const Entry<Router> router_recurrent;
 extern const Entry<Router> router_relu;
 extern const Entry<Router> router_selective_sinkhorn;
 extern const Entry<Router> router_similarity_aware;
+extern const Entry<Router> router_sparsity_aware;
 extern const Entry<Router> router_stable;
 extern const Entry<Router> router_stages;
 extern const Entry<Router> router_switch;
@@ -32,6 +34,7 @@ extern const Entry<Router> router_switch_mixture;
 extern const Entry<Router> router_thor;
 extern const Entry<Router> router_top_k;
 extern const Entry<Router> router_top_p;
+extern const Entry<Router> router_union;
 extern const Entry<Router> router_x_moe;
 extern const Entry<Router> router_yuan;
 
@@ -54,12 +57,14 @@ Entries<Router> routers() {
       &router_loss_free,
       &router_mask_moe,
       &router_patch_choice,
+      &router_progressive,
       &router_prototypes,
       &router_rectified,
       &router_recurrent,
       &router_relu,
       &router_selective_sinkhorn,
       &router_similarity_aware,
+      &router_sparsity_aware,
       &router_stable,
       &router_stages,
       &router_switch,
@@ -67,6 +72,7 @@ Entries<Router> routers() {
       &router_thor,
       &router_top_k,
       &router_top_p,
+      &router_union,
       &router_x_moe,
       &router_yuan,
   };

@@ -23,6 +23,10 @@ std::string text_or_nothing(const ContextNeeds& needs) {
 
 }  // namespace
 
+UnitPrediction ExpertProbe::predict_units(const Tensor&, int64_t) {
+  fail(ErrorKind::usage, "a router asks for predictions about hidden units, which experts of this kind do not give");
+}
+
 std::string ContextNeeds::missing(const ContextNeeds& there) const {
   std::vector<std::string> names;
   if (token_ids && !there.token_ids) names.emplace_back("token ids");

@@ -34,6 +34,8 @@ struct StageInputs {
   at::TensorOptions options;  ///< dtype and device of the parameters
   int64_t n_null = 0;         ///< of n_experts, the last ones that do no work
   Corpus corpus;              ///< what is known of the text before training
+  int64_t n_own = 0;  ///< of n_experts, the first ones that belong to the layer itself, where others are reused from
+                      ///< its neighbours; 0 = all
 };
 
 /// The dtype a router computes in: double stays double, everything else is float32, however the model computes
@@ -58,6 +60,7 @@ struct Scores {
   Tensor prototype_ED;  ///< one embedding per expert in the space of x, with gradient; undefined when there is none
   Tensor carried_NH;    ///< state for the router of the next layer; undefined when there is none
   Tensor open_NE;       ///< bool: experts that the token may be given; undefined = all (Claims::closes_experts)
+  int64_t n_open = 0;   ///< only the first so many experts are candidates at all now; 0 = all are
   std::vector<LossTerm> losses;  ///< of scorers that learn apart from the task
   ScoreKind kind = ScoreKind::none;
   int64_t n_tokens = 0, n_experts = 0;

@@ -42,6 +42,13 @@ const std::vector<Variant>& variants() {
     more("any number of heads", "moa", {{"n_experts", 5}, {"router", "relu"}});
     more("heads that choose tokens", "moa", {{"n_experts", 3}, {"router", "expert_choice"}});
     more("heads with a limit", "moa", {{"router", table({{"name", "top_k"}, {"capacity_factor", 0.5}})}});
+    const auto heads = [](std::initializer_list<std::pair<std::string, Value>> fields) {
+      auto router = table({{"name", "union"}});
+      for (const auto& [key, value] : fields) router.set(key, value);
+      return Value(router);
+    };
+    more("two of four heads", "selective", {{"router", heads({{"k", 2}})}}, {.H = 4, .G = 4});
+    more("heads that keep half", "selective", {{"router", heads({{"k", 3}, {"data_share", 0.5}})}}, {.H = 4, .G = 4});
     return out;
   }();
   return all;

@@ -32,7 +32,7 @@ Named small(const Entry<MoeLayer>& entry) {
   const auto fields = entry.fields();
   if (has_field(fields, "n_experts")) named.fields.set("n_experts", kExperts);
   if (has_field(fields, "d_expert")) named.fields.set("d_expert", 3);
-  if (has_field(fields, "d_hidden")) named.fields.set("d_hidden", 5);
+  if (has_field(fields, "d_hidden")) named.fields.set("d_hidden", has_field(fields, "n_experts") ? 3 * kExperts : 5);
   return named;
 }
 
@@ -89,6 +89,13 @@ const std::vector<Variant>& variants() {
       for (const auto& [key, value] : fields) named.fields.set(key, value);
       out.push_back({std::move(what), named});
     };
+    for (const auto& [what, key, value] : std::vector<std::tuple<std::string, std::string, Value>>{
+             {"slices chosen by pairs of tokens", "patch", 2}, {"slices that keep half", "data_share", 0.5}})
+      out.push_back({what,
+                     {.name = "union",
+                      .fields = table({{"n_experts", kExperts},
+                                       {"d_hidden", 3 * kExperts},
+                                       {"router", table({{"name", "union"}, {key, value}})}})}});
     more("merged by segment", "merged", {{"scope", "segment"}, {"segment", 2}});
     more("cartesian without shared sub-experts", "cartesian", {{"n_shared", 0}});
     more("seven codes for four experts", "vector_quantised", {{"n_codes", 7}});

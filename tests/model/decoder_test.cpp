@@ -64,6 +64,8 @@ std::vector<std::pair<std::string, Named>> variants() {
       {"own output layer", decoder(tiny({{"tie_embeddings", false}}))},
       {"dense first", decoder(tiny({{"moe_first", 1}}))},
       {"no experts", decoder(tiny({{"moe_every", 0}}))},
+      {"shared experts", decoder(tiny({{"share_experts", 2}}))},
+      {"layers that differ", decoder(tiny({{"override", table({{"1", table({{"n_experts", 2}})}})}}))},
       {"hash",
        decoder(tiny({{"moe", table({{"name", "routed"}, {"n_experts", 3}, {"d_expert", 4}, {"router", "hash"}})}}))}};
 }

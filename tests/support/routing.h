@@ -249,6 +249,12 @@ class PlainProbe final : public route::ExpertProbe {
   Tensor hidden(const Tensor& x_RD, int64_t expert) override {
     return at::tanh(x_RD * (0.4 + 0.3 * static_cast<double>(expert)));
   }
+  route::UnitPrediction predict_units(const Tensor& x_ND, int64_t n_experts) override {
+    const auto tilt_E = at::arange(n_experts, x_ND.options().requires_grad(false)).unsqueeze(0);
+    const auto first_N1 = x_ND.slice(1, 0, 1), last_N1 = x_ND.slice(1, -1);
+    return {first_N1 * (1 - 0.7 * tilt_E) + last_N1 * (0.4 * tilt_E - 0.5),
+            0.3 + x_ND.square().mean({1}, true) + 0 * tilt_E};
+  }
 };
 
 inline route::ExpertProbe* plain_probe() {

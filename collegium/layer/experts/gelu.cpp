@@ -22,12 +22,12 @@ class GeluExperts final : public Experts, public Makes<GeluExperts, Experts> {
   };
 
   GeluExperts(const Config& config, const Inputs& in) {
-    const auto normal = [&](std::string_view name, at::IntArrayRef sizes) {
-      const auto std = std::sqrt(config.init_scale / static_cast<double>(sizes[2]));
+    const auto normal = [&](std::string_view name, at::IntArrayRef sizes, int64_t n_together = 1) {
+      const auto std = std::sqrt(config.init_scale / static_cast<double>(n_together * sizes[2]));
       return in.random.at(name).normal(sizes, std, in.options).requires_grad_(true);
     };
     up_EHD_ = normal("up", {in.n_experts, in.d_expert, in.d_model});
-    down_EDI_ = normal("down", {in.n_experts, in.d_model, in.d_expert});
+    down_EDI_ = normal("down", {in.n_experts, in.d_model, in.d_expert}, in.n_together);
   }
 
   Tensor forward(const Tensor& x_ND, const route::Decision& d) override {
@@ -44,6 +44,9 @@ class GeluExperts final : public Experts, public Makes<GeluExperts, Experts> {
   }
   Tensor hidden(const Tensor& x_RD, int64_t expert) override {
     return at::gelu(at::linear(x_RD, up_EHD_[expert].to(x_RD.scalar_type())));
+  }
+  route::UnitPrediction predict_units(const Tensor& x_ND, int64_t) override {
+    return layer::predict_units(x_ND, up_EHD_);
   }
   std::vector<View> view(int64_t expert) override {
     require(expert >= 0 && expert < up_EHD_.size(0), "gelu: there is no expert ", expert);

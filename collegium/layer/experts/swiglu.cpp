@@ -23,12 +23,12 @@ class SwigluExperts final : public Experts, public Makes<SwigluExperts, Experts>
   };
 
   SwigluExperts(const Config& config, const Inputs& in) {
-    const auto normal = [&](std::string_view name, at::IntArrayRef sizes) {
-      const auto std = std::sqrt(config.init_scale / static_cast<double>(sizes[2]));
+    const auto normal = [&](std::string_view name, at::IntArrayRef sizes, int64_t n_together = 1) {
+      const auto std = std::sqrt(config.init_scale / static_cast<double>(n_together * sizes[2]));
       return in.random.at(name).normal(sizes, std, in.options).requires_grad_(true);
     };
     up_EHD_ = normal("gate_up", {in.n_experts, 2 * in.d_expert, in.d_model});
-    down_EDI_ = normal("down", {in.n_experts, in.d_model, in.d_expert});
+    down_EDI_ = normal("down", {in.n_experts, in.d_model, in.d_expert}, in.n_together);
   }
 
   Tensor forward(const Tensor& x_ND, const route::Decision& d) override {
@@ -47,6 +47,9 @@ class SwigluExperts final : public Experts, public Makes<SwigluExperts, Experts>
   }
   Tensor one(const Tensor& x_RD, int64_t expert) override {
     return at::linear(hidden(x_RD, expert), down_EDI_[expert].to(x_RD.scalar_type()));
+  }
+  route::UnitPrediction predict_units(const Tensor& x_ND, int64_t) override {
+    return layer::predict_units(x_ND, up_EHD_.chunk(2, 1)[0]);
   }
   std::vector<View> view(int64_t expert) override {
     require(expert >= 0 && expert < up_EHD_.size(0), "swiglu: there is no expert ", expert);

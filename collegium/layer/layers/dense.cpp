@@ -24,6 +24,7 @@ class DenseLayer final : public MoeLayer, public Makes<DenseLayer, MoeLayer> {
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context&) override { return {.y_ND = network_->one(x_ND, 0)}; }
+  Tensor units(const Tensor& x_ND, const LayerOutput&) override { return network_->hidden(x_ND, 0); }
   LayerFacts facts() const override {
     const auto parameters = static_cast<double>(network_->parameters_per_expert());
     return {.n_experts = 0, .parameters_active = parameters, .flops_per_token = 2 * parameters};

@@ -18,6 +18,7 @@
 
 #include "collegium/layer/routed_part.h"
 #include "collegium/layer/soft_decision.h"
+#include "collegium/route/segments.h"
 
 namespace collegium::layer {
 namespace {
@@ -106,29 +107,18 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
   }
 
  private:
-  struct Groups {
-    Tensor group_N;    // ascending
-    Tensor offset_G1;  // rows of each group, on the CPU
-    Tensor source_G;   // the group whose logits merge this one; -1 = none
+  struct Groups : route::Segments {
+    Tensor source_G;  // the group whose logits merge this one; -1 = none
   };
 
   Groups groups_of(const route::Context& context, int64_t N, const at::Device& device) const {
-    const auto ints = at::TensorOptions(at::kLong).device(device);
-    auto sequence_N = context.sequence_N.defined() ? context.sequence_N : at::zeros({N}, ints);
-    auto key_N = sequence_N;
-    if (config_.scope == MergeScope::segment) {
-      const auto first_S = at::cumsum(at::bincount(sequence_N), 0) - at::bincount(sequence_N);
-      const auto position_N = at::arange(N, ints) - first_S.index_select(0, sequence_N);
-      key_N = sequence_N * (N + 1) + position_N.floor_divide(config_.segment);
-    }
-    const auto [unique_G, group_N, count_G] = at::unique_consecutive(key_N, /*return_inverse=*/true, true);
-    Groups out{.group_N = group_N};
-    out.offset_G1 = at::cat({at::zeros({1}, ints), at::cumsum(count_G, 0)}).cpu();
-    const auto G = unique_G.size(0);
-    out.source_G = at::arange(G, ints);
-    if (config_.scope == MergeScope::segment) {
-      const auto owner_G = unique_G.floor_divide(N + 1);
-      auto follows_G = at::zeros({G}, ints.dtype(at::kBool));
+    const bool by_segment = config_.scope == MergeScope::segment;
+    Groups out{route::segments_of(context, N, by_segment ? config_.segment : 0, device), {}};
+    const auto& owner_G = out.sequence_G;
+    const auto G = owner_G.size(0);
+    out.source_G = at::arange(G, owner_G.options());
+    if (by_segment) {
+      auto follows_G = at::zeros({G}, owner_G.options().dtype(at::kBool));
       if (G > 1) follows_G.slice(0, 1).copy_(owner_G.slice(0, 1).eq(owner_G.slice(0, 0, G - 1)));
       out.source_G = at::where(follows_G, out.source_G - 1, -1);
     }

@@ -38,7 +38,8 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
   };
 
   RoutedLayer(const Config& config, const Inputs& in)
-      : dispatch_(config.dispatch), part_(config.expert, config.router, config.n_experts, width(config, in), in) {
+      : dispatch_(config.dispatch),
+        part_(config.expert, config.router, config.n_experts, width(config, in), in, 1, in.pool.get()) {
     // Shared experts always work together, so they are one network of their summed width.
     if (config.n_shared > 0)
       shared_ = make_experts(config.expert, 1, config.n_shared * width(config, in), in, "shared");
@@ -54,6 +55,10 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
     show_routing(out, routing, context);
     return out;
   }
+  Tensor units(const Tensor& x_ND, const LayerOutput& done) override {
+    const auto chosen_NF = wide_hidden(*part_.experts, x_ND, *done.decision);
+    return shared_ ? at::cat({chosen_NF, shared_->hidden(x_ND, 0)}, 1) : chosen_NF;
+  }
   void step() override { part_.router->step(); }
   LayerFacts facts() const override {
     const auto shared = shared_ ? static_cast<double>(shared_->parameters_per_expert()) : 0.0;
@@ -61,8 +66,7 @@ class RoutedLayer final : public MoeLayer, public Makes<RoutedLayer, MoeLayer> {
   }
   route::Router* router() override { return part_.router.get(); }
   void collect(ParameterList& list) override {
-    list.child("router", *part_.router);
-    list.child("experts", *part_.experts);
+    part_.collect(list);
     if (shared_) list.child("shared", *shared_);
   }
 

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "collegium/model/language_model.h"
+#include "collegium/recipe/board_probe.h"
 #include "collegium/recipe/translation.h"
 #include "collegium/recipe/workload.h"
 #include "collegium/train/language_task.h"
@@ -71,6 +72,10 @@ class TextWorkload final : public LanguageWorkload {
   nlohmann::json answers(model::Model& model, at::Device device) const override {
     return score_translations(dynamic_cast<model::LanguageModel&>(model), data_.tokenizer, data_.held_out,
                               config_.sample.translations, config_.train.context, device);
+  }
+  nlohmann::json probes(model::Model& model, at::Device device) const override {
+    return score_boards(dynamic_cast<model::LanguageModel&>(model), data_.tokenizer, data_.held_out,
+                        config_.sample.boards, config_.sample.board_layer, config_.train.context, device);
   }
   std::string key() const override { return data_.key; }
   std::vector<std::string> notes() const override { return data_.notes; }

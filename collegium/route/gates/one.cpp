@@ -1,4 +1,4 @@
-// Every chosen expert counts the same: 1 / k of what the token asked for, so the weights of a token sum to one.
+// Every chosen expert counts the same: scale / k of what the token asked for, so the weights of a token sum to `scale`.
 #include <ATen/ATen.h>
 
 #include "collegium/route/stages.h"
@@ -10,9 +10,10 @@ class OneGate final : public Gate, public Makes<OneGate, Gate> {
  public:
   using Interface = Gate;
   struct Config {
-    void visit(Fields&) {}
+    double scale = 1;
+    void visit(Fields& field) { field("scale", scale, {.help = "sum of a token's weights"}); }
   };
-  OneGate(const Config&, const StageInputs&) {}
+  OneGate(const Config& config, const StageInputs&) : scale_(config.scale) {}
   Tensor weigh(const Scores&, const Decision& decision, const Context&) override {
     auto asked_N = at::zeros({decision.n_tokens()}, decision.score_R().options());
     const auto count = [&](const Tensor& token) {
@@ -20,9 +21,13 @@ class OneGate final : public Gate, public Makes<OneGate, Gate> {
     };
     count(decision.token_R());
     count(decision.dropped().token_Q);
-    return asked_N.index_select(0, decision.token_R()).reciprocal();
+    const auto share_R = asked_N.index_select(0, decision.token_R()).reciprocal();
+    return scale_ == 1 ? share_R : share_R * scale_;
   }
   Needs needs() const override { return {}; }
+
+ private:
+  double scale_;
 };
 
 }  // namespace

@@ -1,0 +1,155 @@
+// Selective multi-head attention: the heads are experts of one attention block cut as tensor parallelism cuts it, a
+// router sends each token to some of them, and a head reads and answers its own tokens only. With all heads on for
+// every token, the sum of the heads is the block. P074 (Yang 2025, Union of Experts), SMHA; authors' code,
+// language_modeling/model/attention/SMHA_v2.py.
+//
+// Among its tokens a head attends causally: a token sees the earlier ones that chose the same head, at their places in
+// the whole sequence (rotary positions; the authors' code adds none). As in their code a token that no head takes
+// passes by on the residual path. Assumed: as many key-value heads as heads; weights and data selection of the router
+// `union`, see there (the authors add outputs unweighed and let each head keep 60% of a sequence, which looks ahead).
+// Heads keep different tokens, and no cache of them is made: sequences are read whole.
+//
+// B sequences, T tokens each, N = B T, D model width, H heads, d head width, R assignments sorted by head, G = B H
+// groups of tokens that attend among themselves, C tokens of the largest group.
+#include <ATen/ATen.h>
+
+#include "collegium/kernels/experts.h"
+#include "collegium/layer/attention.h"
+
+namespace collegium::layer {
+namespace {
+
+class SelectiveAttention final : public Attention, public Makes<SelectiveAttention, Attention> {
+ public:
+  using Interface = Attention;
+  struct Config {
+    Named router{.name = "union"};
+    void visit(Fields& field) {
+      field("router", router, {.help = "who chooses a token's heads", .catalogue = "routers"});
+    }
+  };
+
+  SelectiveAttention(const Config& config, const Inputs& in)
+      : D_(in.d_model), H_(in.n_heads), d_(in.d_model / in.n_heads) {
+    require(in.n_kv_heads == H_,
+            "selective: a head that chooses its tokens has its own keys and values, but n_kv_heads = ", in.n_kv_heads,
+            " is not n_heads = ", H_);
+    router_ = find(route::routers(), config.router, "router")
+                  .make(config.router, {.d_model = D_,
+                                        .n_experts = H_,
+                                        .random = in.random.at("router"),
+                                        .options = in.options,
+                                        .corpus = in.corpus});
+    require(!router_->facts().needs.attention && !router_->facts().needs.experts, "selective: router '",
+            config.router.name, "' reads attention or experts, which there are none of before heads are chosen");
+    const auto normal = [&](std::string_view name, at::IntArrayRef sizes, double std) {
+      return in.random.at(name).normal(sizes, std, in.options).requires_grad_(true);
+    };
+    qkv_HXD_ = normal("qkv", {H_, 3 * d_, D_}, in.init_std);
+    out_HDd_ = normal("out", {H_, D_, d_}, in.branch_std);
+  }
+
+  AttentionOutput forward(const Tensor& x_ND, const route::Context& routing, const AttentionContext& here) override {
+    const auto dtype = x_ND.scalar_type();
+    auto routed = router_->route(x_ND, routing);
+    const auto& decision = routed.decision;
+    const auto& token_R = decision.token_R();
+    const auto& offset_H1 = decision.offset_E1();
+    const auto N = x_ND.size(0);
+
+    const auto qkv_RX = kernels::grouped_linear(kernels::gather_rows(x_ND, token_R), qkv_HXD_.to(dtype), offset_H1);
+    // Rotary positions are those of the whole sequence, so rows go to their place in it and back.
+    const auto place_R = token_R * H_ + decision.expert_R();
+    const auto turned = [&](const Tensor& t_Rd) {
+      const auto whole = at::zeros({N * H_, d_}, t_Rd.options().requires_grad(false)).index_copy(0, place_R, t_Rd);
+      return kernels::rotate(whole.view({here.B, here.T, H_, d_}), here.rotation)
+          .reshape({N * H_, d_})
+          .index_select(0, place_R);
+    };
+    const auto seats = seats_of(decision, here);
+    const auto seated = [&](const Tensor& t_Rd) {
+      return at::zeros({here.B * H_ * seats.C, d_}, t_Rd.options().requires_grad(false))
+          .index_copy(0, seats.seat_R, t_Rd)
+          .view({here.B, H_, seats.C, d_});
+    };
+    Tensor attended_Rd;
+    if (token_R.size(0) > 0) {
+      // Tokens of a group sit in order from its first seat on, so no key is empty where a real query looks.
+      const auto attended_BHCd = at::scaled_dot_product_attention(
+          seated(turned(qkv_RX.slice(1, 0, d_))), seated(turned(qkv_RX.slice(1, d_, 2 * d_))),
+          seated(qkv_RX.slice(1, 2 * d_)), std::nullopt, 0.0, /*is_causal=*/true);
+      attended_Rd = attended_BHCd.reshape({-1, d_}).index_select(0, seats.seat_R);
+    } else {
+      attended_Rd = qkv_RX.slice(1, 2 * d_);
+    }
+    const auto y_RD = kernels::grouped_linear(attended_Rd.contiguous(), out_HDd_.to(dtype), offset_H1);
+
+    AttentionOutput out{.y_ND = kernels::combine(y_RD, decision.gate_R(), token_R, N),
+                        .losses = std::move(routed.losses)};
+    if (routing.record) {
+      if (routed.scores.score_NE.defined()) out.score_NE = routed.scores.score_NE.detach();
+      if (routed.bias_E.defined()) out.bias_E = routed.bias_E.detach();
+    }
+    out.decision = std::move(routed.decision);
+    return out;
+  }
+  void step() override { router_->step(); }
+  AttentionFacts facts(int64_t context_length, at::ScalarType dtype) const override {
+    const auto router = router_->facts();
+    const auto d = static_cast<double>(d_), D = static_cast<double>(D_), H = static_cast<double>(H_);
+    const auto k = router.choices_per_token;
+    return {.d_head = d_,
+            .n_experts = H_,
+            .parameters_active = 4 * k * d * D + router.flops_per_token / 2,
+            // A head has k / H of the context, of which a token looks at half: scores and mixing.
+            .flops_per_token =
+                8 * k * d * D + router.flops_per_token + 2 * k * d * static_cast<double>(context_length) * k / H,
+            .cache_bytes_per_token = 2 * k * d * static_cast<double>(c10::elementSize(dtype)),
+            .activations_per_token = 6 * k * d,
+            .is_causal = router.is_causal,
+            .reads_other_tokens = true,
+            .gives_probabilities = false,
+            .needs = router.needs};
+  }
+  route::Router* router() override { return router_.get(); }
+  void collect(ParameterList& list) override {
+    list.child("head_router", *router_);
+    list.parameter("qkv", qkv_HXD_);
+    list.parameter("out", out_HDd_);
+  }
+
+ private:
+  struct Seats {
+    Tensor seat_R;  // row of each assignment in [G, C]
+    int64_t C = 0;
+  };
+
+  // Each assignment's place among those of its sequence and head, in order of position.
+  Seats seats_of(const route::Decision& decision, const AttentionContext& here) const {
+    const auto token_R = decision.token_R(), head_R = decision.expert_R();
+    if (token_R.size(0) == 0) return {token_R, 0};
+    const auto group_R = token_R.floor_divide(here.T) * H_ + head_R;
+    const auto order_R = (group_R * here.T + token_R.remainder(here.T)).argsort();
+    const auto sorted_R = group_R.index_select(0, order_R);
+    const auto count_G = at::bincount(sorted_R, {}, here.B * H_);
+    const auto start_G = count_G.cumsum(0) - count_G;
+    const auto place_R = at::arange(token_R.size(0), token_R.options()) - start_G.index_select(0, sorted_R);
+    const auto C = count_G.max().item<int64_t>();
+    return {at::empty_like(token_R).index_copy_(0, order_R, sorted_R * C + place_R), C};
+  }
+
+  int64_t D_, H_, d_;
+  std::unique_ptr<route::Router> router_;
+  Tensor qkv_HXD_, out_HDd_;
+};
+
+}  // namespace
+
+extern constinit const Entry<Attention> attention_selective = entry<SelectiveAttention>(
+    {.name = "selective",
+     .paper = 74,
+     .source = "Yang 2025 (Union of Experts), SMHA; authors' code, SMHA_v2.py",
+     .taxonomy = "architecture/attention/decomposed block",
+     .summary = "heads are experts: each token chooses some, each head reads its own tokens"});
+
+}  // namespace collegium::layer
