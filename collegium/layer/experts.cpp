@@ -5,11 +5,13 @@
 namespace collegium::layer {
 
 extern const Entry<Experts> experts_gelu;
+extern const Entry<Experts> experts_lora;
 extern const Entry<Experts> experts_swiglu;
 
 Entries<Experts> experts() {
   static constexpr const Entry<Experts>* kAll[] = {
       &experts_gelu,
+      &experts_lora,
       &experts_swiglu,
   };
   return kAll;

@@ -14,15 +14,20 @@ std::unique_ptr<Experts> make_experts(const Named& kind, int64_t n_experts, int6
                    .options = in.options});
 }
 
+std::unique_ptr<route::Router> make_router(const Named& named, int64_t n_experts, const MoeLayer::Inputs& in,
+                                           const Random& random) {
+  return find(route::routers(), named, "router")
+      .make(named, {.d_model = in.d_model,
+                    .n_experts = n_experts,
+                    .random = random,
+                    .options = in.options,
+                    .corpus = in.corpus});
+}
+
 RoutedPart::RoutedPart(const Named& expert, const Named& named_router, int64_t n_experts, int64_t d_expert,
                        const MoeLayer::Inputs& in)
     : experts(make_experts(expert, n_experts, d_expert, in)),
-      router(find(route::routers(), named_router, "router")
-                 .make(named_router, {.d_model = in.d_model,
-                                      .n_experts = n_experts,
-                                      .random = in.random.at("router"),
-                                      .options = in.options,
-                                      .corpus = in.corpus})) {}
+      router(make_router(named_router, n_experts, in, in.random.at("router"))) {}
 
 route::Routing RoutedPart::route(const Tensor& x_ND, const route::Context& context) {
   auto here = context;
@@ -31,7 +36,7 @@ route::Routing RoutedPart::route(const Tensor& x_ND, const route::Context& conte
 }
 
 double RoutedPart::parameters_working() const {
-  return router->facts().choices_per_token * static_cast<double>(experts->parameters_per_expert());
+  return experts->parameters_working(router->facts().choices_per_token);
 }
 
 LayerFacts routed_facts(const route::Router& router, double working) {

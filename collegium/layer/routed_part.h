@@ -12,6 +12,10 @@ namespace collegium::layer {
 std::unique_ptr<Experts> make_experts(const Named& kind, int64_t n_experts, int64_t d_expert,
                                       const MoeLayer::Inputs& in, std::string_view stream = "experts");
 
+/// `named` router over n_experts in the layer's own stream of first weights, `random`.
+std::unique_ptr<route::Router> make_router(const Named& named, int64_t n_experts, const MoeLayer::Inputs& in,
+                                           const Random& random);
+
 /// Experts and their router, from the streams "experts" and "router" of `in`.
 struct RoutedPart {
   RoutedPart(const Named& expert, const Named& router, int64_t n_experts, int64_t d_expert, const MoeLayer::Inputs& in);

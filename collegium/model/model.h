@@ -36,6 +36,8 @@ struct ModelOutput {
   std::vector<route::LossTerm> losses;     ///< of all layers, names prefixed "layer 2: "
   std::vector<route::Decision> decisions;  ///< one for each layer with experts (see moe_layers)
   std::vector<LayerRecord> records;        ///< as many, if context.record
+  /// What each layer, dense ones included, states of the pass; if context.record.
+  std::vector<std::vector<layer::Statistic>> statistics;
 };
 
 /// Sizes and costs for the plan.

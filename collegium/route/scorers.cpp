@@ -9,6 +9,7 @@ extern const Entry<Scorer> scorer_cosine;
 extern const Entry<Scorer> scorer_expert_attention;
 extern const Entry<Scorer> scorer_frequency_mask;
 extern const Entry<Scorer> scorer_gaussian_mixture;
+extern const Entry<Scorer> scorer_hierarchical;
 extern const Entry<Scorer> scorer_hyper;
 extern const Entry<Scorer> scorer_linear;
 extern const Entry<Scorer> scorer_none;
@@ -19,13 +20,21 @@ extern const Entry<Scorer> scorer_two_stage;
 
 Entries<Scorer> scorers() {
   static constexpr const Entry<Scorer>* kAll[] = {
-      &scorer_attention_mixed,  &scorer_cluster_dropout,
-      &scorer_competition,      &scorer_cosine,
-      &scorer_expert_attention, &scorer_frequency_mask,
-      &scorer_gaussian_mixture, &scorer_hyper,
-      &scorer_linear,           &scorer_none,
-      &scorer_recurrent,        &scorer_similarity_mixed,
-      &scorer_sinkhorn,         &scorer_two_stage,
+      &scorer_attention_mixed,
+      &scorer_cluster_dropout,
+      &scorer_competition,
+      &scorer_cosine,
+      &scorer_expert_attention,
+      &scorer_frequency_mask,
+      &scorer_gaussian_mixture,
+      &scorer_hierarchical,
+      &scorer_hyper,
+      &scorer_linear,
+      &scorer_none,
+      &scorer_recurrent,
+      &scorer_similarity_mixed,
+      &scorer_sinkhorn,
+      &scorer_two_stage,
   };
   return kAll;
 }
