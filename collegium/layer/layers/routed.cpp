@@ -9,8 +9,9 @@
 //                                                and one expert a token; as in their code (moe/layer.py) but no bias
 //
 // w and W start at zero: nothing is preferred. `segments` = m is DeepSeekMoE's fine-grained segmentation (section 3.1):
-// each expert is cut into m pieces of its width, and the router chooses m k of m E pieces. Shared experts are counted
-// in whole ones.
+// each expert is cut into m pieces of its width, and the router chooses m k of m E pieces; weights stay the
+// router's, so where they sum to one an expert whose pieces all work counts 1 / m of the whole. Shared experts are
+// counted in whole ones.
 //
 // N tokens, D model width, E experts, k experts a token, n shared ones.
 #include <ATen/ATen.h>
