@@ -8,12 +8,14 @@
 namespace collegium::layer {
 
 extern const Entry<Experts> experts_gelu;
+extern const Entry<Experts> experts_lora;
 extern const Entry<Experts> experts_relu;
 extern const Entry<Experts> experts_swiglu;
 
 Entries<Experts> experts() {
   static constexpr const Entry<Experts>* kAll[] = {
       &experts_gelu,
+      &experts_lora,
       &experts_relu,
       &experts_swiglu,
   };

@@ -39,7 +39,15 @@ class Experts : public route::ExpertProbe {
   /// Views of one expert's weights over the fused storage, for adapters, quantisation and pruning.
   virtual std::vector<View> view(int64_t expert) = 0;
   virtual void collect(ParameterList& list) = 0;
+  /// That a row meets in one expert.
   virtual int64_t parameters_per_expert() const = 0;
+  /// Of these, what all experts share: `forward` takes a token through them once, `rows` each row.
+  virtual int64_t parameters_shared() const { return 0; }
+  /// That a token meets in `forward` with so many experts a token: half of the FLOPs, too.
+  double parameters_working(double choices) const {
+    const auto shared = static_cast<double>(parameters_shared());
+    return choices * (static_cast<double>(parameters_per_expert()) - shared) + shared;
+  }
 };
 
 /// ExpertProbe::predict_units from the weights into the units.

@@ -17,12 +17,19 @@ namespace collegium::layer {
 
 using at::Tensor;
 
+/// A mean that a layer states of one recorded pass, as parts that add up over passes: sum / weight.
+struct Statistic {
+  std::string name;
+  double sum = 0, weight = 0;
+};
+
 struct LayerOutput {
   Tensor y_ND;
   std::vector<route::LossTerm> losses;
   std::optional<route::Decision> decision;  ///< absent in a dense layer, and in soft ones unless context.record
   Tensor carried_NH;        ///< for the router of the next layer with experts; undefined when there is none
   Tensor score_NE, bias_E;  ///< what was compared, without gradient; only if context.record, and where there is any
+  std::vector<Statistic> statistics;  ///< of the pass, by distinct names; only if context.record (activations.h)
 };
 
 /// What a plan and the checks of a model need to know.

@@ -17,6 +17,17 @@ std::unique_ptr<Experts> make_experts(const Named& kind, int64_t n_experts, int6
                    .options = in.options});
 }
 
+std::unique_ptr<route::Router> make_router(const Named& named, int64_t n_experts, const MoeLayer::Inputs& in,
+                                           const Random& random, int64_t n_own) {
+  return find(route::routers(), named, "router")
+      .make(named, {.d_model = in.d_model,
+                    .n_experts = n_experts,
+                    .random = random,
+                    .options = in.options,
+                    .corpus = in.corpus,
+                    .n_own = n_own});
+}
+
 RoutedPart::RoutedPart(const Named& expert, const Named& named_router, int64_t n_experts, int64_t d_expert,
                        const MoeLayer::Inputs& in, int64_t n_together, ExpertPool* pool)
     : n_candidates_(pool ? pool->n_members() * n_experts : n_experts) {
@@ -26,13 +37,7 @@ RoutedPart::RoutedPart(const Named& expert, const Named& named_router, int64_t n
   } else {
     experts = make_experts(expert, n_experts, d_expert, in, "experts", n_together);
   }
-  router = find(route::routers(), named_router, "router")
-               .make(named_router, {.d_model = in.d_model,
-                                    .n_experts = n_candidates_,
-                                    .random = in.random.at("router"),
-                                    .options = in.options,
-                                    .corpus = in.corpus,
-                                    .n_own = pool ? n_experts : 0});
+  router = make_router(named_router, n_candidates_, in, in.random.at("router"), pool ? n_experts : 0);
 }
 
 namespace {
@@ -77,7 +82,7 @@ void RoutedPart::collect(ParameterList& list) {
 }
 
 double RoutedPart::parameters_working() const {
-  return router->facts().choices_per_token * static_cast<double>(experts->parameters_per_expert());
+  return experts->parameters_working(router->facts().choices_per_token);
 }
 
 LayerFacts routed_facts(const route::Router& router, double working) {

@@ -13,6 +13,10 @@ std::unique_ptr<Experts> make_experts(const Named& kind, int64_t n_experts, int6
                                       const MoeLayer::Inputs& in, std::string_view stream = "experts",
                                       int64_t n_together = 1);
 
+/// `named` router over n_experts in the layer's own stream of first weights, `random`; see StageInputs for n_own.
+std::unique_ptr<route::Router> make_router(const Named& named, int64_t n_experts, const MoeLayer::Inputs& in,
+                                           const Random& random, int64_t n_own = 0);
+
 /// Experts and their router, from the streams "experts" and "router" of `in`.
 struct RoutedPart {
   /// With a pool, the layer's own experts are in it and the router chooses among all of it, its own first.

@@ -313,6 +313,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     if (wants_units) out.units_NF = l.feed_forward->units(input_ND, done);
     if (l.has_experts) routing.carried_NH = done.carried_NH;
     if (routing.record && l.has_experts) out.records.push_back({input_ND.detach(), done.score_NE, done.bias_E});
+    if (routing.record) out.statistics.resize(i + 1), out.statistics[i] = std::move(done.statistics);
     add_losses(out, done.losses, text("layer ", i, ": "));
     if (done.decision) out.decisions.push_back(std::move(*done.decision));
     return done.y_ND;

@@ -38,6 +38,8 @@ struct ModelOutput {
   std::vector<route::Decision> decisions;  ///< one for each layer with experts (see moe_layers)
   std::vector<LayerRecord> records;        ///< as many, if context.record
   Tensor units_NF;                         ///< hidden units of layer context.units_of (MoeLayer::units)
+  /// What each layer, dense ones included, states of the pass; if context.record.
+  std::vector<std::vector<layer::Statistic>> statistics;
 };
 
 /// Sizes and costs for the plan.

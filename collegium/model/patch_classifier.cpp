@@ -78,6 +78,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
     out.hidden_ND = kernels::rms_norm(mean_BD, norm_D_, config_.norm_epsilon);
     if (context.record && layer_->facts().n_experts > 0)
       out.records.push_back({x_ND.detach(), done.score_NE, done.bias_E});
+    if (context.record) out.statistics.push_back(std::move(done.statistics));
     for (auto& term : done.losses) {
       term.name = "layer 0: " + term.name;
       out.losses.push_back(std::move(term));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iomanip>
+#include <numeric>
 #include <sstream>
 
 #include "collegium/recipe/run.h"
@@ -44,6 +45,9 @@ constexpr Measure kMeasures[] = {
     {"margin", "margin to the runner-up", "score", "higher", layers, false},
     {"fluctuation", "first experts that changed", "share of tokens", "lower", layers},
     {"collapse", "variance between experts", "share", "lower", layers},
+    {"active_units", "hidden units away from zero", "share", "", statistics, false},
+    {"nonzero_units", "hidden units that are not zero", "share", "", statistics, false},
+    {"effective_units", "hidden units that effectively work", "share", "", statistics, false},
 };
 
 constexpr std::string_view kAux = "aux:", kRise = ":rise";
@@ -124,6 +128,11 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
   if (measure.place == answers) return in(translation_, key);
   if (measure.place == probes) return in(probes_, key);
   if (measure.place == aux) return aux_value(aux_, name);
+  if (measure.place == statistics) {
+    const auto values = last_valid_.value("statistics", nlohmann::json::object()).value(key, std::vector<double>());
+    if (values.empty()) return {};
+    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+  }
   double sum = 0;
   int64_t n = 0;
   const bool is_training = measure.place == training_layers;

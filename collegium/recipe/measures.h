@@ -18,6 +18,7 @@ struct Measure {
     row,              ///< in the last held-out row of metrics.jsonl
     layers,           ///< there, a mean over the layers with experts
     training_layers,  ///< the same of the last training row
+    statistics,       ///< in the last held-out row, a mean over the layers that state it
     answers,          ///< in translation.json
     probes,           ///< in probes.json
     aux               ///< an auxiliary term in the rows of training

@@ -14,6 +14,7 @@ extern const Entry<Router> router_expert_choice;
 extern const Entry<Router> router_group_limited;
 extern const Entry<Router> router_gshard;
 extern const Entry<Router> router_hash;
+extern const Entry<Router> router_hierarchical;
 extern const Entry<Router> router_hyper;
 extern const Entry<Router> router_loc_moe;
 extern const Entry<Router> router_loss_free;
@@ -52,6 +53,7 @@ Entries<Router> routers() {
       &router_group_limited,
       &router_gshard,
       &router_hash,
+      &router_hierarchical,
       &router_hyper,
       &router_loc_moe,
       &router_loss_free,

@@ -9,6 +9,7 @@ extern const Entry<Scorer> scorer_cosine;
 extern const Entry<Scorer> scorer_expert_attention;
 extern const Entry<Scorer> scorer_frequency_mask;
 extern const Entry<Scorer> scorer_gaussian_mixture;
+extern const Entry<Scorer> scorer_hierarchical;
 extern const Entry<Scorer> scorer_hyper;
 extern const Entry<Scorer> scorer_linear;
 extern const Entry<Scorer> scorer_none;
@@ -29,6 +30,7 @@ Entries<Scorer> scorers() {
       &scorer_expert_attention,
       &scorer_frequency_mask,
       &scorer_gaussian_mixture,
+      &scorer_hierarchical,
       &scorer_hyper,
       &scorer_linear,
       &scorer_none,

@@ -8,6 +8,10 @@ namespace collegium::train {
 
 void RoutingMeter::add(const model::ModelOutput& output, const Tensor& mask_N) {
   layers_.resize(std::max(layers_.size(), output.decisions.size()));
+  statistics_.resize(std::max(statistics_.size(), output.statistics.size()));
+  for (size_t l = 0; l < output.statistics.size(); ++l)
+    for (const auto& s : output.statistics[l])
+      statistics_[l][s.name].first += s.sum, statistics_[l][s.name].second += s.weight;
   const auto doubles = at::TensorOptions().dtype(at::kDouble);
   for (size_t l = 0; l < output.decisions.size(); ++l) {
     auto& sum = layers_[l];
@@ -46,6 +50,9 @@ void RoutingMeter::add(const model::ModelOutput& output, const Tensor& mask_N) {
 }
 
 void RoutingMeter::report(nlohmann::json& row, const Tensor& before_LN) const {
+  for (const auto& layer : statistics_)
+    for (const auto& [name, parts] : layer)
+      if (parts.second > 0) row["statistics"][name].push_back(parts.first / parts.second);
   const auto now_LN = first_experts();
   for (size_t l = 0; l < layers_.size(); ++l) {
     const auto& sum = layers_[l];

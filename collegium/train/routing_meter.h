@@ -1,8 +1,12 @@
-// What an evaluation says about routing beyond loads: how sure it is, how stable, how collapsed, how used.
+// What an evaluation says about routing beyond loads: how sure it is, how stable, how collapsed, how used; and what
+// layers state of themselves.
 //
 // N tokens, D model width, E experts, L layers with experts.
 #pragma once
+#include <map>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "collegium/model/model.h"
@@ -23,6 +27,7 @@ class RoutingMeter {
   ///                  expert), 0 to 1: 1 = every state sits on its expert's centroid (the idea of Chi 2022,
   ///                  section 5.3)
   ///   fluctuation    share of tokens whose first expert is not that of `before`; absent without it
+  /// and to `row["statistics"]` each statistic that layers state, by name: one mean a layer that states it.
   void report(nlohmann::json& row, const Tensor& before_LN) const;
 
   /// First experts of all tokens so far, int16 [L, N]; undefined without layers.
@@ -37,6 +42,7 @@ class RoutingMeter {
     std::vector<Tensor> first_N;
   };
   std::vector<Layer> layers_;
+  std::vector<std::map<std::string, std::pair<double, double>>> statistics_;  ///< of all layers: sum and weight
 };
 
 }  // namespace collegium::train

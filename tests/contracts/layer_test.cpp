@@ -33,6 +33,7 @@ Named small(const Entry<MoeLayer>& entry) {
   if (has_field(fields, "n_experts")) named.fields.set("n_experts", kExperts);
   if (has_field(fields, "d_expert")) named.fields.set("d_expert", 3);
   if (has_field(fields, "d_hidden")) named.fields.set("d_hidden", has_field(fields, "n_experts") ? 3 * kExperts : 5);
+  if (has_field(fields, "d_latent")) named.fields.set("d_latent", 3);
   return named;
 }
 
@@ -80,6 +81,10 @@ const std::vector<Variant>& variants() {
     out.push_back(routed("rerouting", reroute));
     out.push_back(routed("limits of each sequence", by_sequence));
     out.push_back(routed("shared experts", table({{"name", "top_k"}}), {{"n_shared", 2}}));
+    for (const char* mix : {"gated", "averaged", "softmax"})
+      out.push_back(
+          routed(text("shared experts, ", mix), table({{"name", "top_k"}}), {{"n_shared", 1}, {"shared_mix", mix}}));
+    out.push_back(routed("in three pieces each", table({{"name", "top_k"}, {"k", 1}}), {{"segments", 3}}));
     out.push_back(routed("in a loop", table({{"name", "top_k"}}), {{"dispatch", "loop"}}));
     out.push_back(
         {"soft, two slots", {.name = "soft", .fields = table({{"n_experts", 3}, {"d_expert", 3}, {"slots", 2}})}});
@@ -98,6 +103,11 @@ const std::vector<Variant>& variants() {
                                        {"router", table({{"name", "union"}, {key, value}})}})}});
     more("merged by segment", "merged", {{"scope", "segment"}, {"segment", 2}});
     more("cartesian without shared sub-experts", "cartesian", {{"n_shared", 0}});
+    more("chain of three steps, shared experts, one router", "chain",
+         {{"steps", 3}, {"n_shared", 1}, {"own_routers", false}});
+    more("chain without inner residual", "chain", {{"residual", "outer"}});
+    more("finedeep weighed by inputs", "finedeep", {{"guide", "input"}, {"function", "softmax"}});
+    more("latent with shared experts", "latent", {{"d_latent", 3}, {"n_shared", 1}});
     more("seven codes for four experts", "vector_quantised", {{"n_codes", 7}});
     more("stochastic, one expert when evaluating", "stochastic", {{"evaluated_k", 1}});
     return out;
@@ -533,17 +543,17 @@ TEST_CASE_FIXTURE(OneThread, "every kind of expert: views write through, one exp
       for (auto& view : made->view(1)) {
         CHECK_FALSE(view.name.empty());
         seen += view.tensor.numel();
-        view.tensor.mul_(2);
+        view.tensor.add_(0.5);
       }
     }
-    CHECK(seen == made->parameters_per_expert());
+    CHECK(seen == made->parameters_per_expert() - made->parameters_shared());
     for (int64_t i = 0; i < 3; ++i) {
       const auto same = difference(made->one(x_RD, i), before[static_cast<size_t>(i)]) == 0;
       CHECK(same == (i != 1));
     }
     int64_t total = 0;
     for (const auto& p : parameters_of(*made)) total += p.tensor->numel();
-    CHECK(total == 3 * made->parameters_per_expert());
+    CHECK(static_cast<double>(total) == made->parameters_working(3));
     for (const int64_t out_of_range : {-1, 3})
       CHECK(complaint([&] { made->view(out_of_range); }).find("there is no expert") != std::string::npos);
   }

@@ -148,9 +148,13 @@ bool favour(Router& router, int64_t expert) {
   const at::NoGradGuard no_grad;
   bool meets_states = false;
   for (const auto& p : parameters_of(router)) {
-    if (!p.trained() || p.tensor->dim() != 2 || p.tensor->size(0) != scored_experts(router)) continue;
+    const bool is_of_groups = p.name == "scorer.group";  // of neighbouring experts: a first level
+    if (!p.trained() || p.tensor->dim() != 2 || !(is_of_groups || p.tensor->size(0) == scored_experts(router)))
+      continue;
     p.tensor->select(1, 0).fill_(-9);
-    p.tensor->select(1, 0).select(0, expert).fill_(9);
+    p.tensor->select(1, 0)
+        .select(0, is_of_groups ? expert * p.tensor->size(0) / scored_experts(router) : expert)
+        .fill_(9);
     meets_states = meets_states || p.tensor->size(1) == kWidth;
   }
   return meets_states;

@@ -296,6 +296,19 @@ TEST_CASE("the work a model says it does is the work it does, within a twentieth
   }
 }
 
+TEST_CASE("a recorded pass has what every layer states, dense ones too") {
+  const auto model = make_model(decoder(tiny({{"moe_first", 1}})));
+  auto context = context_of_type(at::kDouble);
+  CHECK(model->forward(tokens(2, 5), context).statistics.empty());
+  context.record = true;
+  const auto out = model->forward(tokens(2, 5), context);
+  REQUIRE(out.statistics.size() == 2);
+  CHECK(out.records.size() == 1);
+  CHECK(out.statistics[0][0].name == "active_units");
+  CHECK(out.statistics[0][0].weight == 10 * 6);      // tokens by hidden units
+  CHECK(out.statistics[1][0].weight == 2 * 10 * 4);  // of two experts
+}
+
 TEST_CASE("tied embeddings are one tensor that gets both gradients") {
   const auto tied = make_model(decoder(tiny({{"moe_every", 0}})));
   CHECK_FALSE(find_parameter(*tied, "output"));

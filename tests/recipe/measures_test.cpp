@@ -48,6 +48,7 @@ TEST_CASE("names of auxiliary measures") {
   CHECK(aux_term_of("valid_bpb").empty());
   CHECK(aux_term_of("aux:").empty());
   CHECK(find_measure("aux:agreement").place == Measure::Place::aux);
+  CHECK(find_measure("active_units").place == Measure::Place::statistics);
   CHECK(usage_error([] { find_measure("aux:"); }).starts_with("unknown measure 'aux:'"));
   CHECK(usage_error([] {
           find_measure("valid_bqb");

@@ -85,3 +85,18 @@ TEST_CASE("masked tokens count nowhere, and passes add up") {
   CHECK(row["layers"][0]["score_entropy"].get<double>() == doctest::Approx((2 * std::log(2) + std::log(3)) / 6));
   CHECK(meter.first_experts().sizes() == at::IntArrayRef({1, 8}));
 }
+
+TEST_CASE("what layers state is a mean over passes, one number a layer that states it") {
+  RoutingMeter meter;
+  const auto pass = [](std::vector<std::vector<layer::Statistic>> statistics) {
+    model::ModelOutput out;
+    out.statistics = std::move(statistics);
+    return out;
+  };
+  meter.add(pass({{{"active_units", 3, 10}}, {}, {{"active_units", 1, 10}, {"other", 4, 2}}}), Tensor());
+  meter.add(pass({{{"active_units", 2, 15}}, {}, {{"active_units", 0, 30}, {"silent", 0, 0}}}), Tensor());
+  nlohmann::json row;
+  meter.report(row, Tensor());
+  CHECK(row["statistics"] == nlohmann::json{{"active_units", {5 / 25.0, 1 / 40.0}}, {"other", {2.0}}});
+  CHECK_FALSE(row.contains("layers"));
+}

@@ -1,6 +1,7 @@
 // One feed-forward network for every token: the baseline, and the layers of a mixture model that do not mix.
 #include <ATen/ATen.h>
 
+#include "collegium/layer/activations.h"
 #include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
@@ -23,7 +24,11 @@ class DenseLayer final : public MoeLayer, public Makes<DenseLayer, MoeLayer> {
     network_ = make_experts(config.expert, 1, hidden, in, "network");
   }
 
-  LayerOutput forward(const Tensor& x_ND, const route::Context&) override { return {.y_ND = network_->one(x_ND, 0)}; }
+  LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
+    LayerOutput out{.y_ND = network_->one(x_ND, 0)};
+    show_activations(out, *network_, x_ND, 0, context);
+    return out;
+  }
   Tensor units(const Tensor& x_ND, const LayerOutput&) override { return network_->hidden(x_ND, 0); }
   LayerFacts facts() const override {
     const auto parameters = static_cast<double>(network_->parameters_per_expert());

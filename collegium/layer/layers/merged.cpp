@@ -93,7 +93,8 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
     const auto each = static_cast<double>(experts_->parameters_per_expert());
     const auto scoring = scorer_->flops_per_token();
     // A token meets one merged expert; the merge itself reads all experts once a group.
-    const auto merging = 2 * static_cast<double>(config_.n_experts) * each / static_cast<double>(config_.segment);
+    const auto own = each - static_cast<double>(experts_->parameters_shared());
+    const auto merging = 2 * static_cast<double>(config_.n_experts) * own / static_cast<double>(config_.segment);
     return {.n_experts = config_.n_experts,
             .parameters_active = each + scoring / 2,
             .flops_per_token = 2 * each + merging + scoring,
@@ -147,6 +148,10 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
     const auto to = parameters_of(*merged_);
     for (size_t i = 0; i < from.size(); ++i) {
       const auto& stored = *from[i].tensor;
+      if (stored.size(0) != weight_GE.size(1)) {  // all experts share it: the mean is what it was
+        *to[i].tensor = stored;
+        continue;
+      }
       auto sizes = stored.sizes().vec();
       sizes[0] = weight_GE.size(0);
       const auto stored_EW = stored.reshape({stored.size(0), -1});

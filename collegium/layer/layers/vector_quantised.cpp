@@ -87,8 +87,11 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
     const auto choosing = static_cast<double>(code_VD_.numel() + path_2D_.numel());
     const auto working = part_.parameters_working() + each;
     auto out = routed_facts(*part_.router, working + choosing);
-    // The code's expert may be one of the router's, so no more than all experts meet a token.
-    out.parameters_active += std::min(working, static_cast<double>(config_.n_experts) * each) - working;
+    // The code's expert may be one of the router's, so no more than all experts meet a token; what experts share is
+    // worked on by both paths and met once.
+    const auto shared = static_cast<double>(part_.experts->parameters_shared());
+    const auto all = part_.experts->parameters_working(static_cast<double>(config_.n_experts));
+    out.parameters_active += std::min(working - shared, all) - working;
     return out;
   }
   route::Router* router() override { return part_.router.get(); }
