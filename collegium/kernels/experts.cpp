@@ -29,16 +29,17 @@ void first_half(const ExpertShape& is, Activation activation, const Rows<S>& x_r
                 const S* first, S* h_RH, S* a_RI) {
   const auto& loop = loops<S>();
   const auto& act = loop.of(activation);
-  const auto blocks = cut_rows(experts.offset, experts.n, rows_per_task, is.hidden, 16);
+  const auto blocks = cut_rows(experts.offset, experts.n, loop.rows_per_task, is.hidden, loop.panel);
   run_tasks(static_cast<int64_t>(blocks.size()), [&] {
-    return [&, scratch = Scratch<S>(h_RH ? 0 : rows_per_task * is.parts * is.hidden)](int64_t i) {
+    return [&, kept = Scratch<S>(h_RH ? 0 : loop.rows_per_task * is.parts * is.hidden),
+            scratch = Scratch<Wide<S>>(loop.linear_scratch(is.width))](int64_t i) {
       const Block& b = blocks[static_cast<size_t>(i)];
       const int64_t stride = is.parts * is.hidden;
-      S* h = h_RH ? h_RH + b.row * stride : scratch.get();
+      S* h = h_RH ? h_RH + b.row * stride : kept.get();
       for (int64_t p = 0; p < is.parts; ++p) {
         const int64_t column = p * is.hidden + b.column;
         loop.linear(x_rows.data() + b.row, b.n_rows, first + (b.expert * stride + column) * is.width, is.width,
-                    b.n_columns, is.width, h + column, stride);
+                    b.n_columns, is.width, h + column, stride, scratch.get());
       }
       for (int64_t r = 0; r < b.n_rows; ++r) {
         const S* row = h + r * stride + b.column;
