@@ -34,6 +34,9 @@ const Isa& chosen_isa();
 /// One line for people: which one is chosen, why, and what else there is.
 std::string isa_report();
 
+/// One line for people: which products experts run on this processor in each element type.
+std::string products_report();
+
 /// The chosen loops over elements of type S (float, double or Bf16).
 template <class S>
 const Loops<S>& loops() {
