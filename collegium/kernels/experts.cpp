@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "collegium/kernels/experts_passes.h"
+#include "collegium/kernels/grouped_mm.h"
 #include "collegium/kernels/products.h"
 
 namespace collegium::kernels {
@@ -161,6 +162,12 @@ Tensor fused_experts(const ExpertsCall& call) {
                              static_cast<int64_t>(call.kind), keep);
 }
 
+Tensor torch_grouped(const ExpertsCall& call) {
+  const auto end_E = call.offset_E1.slice(0, 1).to(call.x_ND.device(), at::kInt);
+  return grouped_mm_experts(call.kind, call.x_ND, call.gate_R, call.token_R, end_E, call.first_EHD, call.second_EDI,
+                            /*all_work=*/true);
+}
+
 }  // namespace
 
 ExpertsResult experts_forward(const ExpertsCall& call, bool keep) {
@@ -220,14 +227,18 @@ ExpertsGradients experts_backward(const ExpertsCall& given, const Tensor& pre_RH
 
 Tensor swiglu_experts(const Tensor& x_ND, const Tensor& gate_R, const Tensor& token_R, const Tensor& offset_E1,
                       const Tensor& gate_up_EHD, const Tensor& down_EDI) {
-  if (!has_loops(x_ND)) return plain::swiglu_experts(x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI);
-  return fused_experts({ExpertKind::swiglu, x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI});
+  const ExpertsCall call{ExpertKind::swiglu, x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI};
+  if (has_loops(x_ND)) return fused_experts(call);
+  if (uses_grouped_mm(x_ND, down_EDI)) return torch_grouped(call);
+  return plain::swiglu_experts(x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI);
 }
 
 Tensor gelu_experts(const Tensor& x_ND, const Tensor& gate_R, const Tensor& token_R, const Tensor& offset_E1,
                     const Tensor& up_EID, const Tensor& down_EDI) {
-  if (!has_loops(x_ND)) return plain::gelu_experts(x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI);
-  return fused_experts({ExpertKind::gelu, x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI});
+  const ExpertsCall call{ExpertKind::gelu, x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI};
+  if (has_loops(x_ND)) return fused_experts(call);
+  if (uses_grouped_mm(x_ND, down_EDI)) return torch_grouped(call);
+  return plain::gelu_experts(x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI);
 }
 
 }  // namespace collegium::kernels
