@@ -2,11 +2,11 @@
 // memory of a pass are as large in every step as in the step before.
 //
 // Given back to the system and asked for again, such a block costs a page fault and the zeroing of every page, and on a
-// virtual machine that hands free memory back to its host (free page reporting) far more: there the first touch waits
-// until the host has found memory. Measured on such a machine with 200 MiB of gradients a pass, 256 experts: 0.02 s of
-// system time a pass while nobody else freed memory, 0.36 to 0.46 s after another program had freed and left some,
-// with the same 97 large-page faults, no fallback to small pages and no compaction (/proc/vmstat: compact_stall 0), all
-// of it below clear_page. Large pages, which were first suspected, are not the cause.
+// virtual machine that reports free memory to its host it can cost far more: the first touch then seems to wait until
+// the host has found memory. Measured on such a machine with 200 MiB of gradients a pass, 256 experts: 0.03 s of system
+// time a pass while nobody else freed memory; in two of four passes after much had been freed 0.36 and 0.46 s, with as
+// many large-page faults, no fallback to small pages and no compaction (/proc/vmstat: compact_stall 0), the time below
+// clear_page. Looking for large pages, which was first suspected, is not the cause.
 #pragma once
 #include <ATen/core/Tensor.h>
 
