@@ -76,7 +76,9 @@ struct Loops {
   void (*add_scaled_wide)(W factor, const W* in, int64_t n, W* sum);  ///< sum += factor * in
   void (*scale)(W factor, const S* in, int64_t n, S* out);            ///< out = factor * in
   W (*inner)(const S* a, const S* b, int64_t n);                      ///< sum(a * b)
-  void (*narrow)(const W* in, int64_t n, S* out);                     ///< rounds to S
+  /// out[i] = sum(row[i] * b), i < m: inner's result to the bit.
+  void (*inner_rows)(const S* const* row, int64_t m, const S* b, int64_t n, W* out);
+  void (*narrow)(const W* in, int64_t n, S* out);  ///< rounds to S
   void (*widen)(const S* in, int64_t n, W* out);
 
   ActivationLoops<S> swiglu;

@@ -191,6 +191,13 @@ TEST_CASE("row loops equal torch's") {
       CHECK(difference(out, a.to(at::kDouble) * 0.3) < tolerance(type_of<S>));
       const double inner = loop.inner(pointer<S>(a), pointer<S>(b), n);
       CHECK(std::abs(inner - value_of((a.to(at::kDouble) * b.to(at::kDouble)).sum())) < 1e-4);
+      const auto all = at::stack({b, a, b, b, a});
+      const auto rows = row_starts<S>(all);
+      const auto products = wide_empty<S>({5});
+      loop.inner_rows(rows.data(), 5, pointer<S>(a), n, pointer<Wide<S>>(products));
+      CHECK(value_of(products[0]) == inner);
+      CHECK(value_of(products[3]) == inner);
+      CHECK(value_of(products[1]) == static_cast<double>(loop.inner(pointer<S>(a), pointer<S>(a), n)));
       const auto wide = at::empty({n}, type_of<Wide<S>>);
       loop.widen(pointer<S>(a), n, pointer<Wide<S>>(wide));
       CHECK(same_bits(wide, wide_a));
