@@ -2,14 +2,20 @@
 
     PYTHONPATH=build/ci/python .venv/bin/python bench/experts.py --json out.json
 
-One experts module of transformers (Mixtral's: SwiGLU, fused gate and up weights) runs as "collegium", "grouped_mm", "eager"
-and, for few tokens, "batched_mm" on the same weights, hidden states and expert ids. Three skews of the load: uniform,
-Zipf, and one hot expert that half of all choices go to. The ceiling is the fastest dense matrix product that this torch
-does here, measured in the same run.
+One experts module of transformers (Mixtral's: SwiGLU, fused gate and up weights) runs as "collegium", "grouped_mm", "eager" and,
+for few tokens, "batched_mm" on the same weights, hidden states and expert ids. Training, "eager" makes a gradient of the
+whole weight for every expert: with more than 8 experts that takes minutes a pass, and it joins only with --eager. Three
+skews of the load: uniform, Zipf, and one hot expert that nearly every token chooses.
+
+The ceiling is the fastest dense product of the same run and instruction set: torch.mm of three sizes, and Collegium's own
+loops with a single expert that every token goes to. --isa avx2 runs all sides with AVX2. On a busy machine, --threads 1
+--clock cpu (the process's own time, which other programs' turns do not count towards) gives steadier figures than the clock
+on the wall.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -81,16 +87,26 @@ class Layer:
         return sum(size for where, size in kept.items() if where not in own)
 
 
-def ceiling(dtype):
+ISAS = {"avx2": {"COLLEGIUM_KERNELS": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+                 "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
+
+
+def ceiling(dtype, clock):
     """Multiply-adds, counted as two, a second: the best of several dense products."""
     best = 0
+    for tokens, width in ((1024, 512), (2048, 1024)):
+        dense = Layer(1, 1, width, tokens, dtype, "uniform")
+        for _ in range(4):
+            start = clock()
+            dense.run("collegium", "forward")
+            best = max(best, dense.flops / (clock() - start))
     for n in (512, 1024, 2048):
         a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
         torch.mm(a, b)
-        for _ in range(3):
-            start = time.perf_counter()
+        for _ in range(4):
+            start = clock()
             torch.mm(a, b)
-            best = max(best, 2 * n**3 / (time.perf_counter() - start))
+            best = max(best, 2 * n**3 / (clock() - start))
     return best
 
 
@@ -109,45 +125,60 @@ def main():
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--eager", action="store_true", help="train transformers' eager experts, too")
+    parser.add_argument("--isa", choices=list(ISAS), help="all sides with this instruction set")
+    parser.add_argument("--only", nargs="*", help="shapes whose description has one of these in it, such as 'T1024 train'")
+    parser.add_argument("--skews", nargs="*", choices=SKEWS, default=SKEWS)
     arguments = parser.parse_args()
+    if arguments.isa and any(os.environ.get(name) != value for name, value in ISAS[arguments.isa].items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ISAS[arguments.isa]})
     torch.set_num_threads(arguments.threads)
+    clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     results = []
-    print("ratio: time of the fastest rival / ours, median [lowest, highest] of the rounds; above 1, ours is faster\n")
+    print(f"{arguments.rounds} rounds, {arguments.threads} threads, {arguments.clock} clock, {arguments.isa or 'default'} instruction set, torch "
+          f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), load of the machine {os.getloadavg()[0]:.1f}")
+    print("ratio: time of the fastest rival / ours, median [quartiles] of the rounds; above 1, ours is faster\n")
     for shape in SHAPES:
         n_experts, k, width, tokens, passes, dtype = shape
-        rivals = ["grouped_mm", "eager"] + (["batched_mm"] if tokens <= 16 else [])
+        about = f"E{n_experts} k{k} I{width} T{tokens} {passes} {dtype}"
+        if arguments.only and not any(word in about for word in arguments.only):
+            continue
+        rivals = ["grouped_mm"] + (["eager"] if passes == "forward" or n_experts <= 8 or arguments.eager else [])
+        rivals += ["batched_mm"] if tokens <= 16 else []
         memory = {} if arguments.no_memory else {
             i: peak_memory(shape, i, arguments.threads) for i in ["collegium", "grouped_mm"]}
-        for skew in SKEWS:
+        for skew in arguments.skews:
             layer = Layer(n_experts, k, width, tokens, getattr(torch, dtype), skew)
             times = {name: [] for name in ["collegium", *rivals]}
-            expected, got = layer.run("eager", passes), layer.run("collegium", passes)
+            expected, got = layer.run("grouped_mm", passes), layer.run("collegium", passes)
             error = ((got - expected).abs().max() / expected.abs().max()).item()
             repeats = max(1, 64 // tokens)
             for name in times:
                 layer.run(name, passes)
             for _ in range(arguments.rounds):
                 for name in times:
-                    start = time.perf_counter()
+                    start = clock()
                     for _ in range(repeats):
                         layer.run(name, passes)
-                    times[name].append((time.perf_counter() - start) / repeats)
+                    times[name].append((clock() - start) / repeats)
             best = min(rivals, key=lambda name: statistics.median(times[name]))
             ratios = sorted(a / b for a, b in zip(times[best], times["collegium"]))
             ours = statistics.median(times["collegium"])
             flops = layer.flops * (3 if passes == "train" else 1)
-            top = ceiling(getattr(torch, dtype))
+            top = ceiling(getattr(torch, dtype), clock)
             saved = {name: layer.saved_bytes(name) / tokens for name in ("collegium", "grouped_mm")} if passes == "train" else {}
             results.append({"experts": n_experts, "k": k, "width": width, "tokens": tokens, "passes": passes, "type": dtype,
-                            "skew": skew, "seconds": times, "rival": best, "ratio": statistics.median(ratios),
+                            "skew": skew, "isa": arguments.isa or "default", "load": os.getloadavg()[0], "seconds": times, "rival": best, "ratio": statistics.median(ratios),
                             "flops_per_second": flops / ours, "dense_flops_per_second": top, "error": error,
                             "saved_bytes_per_token": saved, "peak_mib": memory})
-            print(f"E{n_experts} k{k} I{width} T{tokens} {passes} {dtype} {skew:8} {ours * 1e3:8.3f} ms  "
+            print(f"{about} {skew:8} {ours * 1e3:8.3f} ms  "
                   f"{flops / ours / 1e9:6.0f} GFLOP/s ({flops / ours / top:4.0%} of dense)  "
-                  f"{statistics.median(ratios):5.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}] x {best}  "
+                  f"{statistics.median(ratios):5.2f} [{ratios[len(ratios) // 4]:.2f}, {ratios[-1 - len(ratios) // 4]:.2f}] x {best}  "
                   + (f"saved {saved['collegium']:.0f} B/token, grouped_mm {saved['grouped_mm']:.0f}  " if saved else "")
-                  + (f"peak +{memory['collegium']:.0f} MiB, grouped_mm +{memory['grouped_mm']:.0f}" if memory else ""))
+                  + (f"peak +{memory['collegium']:.0f} MiB, grouped_mm +{memory['grouped_mm']:.0f}  " if memory else "")
+                  + f"error {error:.0e}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
 

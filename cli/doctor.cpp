@@ -12,7 +12,10 @@
 #include "cli/help.h"
 #include "collegium/base/error.h"
 #include "collegium/data/sources.h"
+#include "collegium/kernels/block_pool.h"
+#include "collegium/kernels/grouped_mm.h"
 #include "collegium/kernels/isa.h"
+#include "collegium/kernels/pages.h"
 
 namespace collegium::cli {
 namespace {
@@ -66,8 +69,20 @@ DoctorFacts examine(const Environment& environment, const Terminal& terminal) {
   try {
     facts.kernels = kernels::choose_isa(environment("COLLEGIUM_KERNELS")).name;
     facts.kernels_report = kernels::isa_report();
+    facts.products = kernels::products_report();
   } catch (const Error& error) {
     facts.kernels_report = error.what();
+  }
+  facts.cuda_products =
+      kernels::cuda_products_report(facts.n_cuda_devices > 0 ? kernels::cuda_capability(0) : std::nullopt);
+  try {
+    facts.memory_pool = text("at most ",
+                             bytes_text(static_cast<int64_t>(kernels::pool_limit(
+                                 environment("COLLEGIUM_POOL_MIB").c_str(), kernels::usable_memory()))),
+                             " of freed large blocks are kept for the next pass (COLLEGIUM_POOL_MIB)");
+  } catch (const Error& error) {
+    facts.memory_pool = error.what();
+    facts.is_pool_refused = true;
   }
   for (const auto& [name, purpose] :
        {std::pair{"python3", "the Python package, and pip below"}, std::pair{"pip", "fetching data sets from PyPI"},
@@ -88,6 +103,8 @@ std::vector<Problem> problems_of(const DoctorFacts& facts) {
   if (facts.kernels.empty())
     out.push_back({true, text("the hand-written kernels cannot be chosen: ", facts.kernels_report),
                    "unset COLLEGIUM_KERNELS, or name one of those"});
+  if (facts.is_pool_refused)
+    out.push_back({true, facts.memory_pool, "unset COLLEGIUM_POOL_MIB, or give a number of MiB"});
   if (facts.memory.total > 0 && facts.memory.usable() < 2 * kGiB)
     out.push_back({true, text("only ", bytes_text(facts.memory.usable()), " of memory is free"),
                    "close other programs, raise the container's limit, or train a smaller model with a smaller batch"});
@@ -142,6 +159,9 @@ std::string doctor_text(const DoctorFacts& facts, const std::vector<Problem>& pr
   put("CUDA", cuda_text(facts));
   constexpr std::string_view kLabel = "kernels: ";
   put("kernels", facts.kernels_report.substr(facts.kernels_report.starts_with(kLabel) ? kLabel.size() : 0));
+  if (!facts.products.empty()) put("experts", facts.products);
+  if (!facts.cuda_products.empty()) put("on CUDA", facts.cuda_products);
+  if (!facts.memory_pool.empty()) put("kept memory", facts.memory_pool);
   for (const auto& program : facts.programs) put(program.name, program.path.empty() ? "not found" : program.path);
   put("data cache", facts.data_cache);
   for (const auto& folder : facts.data_folders) put("data folder", folder.path + (folder.exists ? "" : " (not there)"));
@@ -170,7 +190,11 @@ Json doctor_json(const DoctorFacts& facts, const std::vector<Problem>& problems)
                   {"threads", facts.n_threads},
                   {"cuda", facts.torch_has_cuda},
                   {"cuda_devices", facts.n_cuda_devices}};
-  out["kernels"] = {{"chosen", facts.kernels}, {"report", facts.kernels_report}};
+  out["kernels"] = {{"chosen", facts.kernels},
+                    {"report", facts.kernels_report},
+                    {"experts", facts.products},
+                    {"experts_on_cuda", facts.cuda_products},
+                    {"kept_memory", facts.memory_pool}};
   out["programs"] = Json::object();
   for (const auto& program : facts.programs)
     out["programs"][program.name] = program.path.empty() ? Json() : Json(program.path);

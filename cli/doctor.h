@@ -25,9 +25,13 @@ struct DoctorFacts {
   int64_t n_threads = 0;                        ///< of torch
   bool torch_has_cuda = false;
   int64_t n_cuda_devices = 0;
-  bool nvidia_driver = false;  ///< the machine has a GPU's driver, whatever torch was built for
-  std::string kernels;         ///< the chosen instruction set, "" when the choice is refused
-  std::string kernels_report;  ///< why, or why not
+  bool nvidia_driver = false;    ///< the machine has a GPU's driver, whatever torch was built for
+  std::string kernels;           ///< the chosen instruction set, "" when the choice is refused
+  std::string kernels_report;    ///< why, or why not
+  std::string products;          ///< what runs the products of experts here, by element type, and why
+  std::string cuda_products;     ///< what would run them on the first CUDA device, and why
+  std::string memory_pool;       ///< how much memory the kernels keep for the next pass
+  bool is_pool_refused = false;  ///< COLLEGIUM_POOL_MIB is no number; memory_pool says so
   std::vector<ProgramFacts> programs;
   std::string data_cache;
   std::vector<FolderFacts> data_folders;  ///< from COLLEGIUM_DATA

@@ -6,8 +6,10 @@ python=${PYTHON:-.venv/bin/python}
 "$python" -m pip install -q --disable-pip-version-check $(grep -v -e "^#" -e "^-r" requirements-bench.txt)
 results=build/ci/bench/results
 mkdir -p "$results"
-echo "== kernels: experts"
-build/ci/bench/kernels/bench_kernels_experts | tee "$results/kernels_experts.txt"
+echo "== kernels, routers and dense products, without Python"
+build/ci/cli/collegium bench --skew all --out "$results/bench.html" | tee "$results/bench.txt"
+echo "== experts inside transformers"
+PYTHONPATH=$PWD/build/ci/python "$python" bench/experts.py --json "$results/experts.json"
 echo "== layers: attention"
 build/ci/bench/layer/bench_layer_attention | tee "$results/layer_attention.txt"
 echo "== training step"

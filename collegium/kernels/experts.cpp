@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "collegium/kernels/experts_passes.h"
+#include "collegium/kernels/grouped_mm.h"
 #include "collegium/kernels/products.h"
 
 namespace collegium::kernels {
@@ -30,16 +31,17 @@ void first_half(const ExpertShape& is, Activation activation, const Rows<S>& x_r
   count_product(is.n_rows, is.width, is.parts * is.hidden);
   const auto& loop = loops<S>();
   const auto& act = loop.of(activation);
-  const auto blocks = cut_rows(experts.offset, experts.n, rows_per_task, is.hidden, 16);
+  const auto blocks = cut_rows(experts.offset, experts.n, loop.rows_per_task, is.hidden, loop.panel);
   run_tasks(static_cast<int64_t>(blocks.size()), [&] {
-    return [&, scratch = Scratch<S>(h_RH ? 0 : rows_per_task * is.parts * is.hidden)](int64_t i) {
+    return [&, kept = Scratch<S>(h_RH ? 0 : loop.rows_per_task * is.parts * is.hidden),
+            scratch = Scratch<Wide<S>>(loop.linear_scratch(is.width))](int64_t i) {
       const Block& b = blocks[static_cast<size_t>(i)];
       const int64_t stride = is.parts * is.hidden;
-      S* h = h_RH ? h_RH + b.row * stride : scratch.get();
+      S* h = h_RH ? h_RH + b.row * stride : kept.get();
       for (int64_t p = 0; p < is.parts; ++p) {
         const int64_t column = p * is.hidden + b.column;
         loop.linear(x_rows.data() + b.row, b.n_rows, first + (b.expert * stride + column) * is.width, is.width,
-                    b.n_columns, is.width, h + column, stride);
+                    b.n_columns, is.width, h + column, stride, scratch.get());
       }
       for (int64_t r = 0; r < b.n_rows; ++r) {
         const S* row = h + r * stride + b.column;
@@ -161,6 +163,12 @@ Tensor fused_experts(const ExpertsCall& call) {
                              static_cast<int64_t>(call.kind), keep);
 }
 
+Tensor torch_grouped(const ExpertsCall& call) {
+  const auto end_E = call.offset_E1.slice(0, 1).to(call.x_ND.device(), at::kInt);
+  return grouped_mm_experts(call.kind, call.x_ND, call.gate_R, call.token_R, end_E, call.first_EHD, call.second_EDI,
+                            /*all_work=*/true);
+}
+
 }  // namespace
 
 ExpertsResult experts_forward(const ExpertsCall& call, bool keep) {
@@ -220,14 +228,18 @@ ExpertsGradients experts_backward(const ExpertsCall& given, const Tensor& pre_RH
 
 Tensor swiglu_experts(const Tensor& x_ND, const Tensor& gate_R, const Tensor& token_R, const Tensor& offset_E1,
                       const Tensor& gate_up_EHD, const Tensor& down_EDI) {
-  if (!has_loops(x_ND)) return plain::swiglu_experts(x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI);
-  return fused_experts({ExpertKind::swiglu, x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI});
+  const ExpertsCall call{ExpertKind::swiglu, x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI};
+  if (has_loops(x_ND)) return fused_experts(call);
+  if (uses_grouped_mm(x_ND, down_EDI)) return torch_grouped(call);
+  return plain::swiglu_experts(x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI);
 }
 
 Tensor gelu_experts(const Tensor& x_ND, const Tensor& gate_R, const Tensor& token_R, const Tensor& offset_E1,
                     const Tensor& up_EID, const Tensor& down_EDI) {
-  if (!has_loops(x_ND)) return plain::gelu_experts(x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI);
-  return fused_experts({ExpertKind::gelu, x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI});
+  const ExpertsCall call{ExpertKind::gelu, x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI};
+  if (has_loops(x_ND)) return fused_experts(call);
+  if (uses_grouped_mm(x_ND, down_EDI)) return torch_grouped(call);
+  return plain::gelu_experts(x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI);
 }
 
 }  // namespace collegium::kernels

@@ -20,10 +20,12 @@ Tensor plain_experts(const Tensor& x_ND, const Tensor& gate_R, const Tensor& tok
 
 Tensor grouped_linear(const Tensor& x_RD, const Tensor& weight_EHD, const Tensor& offset_E1) {
   const auto* offset = offset_E1.const_data_ptr<int64_t>();
+  // One node in the graph for all experts: a select() an expert would make a gradient of the whole weight for each.
+  const auto weight = weight_EHD.unbind(0);
   std::vector<Tensor> parts = {at::zeros({0, weight_EHD.size(1)}, x_RD.options())};
   for (int64_t e = 0; e < weight_EHD.size(0); ++e)
     if (offset[e] < offset[e + 1])
-      parts.push_back(at::linear(x_RD.slice(0, offset[e], offset[e + 1]), weight_EHD.select(0, e)));
+      parts.push_back(at::linear(x_RD.slice(0, offset[e], offset[e + 1]), weight[static_cast<size_t>(e)]));
   return at::cat(parts);
 }
 

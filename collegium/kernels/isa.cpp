@@ -52,4 +52,13 @@ std::string isa_report() {
               "; compiled in: ", join(isa_names(false)), "; supported here: ", join(isa_names(true)));
 }
 
+std::string products_report() {
+  const Isa& isa = chosen_isa();
+  const bool has_dot = isa.bf16 != &isa.loops->of_bf16;
+  return text(
+      "loops of ours, fused from gather to sum, for float32, float64 and bfloat16 (",
+      has_dot ? "the processor's dot product of bfloat16" : "widened to float32: no dot product of bfloat16 is used",
+      "); other types: one product of torch an expert");
+}
+
 }  // namespace collegium::kernels

@@ -18,6 +18,7 @@ struct Isa {
   std::string_view summary;  ///< the processor features that it needs
   bool (*supported)();       ///< whether this processor and operating system have them
   const LoopTables* loops;
+  const Loops<Bf16>* bf16 = &loops->of_bf16;  ///< its bfloat16 loops, where it has its own
 };
 
 /// Every instruction set compiled in, slowest first; the first one, "plain", runs anywhere.
@@ -33,13 +34,16 @@ const Isa& chosen_isa();
 /// One line for people: which one is chosen, why, and what else there is.
 std::string isa_report();
 
+/// One line for people: which products experts run on this processor in each element type.
+std::string products_report();
+
 /// The chosen loops over elements of type S (float, double or Bf16).
 template <class S>
 const Loops<S>& loops() {
   const LoopTables& tables = *chosen_isa().loops;
   if constexpr (std::is_same_v<S, float>) return tables.of_float;
   if constexpr (std::is_same_v<S, double>) return tables.of_double;
-  if constexpr (std::is_same_v<S, Bf16>) return tables.of_bf16;
+  if constexpr (std::is_same_v<S, Bf16>) return *chosen_isa().bf16;
 }
 
 /// The chosen loops over rows of router scores of type C (float or double).

@@ -13,12 +13,18 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+bool has_avx512_bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+
 }  // namespace
 
 std::span<const Isa> isas() {
   static constexpr Isa all[] = {{"plain", "any x86-64", [] { return true; }, &plain_loops},
                                 {"avx2", "AVX2 and FMA", has_avx2, &avx2_loops},
-                                {"avx512", "AVX-512 F, BW, DQ, VL", has_avx512, &avx512_loops}};
+                                {"avx512", "AVX-512 F, BW, DQ, VL", has_avx512, &avx512_loops},
+                                {"avx512_bf16", "AVX-512 F, BW, DQ, VL, and BF16 for bfloat16 products",
+                                 has_avx512_bf16, &avx512_loops, &avx512_bf16_loops}};
   return all;
 }
 

@@ -52,26 +52,33 @@ template <class S>
 struct Loops {
   using W = Wide<S>;
 
-  /// out[m, n] = rows b^T, with b [n, k] row by row: a linear layer's product.
-  void (*linear)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, S* out, int64_t ldo);
+  /// out[m, n] = rows b^T, with b [n, k] row by row: a linear layer's product. `scratch` holds
+  /// linear_scratch(k) elements.
+  void (*linear)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, S* out, int64_t ldo,
+                 W* scratch);
   void (*linear_wide)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, W* out,
-                      int64_t ldo);
-  /// out[m, n] = rows b, with b [k, n] row by row. `scratch` holds panel * k elements.
+                      int64_t ldo, W* scratch);
+  /// out[m, n] = rows b, with b [k, n] row by row. `scratch` holds scratch(k) elements.
   void (*times)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, S* out, int64_t ldo,
                 W* scratch);
   void (*times_wide)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, W* out, int64_t ldo,
                      W* scratch);
   /// out[i, j] = sum over k of a_row[k][first + i] * b_row[k][j], i < m, j < n: rows of a weight's gradient.
-  /// `scratch` holds panel * k elements.
+  /// `scratch` holds scratch(k) elements.
   void (*outer)(const S* const* a_row, int64_t first, int64_t m, const S* const* b_row, int64_t n, int64_t k, S* out,
                 int64_t ldo, W* scratch);
-  int64_t panel;  ///< columns of b packed at a time
+  int64_t (*linear_scratch)(int64_t k);
+  int64_t (*scratch)(int64_t k);
+  int64_t panel;          ///< columns of b worked on at a time
+  int64_t rows_per_task;  ///< enough to repay the reading of a weight, few enough to stay in the second-level cache
 
   void (*add_scaled)(W factor, const S* in, int64_t n, W* sum);       ///< sum += factor * in
   void (*add_scaled_wide)(W factor, const W* in, int64_t n, W* sum);  ///< sum += factor * in
   void (*scale)(W factor, const S* in, int64_t n, S* out);            ///< out = factor * in
   W (*inner)(const S* a, const S* b, int64_t n);                      ///< sum(a * b)
-  void (*narrow)(const W* in, int64_t n, S* out);                     ///< rounds to S
+  /// out[i] = sum(row[i] * b), i < m: inner's result to the bit.
+  void (*inner_rows)(const S* const* row, int64_t m, const S* b, int64_t n, W* out);
+  void (*narrow)(const W* in, int64_t n, S* out);  ///< rounds to S
   void (*widen)(const S* in, int64_t n, W* out);
 
   ActivationLoops<S> swiglu;
@@ -94,7 +101,7 @@ struct ScoreLoops {
   void (*add)(const C* a, const C* b, int64_t n, C* out);  ///< out = a + b
 };
 
-/// The loops of one instruction set for every element type.
+/// The loops compiled together for one instruction set, for every element type.
 struct LoopTables {
   Loops<float> of_float;
   Loops<double> of_double;
@@ -103,8 +110,9 @@ struct LoopTables {
   ScoreLoops<double> scores_of_double;
 };
 
-extern const LoopTables plain_loops;   ///< what every compiler for the platform may use; always there
-extern const LoopTables avx2_loops;    ///< x86-64 with AVX2 and FMA
-extern const LoopTables avx512_loops;  ///< x86-64 with AVX-512 F, BW, DQ and VL
+extern const LoopTables plain_loops;         ///< what every compiler for the platform may use; always there
+extern const LoopTables avx2_loops;          ///< x86-64 with AVX2 and FMA
+extern const LoopTables avx512_loops;        ///< x86-64 with AVX-512 F, BW, DQ and VL
+extern const Loops<Bf16> avx512_bf16_loops;  ///< and with AVX512_BF16
 
 }  // namespace collegium::kernels

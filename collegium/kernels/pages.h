@@ -1,15 +1,16 @@
-// Large buffers on large pages: fresh memory is zeroed page by page at first touch, and for a weight's gradient
-// that costs more than the arithmetic when pages are small (64 MB: 27 ms with 4 KiB pages, 5 ms with 2 MiB ones,
-// measured on one server core). The exception is a virtual machine that has handed its free memory back to its host:
-// there the first touch of memory that lay idle for seconds costs about 2.5 ms a MiB, whatever the page size, and
-// large blocks are handed back before small ones.
+// What the system is asked about memory (room.cmake chooses the file that asks it).
 #pragma once
 #include <cstddef>
 
 namespace collegium::kernels {
 
-/// Asks the system to back [data, data + bytes) with large pages where it can. Small buffers are left alone, and
-/// nothing depends on the answer.
+/// Asks the system to back [data, data + bytes) with large pages where it can: 64 MB are zeroed at first touch in 27 ms
+/// with pages of 4 KiB and in 5 ms with pages of 2 MiB (one server core), and products over them miss fewer
+/// translations. Nothing depends on the answer. Blocks that ask are pooled (block_pool.h), so what finding large pages
+/// costs on a fragmented machine is paid once a block and not once a pass.
 void prefer_large_pages(void* data, size_t bytes);
+
+/// Bytes of memory that this process may use: the machine's, or its control group's when that is less; 0 when unknown.
+size_t usable_memory();
 
 }  // namespace collegium::kernels

@@ -22,8 +22,8 @@ void for_experts(const Experts& experts, int64_t begin, int64_t end, const F& f)
   }
 }
 
-// out[r] = <x[token[r]], weight[expert of r]>. From three rows on, `linear` reads the weight's row once for four of
-// them; its sums are `inner`'s to the bit.
+// out[r] = <x[token[r]], weight[expert of r]>. From three rows on, `inner_rows` reads the weight's row once for four
+// of them.
 template <class S>
 void products(const S* x, const S* weight, const int64_t* token, int64_t n_pairs, const Experts& experts, int64_t width,
               Wide<S>* out) {
@@ -34,7 +34,7 @@ void products(const S* x, const S* weight, const int64_t* token, int64_t n_pairs
     return [&](int64_t task) {
       for_experts(experts, task * pairs, std::min(n_pairs, (task + 1) * pairs), [&](int64_t e, int64_t r, int64_t end) {
         const S* w = weight + e * width;
-        if (end - r >= 3) return loop.linear_wide(rows.data() + r, end - r, w, width, 1, width, out + r, 1);
+        if (end - r >= 3) return loop.inner_rows(rows.data() + r, end - r, w, width, out + r);
         for (; r < end; ++r) out[r] = loop.inner(rows[static_cast<size_t>(r)], w, width);
       });
     };

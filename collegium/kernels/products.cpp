@@ -1,15 +1,8 @@
 #include "collegium/kernels/products.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 
 namespace collegium::kernels {
-
-at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  auto tensor = at::empty(sizes, options);
-  prefer_large_pages(tensor.mutable_data_ptr(), tensor.nbytes());
-  return tensor;
-}
 
 TokenRows rows_by_token(const int64_t* token, int64_t n_rows, int64_t n_tokens) {
   TokenRows out{std::vector<int64_t>(static_cast<size_t>(n_tokens) + 1),

@@ -32,9 +32,6 @@ struct Experts {
   int64_t n;
 };
 
-/// Rows that one task takes: enough to repay the reading of a weight, few enough to stay in the second-level cache.
-constexpr int64_t rows_per_task = 64;
-
 /// Counts a product of `rows` rows, k terms to a sum, n sums to a row.
 inline void count_product(int64_t rows, int64_t k, int64_t n) {
   count_flops(2.0 * static_cast<double>(rows) * static_cast<double>(k) * static_cast<double>(n));
@@ -45,16 +42,16 @@ template <class S, class O>
 void product_linear(const Rows<S>& rows, const Experts& experts, const S* weight, int64_t n, int64_t k, O* out) {
   count_product(static_cast<int64_t>(rows.size()), k, n);
   const auto& loop = loops<S>();
-  const auto blocks = cut_rows(experts.offset, experts.n, rows_per_task, n, 16);
+  const auto blocks = cut_rows(experts.offset, experts.n, loop.rows_per_task, n, loop.panel);
   run_tasks(static_cast<int64_t>(blocks.size()), [&] {
-    return [&](int64_t i) {
+    return [&, scratch = Scratch<Wide<S>>(loop.linear_scratch(k))](int64_t i) {
       const Block& b = blocks[static_cast<size_t>(i)];
       const S* w = weight + (b.expert * n + b.column) * k;
       O* to = out + b.row * n + b.column;
       if constexpr (std::is_same_v<O, S>)
-        loop.linear(rows.data() + b.row, b.n_rows, w, k, b.n_columns, k, to, n);
+        loop.linear(rows.data() + b.row, b.n_rows, w, k, b.n_columns, k, to, n, scratch.get());
       else
-        loop.linear_wide(rows.data() + b.row, b.n_rows, w, k, b.n_columns, k, to, n);
+        loop.linear_wide(rows.data() + b.row, b.n_rows, w, k, b.n_columns, k, to, n, scratch.get());
     };
   });
 }
@@ -64,9 +61,9 @@ template <class S, class O>
 void product_times(const Rows<S>& rows, const Experts& experts, const S* weight, int64_t n, int64_t k, O* out) {
   count_product(static_cast<int64_t>(rows.size()), k, n);
   const auto& loop = loops<S>();
-  const auto blocks = cut_rows(experts.offset, experts.n, rows_per_task, n, loop.panel);
+  const auto blocks = cut_rows(experts.offset, experts.n, loop.rows_per_task, n, loop.panel);
   run_tasks(static_cast<int64_t>(blocks.size()), [&] {
-    return [&, scratch = Scratch<Wide<S>>(loop.panel * k)](int64_t i) {
+    return [&, scratch = Scratch<Wide<S>>(loop.scratch(k))](int64_t i) {
       const Block& b = blocks[static_cast<size_t>(i)];
       const S* w = weight + b.expert * k * n + b.column;
       O* to = out + b.row * n + b.column;
@@ -88,7 +85,7 @@ void product_outer(const Rows<S>& a, int64_t m, const Rows<S>& b, int64_t n, con
   int64_t most = 0;
   for (int64_t e = 0; e < experts.n; ++e) most = std::max(most, experts.offset[e + 1] - experts.offset[e]);
   run_tasks(experts.n * parts, [&] {
-    return [&, scratch = Scratch<Wide<S>>(loop.panel * most)](int64_t task) {
+    return [&, scratch = Scratch<Wide<S>>(loop.scratch(most))](int64_t task) {
       const int64_t e = task / parts, first = m * (task % parts) / parts, end = m * (task % parts + 1) / parts;
       const int64_t row = experts.offset[e], count = experts.offset[e + 1] - row;
       S* to = out + (e * m + first) * n;

@@ -25,10 +25,11 @@ void logits_in_blocks(const Tensor& x_ND, const Tensor& weight_ED, const Tensor&
   at::parallel_for(0, n_tokens, grain, [&](int64_t begin, int64_t end) {
     constexpr int64_t block = 64;
     const S* row[block];
+    const Scratch<Wide<S>> scratch(loop.linear_scratch(width));
     for (int64_t n = begin; n < end; n += block) {
       const int64_t m = std::min(block, end - n);
       for (int64_t i = 0; i < m; ++i) row[i] = x + (n + i) * width;
-      loop.linear(row, m, weight, width, n_experts, width, logit + n * n_experts, n_experts);
+      loop.linear(row, m, weight, width, n_experts, width, logit + n * n_experts, n_experts, scratch.get());
       done(n, m);
     }
   });

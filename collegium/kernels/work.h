@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "collegium/kernels/block_pool.h"
 #include "collegium/kernels/isa.h"
-#include "collegium/kernels/pages.h"
 
 namespace collegium::kernels {
 
@@ -44,25 +44,30 @@ S* mutable_data(const at::Tensor& tensor) {
   return static_cast<S*>(tensor.mutable_data_ptr());
 }
 
-/// An uninitialised tensor, on large pages when it is large.
-at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options);
-
-/// Uninitialised memory on cache-line boundaries.
+/// Uninitialised memory on cache-line boundaries; large pieces come from the pool and go back to it.
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t n) : data_(static_cast<T*>(::operator new(bytes(n), alignment))) {
-    prefer_large_pages(get(), bytes(n));
+  explicit Scratch(int64_t n) {
+    const size_t bytes = static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(T);
+    if (bytes >= block_unit)
+      block_ = block_pool().take(bytes);
+    else
+      block_.data = ::operator new(bytes, alignment);
   }
-  T* get() const { return data_.get(); }
+  Scratch(Scratch&& other) noexcept : block_(std::exchange(other.block_, {})) {}
+  Scratch& operator=(Scratch&&) = delete;
+  ~Scratch() {
+    if (block_.size > 0)
+      block_pool().give(block_);
+    else
+      ::operator delete(block_.data, alignment);
+  }
+  T* get() const { return static_cast<T*>(block_.data); }
 
  private:
   static constexpr std::align_val_t alignment{64};
-  static size_t bytes(int64_t n) { return static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(T); }
-  struct Free {
-    void operator()(T* p) const { ::operator delete(p, alignment); }
-  };
-  std::unique_ptr<T, Free> data_;
+  BlockPool::Block block_;  // size 0: not from the pool
 };
 
 /// Runs worker(i) for every i in [0, n) on ATen's threads. Each thread makes one worker, which may own scratch

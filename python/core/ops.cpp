@@ -12,6 +12,7 @@
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/experts_passes.h"
 #include "collegium/kernels/group.h"
+#include "collegium/kernels/grouped_mm.h"
 #include "collegium/kernels/work.h"
 
 namespace collegium::python {
@@ -142,34 +143,22 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
   }
 };
 
-// Where there are no loops of ours (other devices and types): torch's grouped product where it is made for the case,
-// else one product an expert.
-bool has_grouped_mm(const Tensor& x_ND) {
-  return x_ND.is_cuda() && x_ND.scalar_type() == at::kBFloat16;
-}
-
+// Where there are no loops of ours: other devices and types.
 Tensor elsewhere(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                  const Tensor& first_EHD, const Tensor& second_EDI) {
   const auto E = first_EHD.size(0), K = expert_NK.size(1);
-  if (!has_grouped_mm(x_ND)) {
+  if (!kernels::uses_grouped_mm(x_ND, second_EDI)) {
     const auto work = sorted_work(kind, x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
     const auto& c = work.call;
     return kind == ExpertKind::swiglu
                ? kernels::plain::swiglu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1, c.first_EHD, c.second_EDI)
                : kernels::plain::gelu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1, c.first_EHD, c.second_EDI);
   }
-  // Choices that do no work are sorted behind the last expert, where grouped products leave rows unset.
+  // Choices that do no work are sorted behind the last expert.
   const auto [id_A, order_A] = at::sort(expert_NK.reshape({-1}).to(at::kLong).clamp_max(E), true, 0, false);
   const auto end_E = at::searchsorted(id_A, at::arange(E, id_A.options()), /*out_int32=*/true, /*right=*/true);
-  const auto works_A1 = id_A.lt(E).unsqueeze(1);
-  const auto token_A = order_A.floor_divide(K);
-  const auto product = [&](const Tensor& rows, const Tensor& weight) {
-    return at::_grouped_mm(rows, weight.transpose(1, 2), end_E).masked_fill(works_A1.logical_not(), 0);
-  };
-  const auto h_AH = product(x_ND.index_select(0, token_A).masked_fill(works_A1.logical_not(), 0), first_EHD);
-  const auto a_AI = kind == ExpertKind::swiglu ? kernels::plain::swiglu(h_AH) : at::gelu(h_AH);
-  return kernels::plain::combine(product(a_AI, second_EDI), gate_NK.reshape({-1}).index_select(0, order_A), token_A,
-                                 x_ND.size(0));
+  return kernels::grouped_mm_experts(kind, x_ND, gate_NK.reshape({-1}).index_select(0, order_A),
+                                     order_A.floor_divide(K), end_E, first_EHD, second_EDI, /*all_work=*/false);
 }
 
 Tensor experts(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,

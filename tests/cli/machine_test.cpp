@@ -158,6 +158,8 @@ TEST_CASE("doctor finds nothing wrong with a healthy machine and one thing wrong
   CHECK(problem_of(facts) ==
         "problem: the hand-written kernels cannot be chosen: unknown 'fast' "
         "/ unset COLLEGIUM_KERNELS, or name one of those");
+  facts = healthy(), facts.is_pool_refused = true, facts.memory_pool = "COLLEGIUM_POOL_MIB: not 'x'";
+  CHECK(begins(problem_of(facts), "problem: COLLEGIUM_POOL_MIB: not 'x' / unset COLLEGIUM_POOL_MIB"));
   facts = healthy(), facts.data_folders = {{"/gone", false}};
   CHECK(begins(problem_of(facts), "problem: COLLEGIUM_DATA names a folder that is not there: /gone / make it"));
   facts = healthy(), facts.nvidia_driver = true;

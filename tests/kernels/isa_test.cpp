@@ -34,3 +34,14 @@ TEST_CASE("an unknown instruction set is refused with the available ones") {
   CHECK(message.find("did you mean 'plain'") != std::string::npos);
   CHECK(message.find("available here: plain") != std::string::npos);
 }
+
+TEST_CASE("bfloat16 loops belong to their instruction set, and the report says which products run") {
+  for (const auto& isa : kernels::isas()) {
+    CAPTURE(isa.name);
+    CHECK((isa.bf16 != &isa.loops->of_bf16) == (isa.name == "avx512_bf16"));
+  }
+  const auto report = kernels::products_report();
+  CHECK(report.find("bfloat16") != std::string::npos);
+  CHECK((report.find("the processor's dot product") != std::string::npos) ==
+        (kernels::chosen_isa().name == "avx512_bf16"));
+}

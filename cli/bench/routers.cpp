@@ -1,0 +1,82 @@
+#include "cli/bench/routers.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <array>
+
+#include "collegium/base/random.h"
+#include "collegium/route/router.h"
+
+namespace collegium::cli {
+namespace {
+
+constexpr int64_t kTokens = 4096, kWidth = 512;
+
+template <class Stage>
+std::unique_ptr<Stage> make_stage(Entries<Stage> all, const Named& named, const route::StageInputs& inputs) {
+  return find(all, named, "stage").make(named, inputs);
+}
+
+}  // namespace
+
+std::span<const std::string_view> bench_routers() {
+  static constexpr std::array<std::string_view, 3> all = {"top_k", "loss_free", "group_limited"};
+  return all;
+}
+
+RouterTimes time_router(std::string_view name, int64_t experts, int64_t k, int64_t turns, BenchClock clock,
+                        const std::function<bool()>& after_turn) {
+  const at::NoGradGuard no_grad;
+  const route::StageInputs inputs{.d_model = kWidth, .n_experts = experts, .random = Random(1), .options = at::kFloat};
+  const Named preset{.name = std::string(name), .fields = table({{"k", k}})};
+  const auto router = find(route::routers(), preset, "router").make(preset, inputs);
+  const auto& c = *router->composition();
+  const auto scorer = make_stage(route::scorers(), c.scorer, inputs);
+  const auto selector = make_stage(route::selectors(), c.selector, inputs);
+  const auto capacity = make_stage(route::capacities(), c.capacity, inputs);
+  const auto gate = make_stage(route::gates(), c.gate, inputs);
+  std::vector<std::unique_ptr<route::Balancer>> balancers;
+  for (const auto& b : c.balancers) balancers.push_back(make_stage(route::balancers(), b, inputs));
+
+  const auto x_ND = Random(2).normal({kTokens, kWidth}, 1, at::kFloat);
+  const auto weight_ED = Random(3).normal({experts, kWidth}, 0.02, at::kFloat);
+  const route::Context context;
+  at::Tensor bias_E;
+  for (const auto& b : balancers)
+    if (const auto more_E = b->bias_E(); more_E.defined()) bias_E = bias_E.defined() ? bias_E + more_E : more_E;
+
+  auto scores = scorer->score(x_ND, context);
+  scores.n_tokens = kTokens, scores.n_experts = experts, scores.kind = scorer->kind();
+  const auto asked = selector->select(scores, bias_E, context);
+  const auto decision = route::Decision::make(asked, kTokens, experts);
+  const auto placed = capacity->apply(decision, scores, context);
+  const auto weighed = placed.with_gates(gate->weigh(scores, placed, context));
+
+  const std::vector<Contender> contenders = {{"scorer", [&] { scorer->score(x_ND, context); }},
+                                             {"selector", [&] { selector->select(scores, bias_E, context); }},
+                                             {"decision", [&] { route::Decision::make(asked, kTokens, experts); }},
+                                             {"capacity", [&] { capacity->apply(decision, scores, context); }},
+                                             {"gate", [&] { placed.with_gates(gate->weigh(scores, placed, context)); }},
+                                             {"balancers",
+                                              [&] {
+                                                for (const auto& b : balancers) b->loss(scores, weighed, context);
+                                              }},
+                                             {"whole", [&] { router->route(x_ND, context); }},
+                                             {"transformers", [&] {
+                                                const auto best = at::topk(
+                                                    at::softmax(at::linear(x_ND, weight_ED), -1, at::kFloat), k, -1);
+                                                std::get<0>(best).div(std::get<0>(best).sum(-1, true));
+                                              }}};
+  auto timed = take_turns(contenders, turns, clock, after_turn);
+  RouterTimes out{std::string(name), experts, k, kTokens, {}, {}, {}};
+  out.rival = std::move(timed.back());
+  timed.pop_back();
+  out.whole = std::move(timed.back());
+  timed.pop_back();
+  out.stages = std::move(timed);
+  return out;
+}
+
+}  // namespace collegium::cli
