@@ -7,6 +7,7 @@
 #include <map>
 #include <sstream>
 
+#include "collegium/base/error.h"
 #include "collegium/base/text_table.h"
 #include "collegium/inspect/page.h"
 

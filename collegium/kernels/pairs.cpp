@@ -91,6 +91,7 @@ Experts experts_of(const Tensor& offset_E1) {
 }
 
 Tensor products_of(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& token_R, const Tensor& offset_E1) {
+  count_product(token_R.size(0), x_ND.size(1), 1);
   auto out_R = at::empty({token_R.size(0)}, x_ND.options().dtype(wide_type(x_ND.scalar_type())));
   by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
     products(data<S>(x_ND), data<S>(weight_ED), token_R.const_data_ptr<int64_t>(), token_R.size(0),
@@ -101,6 +102,7 @@ Tensor products_of(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& to
 
 Tensor token_sums_of(const Tensor& factor_R, const Tensor& weight_ED, const Tensor& token_R, const Tensor& offset_E1,
                      int64_t n_tokens) {
+  count_product(token_R.size(0), 1, weight_ED.size(1));
   auto out_ND = fresh({n_tokens, weight_ED.size(1)}, weight_ED.options());
   by_element(weight_ED.scalar_type(), [&]<class S>(std::type_identity<S>) {
     sums_by_token(data<Wide<S>>(factor_R), data<S>(weight_ED), token_R.const_data_ptr<int64_t>(), experts_of(offset_E1),
@@ -110,6 +112,7 @@ Tensor token_sums_of(const Tensor& factor_R, const Tensor& weight_ED, const Tens
 }
 
 Tensor expert_sums_of(const Tensor& factor_R, const Tensor& x_ND, const Tensor& token_R, const Tensor& offset_E1) {
+  count_product(token_R.size(0), 1, x_ND.size(1));
   auto out_ED = fresh({offset_E1.size(0) - 1, x_ND.size(1)}, x_ND.options());
   by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
     sums_by_expert(data<Wide<S>>(factor_R), data<S>(x_ND), token_R.const_data_ptr<int64_t>(), experts_of(offset_E1),

@@ -125,7 +125,11 @@ void train_step(Router& router, uint64_t seed, uint64_t step) {
 TEST_CASE_FIXTURE(OneThread, "random compositions are refused with a reason or train") {
   std::map<std::string, int> built, refused;
   int n_built = 0, n_refused = 0;
-  for (uint64_t seed = 0; seed < 10000 && n_built < 500; ++seed) {
+  const auto seen_all = [&] {
+    return std::all_of(selectors().begin(), selectors().end(),
+                       [&](const auto* e) { return built[std::string(e->card.name)] > 0; });
+  };
+  for (uint64_t seed = 0; seed < 10000 && (n_built < 500 || !seen_all()); ++seed) {
     const auto [composition, n_experts] = drawn(seed);
     const StageInputs inputs{.d_model = kWidth, .n_experts = n_experts, .random = Random(seed), .options = at::kFloat};
     CAPTURE(seed);

@@ -434,6 +434,10 @@ TEST_CASE_FIXTURE(OneThread, "ties go to the lower expert, then to the earlier t
     CAPTURE(v.what);
     const auto router = built(v.named);
     if (router->facts().chooser == Chooser::nobody) continue;
+    // Scores that come from the experts' weights alone have no ties here.
+    const auto all = parameters_of(*router);
+    if (router->facts().needs.experts && std::none_of(all.begin(), all.end(), [](const auto& p) { return p.trained(); }))
+      continue;
     scale_parameters(*router, 0);
     const auto d = router->route(inputs(), context_of(kTokens)).decision;
     const auto token = ints(d.token_R()), expert = ints(d.expert_R()), rank = ints(d.rank_R()), slot = ints(d.slot_R());
