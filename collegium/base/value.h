@@ -41,15 +41,16 @@ struct Value {
   std::variant<bool, int64_t, double, std::string, List, Table> data;
   Origin origin;
 
-  Value() : data(false) {}
-  Value(bool v) : data(v) {}
-  Value(int v) : data(int64_t{v}) {}
-  Value(int64_t v) : data(v) {}
-  Value(double v) : data(v) {}
-  Value(const char* v) : data(std::string(v)) {}
-  Value(std::string v) : data(std::move(v)) {}
-  Value(List v) : data(std::move(v)) {}
-  Value(Table v) : data(std::move(v)) {}
+  // Defined below, where Item is complete: before that, clang rejects what libstdc++ needs of the variant.
+  Value();
+  Value(bool v);
+  Value(int v);
+  Value(int64_t v);
+  Value(double v);
+  Value(const char* v);
+  Value(std::string v);
+  Value(List v);
+  Value(Table v);
 
   bool operator==(const Value& other) const;
   std::string_view type_name() const;  ///< "boolean", "integer", "float", "string", "list", "table"
@@ -59,6 +60,16 @@ struct Item {
   std::string key;
   Value value;
 };
+
+inline Value::Value() : data(false) {}
+inline Value::Value(bool v) : data(v) {}
+inline Value::Value(int v) : data(int64_t{v}) {}
+inline Value::Value(int64_t v) : data(v) {}
+inline Value::Value(double v) : data(v) {}
+inline Value::Value(const char* v) : data(std::string(v)) {}
+inline Value::Value(std::string v) : data(std::move(v)) {}
+inline Value::Value(List v) : data(std::move(v)) {}
+inline Value::Value(Table v) : data(std::move(v)) {}
 
 /// Builds a table from pairs: table({{"k", 2}, {"name", "top_k"}}).
 Table table(std::initializer_list<std::pair<std::string, Value>> pairs);

@@ -203,8 +203,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       const auto read = l.attention->facts(taken);
       const auto active = read.parameters_active + mixed.parameters_active;
       f.parameters_active += share * active + 2 * D;
-      f.flops_per_token += share * (read.flops_per_token + mixed.flops_per_token +
-                                    mixed.flops_per_pair * static_cast<double>(taken));
+      f.flops_per_token +=
+          share * (read.flops_per_token + mixed.flops_per_token + mixed.flops_per_pair * static_cast<double>(taken));
       if (l.depth) {
         f.parameters_active += l.depth->parameters(), f.flops_per_token += 2 * l.depth->parameters();
         f.cache_bytes_per_token += l.depth->cache_bytes_per_token();

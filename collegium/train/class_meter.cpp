@@ -63,6 +63,7 @@ DocumentClasses document_classes(const data::TokenSet& tokens) {
 }
 
 Tensor classes_of(const DocumentClasses& classes, const Tensor& document_N) {
+  if (classes.class_of_document.empty()) return at::full_like(document_N, -1);
   const auto class_D = at::tensor(classes.class_of_document, at::kLong);
   const auto known_N = document_N.ge(0);
   return at::where(known_N, class_D.index_select(0, document_N.clamp_min(0)), at::full_like(document_N, -1));

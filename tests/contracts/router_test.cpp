@@ -436,7 +436,8 @@ TEST_CASE_FIXTURE(OneThread, "ties go to the lower expert, then to the earlier t
     if (router->facts().chooser == Chooser::nobody) continue;
     // Scores that come from the experts' weights alone have no ties here.
     const auto all = parameters_of(*router);
-    if (router->facts().needs.experts && std::none_of(all.begin(), all.end(), [](const auto& p) { return p.trained(); }))
+    if (router->facts().needs.experts &&
+        std::none_of(all.begin(), all.end(), [](const auto& p) { return p.trained(); }))
       continue;
     scale_parameters(*router, 0);
     const auto d = router->route(inputs(), context_of(kTokens)).decision;

@@ -93,7 +93,7 @@ TEST_CASE("finedeep: parameters and work of the dense layer, and a little for th
   const auto dense = make_layer({.name = "dense"}, kWidth)->facts();
   const auto facts = finedeep({{"n_sublayers", 4}, {"n_experts", 2}})->facts();
   CHECK(facts.parameters_active == dense.parameters_active + 8 * kWidth + 3 * kWidth);
-  CHECK(facts.flops_per_token == dense.flops_per_token + 2 * 8 * kWidth);
+  CHECK(facts.flops_per_token == dense.flops_per_token + 4 * 8 * kWidth);
   CHECK(facts.n_experts == 8);
   CHECK(complaint([] { finedeep({{"n_sublayers", 5}}); }).find("24 does not divide into 5 * 3") != std::string::npos);
 }

@@ -99,7 +99,8 @@ class FinedeepLayer final : public MoeLayer, public Makes<FinedeepLayer, MoeLaye
   LayerFacts facts() const override {
     const auto E = config_.n_sublayers * config_.n_experts;
     const auto routing = static_cast<double>(router_MKD_.numel());
-    LayerFacts out{.n_experts = E, .parameters_active = routing, .flops_per_token = 4 * routing};  // scores, and sums by them
+    LayerFacts out{
+        .n_experts = E, .parameters_active = routing, .flops_per_token = 4 * routing};  // scores, and sums by them
     for (const auto& experts : sublayers_) {
       out.parameters_active += experts->parameters_working(static_cast<double>(config_.n_experts));
       out.flops_per_token += 2 * static_cast<double>(config_.n_experts * experts->parameters_per_expert());
