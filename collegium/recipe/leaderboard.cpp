@@ -14,6 +14,7 @@
 #include "collegium/base/text_table.h"
 #include "collegium/inspect/page.h"
 #include "collegium/io/env.h"
+#include "collegium/kernels/block_pool.h"
 #include "collegium/layer/experts.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/step_timer.h"
@@ -57,6 +58,7 @@ std::vector<Recipe> with_baselines(const Recipe& reference, const std::vector<Re
 
 // What two training steps add to this process at their peak.
 std::optional<double> training_memory(const io::Path& run, const RunSetting& setting) {
+  kernels::block_pool().release();
   io::release_free_memory();
   const auto before = io::resident_memory_bytes();
   const io::PeakMemory peak;

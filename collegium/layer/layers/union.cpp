@@ -11,6 +11,7 @@
 // N tokens, D model width, E experts.
 #include <ATen/ATen.h>
 
+#include "collegium/layer/activations.h"
 #include "collegium/layer/routed_part.h"
 
 namespace collegium::layer {
@@ -40,6 +41,7 @@ class UnionLayer final : public MoeLayer, public Makes<UnionLayer, MoeLayer> {
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
     auto routing = part_.route(x_ND, context);
     LayerOutput out{.y_ND = part_.experts->forward(x_ND, routing.decision), .losses = std::move(routing.losses)};
+    show_activations(out, *part_.experts, x_ND, routing.decision, context);
     show_routing(out, routing, context);
     return out;
   }
