@@ -34,16 +34,22 @@ struct Training {
   std::unique_ptr<train::LanguageTask> task;
   std::unique_ptr<train::Trainer> trainer;
 
-  explicit Training(double consistency, uint64_t seed = 5) {
+  train::TrainConfig config;
+  uint64_t seed;
+
+  explicit Training(double consistency, uint64_t seed_of_noise = 5) : seed(seed_of_noise) {
     const Table router = table({{"name", "thor"}});
     const Table moe = table({{"name", "routed"}, {"n_experts", 4}, {"d_expert", 8}, {"router", router}});
     const Named named{.name = "decoder",
                       .fields = table({{"d_model", 8}, {"n_layers", 2}, {"n_heads", 2}, {"moe", moe}})};
     model = find(model::language_models(), named, "model")
                 .make(named, {.vocabulary = kVocabulary, .random = Random(1), .options = at::kFloat});
-    train::TrainConfig config;
     config.steps = 6, config.batch_size = 3, config.context = 8, config.accumulation = 2;
     config.consistency = consistency, config.eval_every = 0;
+    begin();
+  }
+  /// A task and its trainer on the streams as they are.
+  void begin() {
     task = std::make_unique<train::LanguageTask>(config, *model, train, held_out, seed, at::kCPU);
     trainer = std::make_unique<train::Trainer>(config, *task);
   }
@@ -148,6 +154,7 @@ TEST_CASE_FIXTURE(OneThread, "targets of a prompt count neither in training nor 
   const auto with = [&](Training& t, int64_t n_prompt) {
     t.train = data::BatchStream(set(n_prompt), {.batch_size = 3, .context = 8, .n_micro = 2, .seed = 5});
     t.held_out = data::EvalStream(set(n_prompt), {.batch_size = 4, .context = 8, .max_windows = 12});
+    t.begin();
     return t.task->evaluate({}, 0, true);
   };
   const auto whole = with(all, 0), half = with(some, 5);
