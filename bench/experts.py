@@ -112,10 +112,11 @@ def ceiling(dtype, clock):
 
 def peak_memory(shape, implementation, threads):
     """MiB that one pass adds to what a process with the layer takes, in a process of its own."""
-    code = (f"import sys, torch, resource; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); import experts\n"
+    code = (f"import sys, torch; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); import experts\n"
             f"torch.set_num_threads({threads})\n"
             f"l = experts.Layer({shape[0]}, {shape[1]}, {shape[2]}, {shape[3]}, torch.{shape[5]}, 'uniform')\n"
-            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+            # Not getrusage: its mark survives exec and would be this process's.
+            "peak = lambda: int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) / 1024\n"
             f"before = peak(); l.run({implementation!r}, {shape[4]!r}); print(peak() - before)")
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
