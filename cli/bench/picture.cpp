@@ -14,7 +14,7 @@
 namespace collegium::cli {
 
 std::string bench_svg(const std::vector<PictureRow>& rows, std::string_view subtitle) {
-  constexpr double width = 960, left = 270, right = 60, top = 64, bar = 12, gap = 10;
+  constexpr double width = 1010, left = 320, right = 60, top = 64, bar = 12, gap = 10;
   constexpr std::array<const char*, 4> colours = {"#1f5fa8", "#b0541d", "#4a8f3c", "#777"};
   std::map<std::string, size_t> rivals;
   double low = 0.5, high = 2, height = top;
