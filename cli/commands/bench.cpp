@@ -149,6 +149,7 @@ void measure_experts(Output& out, Report& report, const Wish& wish, const Ceilin
   for (const auto& shape : expert_shapes())
     for (const auto type : wish.types)
       for (const auto skew : wish.skews) {
+        if (ticker.stopped()) continue;
         const auto problem = make_problem(shape, skew, type);
         for (const bool backward : {false, true}) {
           if (ticker.stopped() || (backward && !shape.trains)) continue;
@@ -267,6 +268,9 @@ int run_bench(const Arguments& arguments) {
     return parts.empty() || std::find(parts.begin(), parts.end(), part) != parts.end();
   };
 
+  require(!path.ends_with(".svg") || wants("experts") || wants("routers"), "--out ", path,
+          ": dense products have no picture; name an .html");
+
   int64_t n_stretches = 0;
   if (wants("dense") || wants("experts")) n_stretches += 3 * static_cast<int64_t>(wish.types.size());
   if (wants("experts"))
@@ -307,7 +311,7 @@ int run_bench(const Arguments& arguments) {
   }
   out.note("Beside transformers itself, called from Python: `make bench` in the source folder.");
   out.json(report.json);
-  return interrupt.raised() ? 130 : 0;
+  return interrupt.raised() ? static_cast<int>(ErrorKind::interrupted) : 0;
 }
 
 }  // namespace

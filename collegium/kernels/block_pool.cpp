@@ -84,12 +84,17 @@ BlockPool::Block BlockPool::take(size_t bytes) {
 
 void BlockPool::give(Block block) noexcept {
   if (!block.data) return;
-  const std::lock_guard lock(mutex_);
-  counts_.in_use -= block.size;
-  if (block.size > limit_) return give_to_system(block);
-  while (n_idle_ == idle_.size() || counts_.idle + block.size > limit_) drop_oldest();
-  idle_[n_idle_++] = block;
-  counts_.idle += block.size;
+  {
+    const std::lock_guard lock(mutex_);
+    counts_.in_use -= block.size;
+    if (block.size <= limit_) {
+      while (n_idle_ == idle_.size() || counts_.idle + block.size > limit_) drop_oldest();
+      idle_[n_idle_++] = block;
+      counts_.idle += block.size;
+      return;
+    }
+  }
+  give_to_system(block);
 }
 
 void BlockPool::drop_oldest() noexcept {
@@ -108,9 +113,7 @@ size_t BlockPool::release() noexcept {
 
 BlockCounts BlockPool::counts() const {
   const std::lock_guard lock(mutex_);
-  BlockCounts out = counts_;
-  out.limit = limit_;
-  return out;
+  return counts_;
 }
 
 size_t pool_limit(const char* setting, size_t memory) {

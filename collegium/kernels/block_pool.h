@@ -22,7 +22,6 @@ constexpr size_t block_unit = size_t{2} << 20;
 
 struct BlockCounts {
   size_t in_use = 0, idle = 0;  ///< bytes
-  size_t limit = 0;             ///< of idle
   int64_t made = 0, reused = 0;
 };
 

@@ -158,7 +158,6 @@ struct FusedExperts : torch::autograd::Function<FusedExperts> {
 Tensor fused_experts(const ExpertsCall& call) {
   const bool keep = at::GradMode::is_enabled() && (call.x_ND.requires_grad() || call.gate_R.requires_grad() ||
                                                    call.first_EHD.requires_grad() || call.second_EDI.requires_grad());
-  check_call(call);
   return FusedExperts::apply(call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI,
                              static_cast<int64_t>(call.kind), keep);
 }
@@ -167,6 +166,15 @@ Tensor torch_grouped(const ExpertsCall& call) {
   const auto end_E = call.offset_E1.slice(0, 1).to(call.x_ND.device(), at::kInt);
   return grouped_mm_experts(call.kind, call.x_ND, call.gate_R, call.token_R, end_E, call.first_EHD, call.second_EDI,
                             /*all_work=*/true);
+}
+
+// The loops, torch's grouped product or the plain version, whichever takes this type and device.
+template <class Plain>
+Tensor experts_by(const ExpertsCall& call, const Plain& plain) {
+  check_call(call);
+  if (has_loops(call.x_ND)) return fused_experts(call);
+  if (uses_grouped_mm(call.x_ND, call.second_EDI)) return torch_grouped(call);
+  return plain(call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI);
 }
 
 }  // namespace
@@ -228,18 +236,13 @@ ExpertsGradients experts_backward(const ExpertsCall& given, const Tensor& pre_RH
 
 Tensor swiglu_experts(const Tensor& x_ND, const Tensor& gate_R, const Tensor& token_R, const Tensor& offset_E1,
                       const Tensor& gate_up_EHD, const Tensor& down_EDI) {
-  const ExpertsCall call{ExpertKind::swiglu, x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI};
-  if (has_loops(x_ND)) return fused_experts(call);
-  if (uses_grouped_mm(x_ND, down_EDI)) return torch_grouped(call);
-  return plain::swiglu_experts(x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI);
+  return experts_by({ExpertKind::swiglu, x_ND, gate_R, token_R, offset_E1, gate_up_EHD, down_EDI},
+                    plain::swiglu_experts);
 }
 
 Tensor gelu_experts(const Tensor& x_ND, const Tensor& gate_R, const Tensor& token_R, const Tensor& offset_E1,
                     const Tensor& up_EID, const Tensor& down_EDI) {
-  const ExpertsCall call{ExpertKind::gelu, x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI};
-  if (has_loops(x_ND)) return fused_experts(call);
-  if (uses_grouped_mm(x_ND, down_EDI)) return torch_grouped(call);
-  return plain::gelu_experts(x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI);
+  return experts_by({ExpertKind::gelu, x_ND, gate_R, token_R, offset_E1, up_EID, down_EDI}, plain::gelu_experts);
 }
 
 }  // namespace collegium::kernels

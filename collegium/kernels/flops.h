@@ -6,7 +6,8 @@ namespace collegium::kernels {
 
 /// Counts the multiply-adds (as two operations) of the products that this thread asks for while the counter lives:
 /// torch's matrix products and fused attention (half of the square where it is causal), and this room's own loops.
-/// Element-wise work is not counted. Counters may stand inside one another.
+/// Element-wise work, convolutions and the backward pass of fused attention are not counted. Counters may stand inside
+/// one another.
 class FlopCounter {
  public:
   FlopCounter();

@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <fstream>
 
 #include "collegium/kernels/pages.h"
@@ -10,11 +9,7 @@
 namespace collegium::kernels {
 
 void prefer_large_pages(void* data, size_t bytes) {
-  constexpr size_t page = size_t{2} << 20;
-  if (bytes < page) return;
-  const auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  madvise(data, bytes, MADV_HUGEPAGE);
 }
 
 size_t usable_memory() {

@@ -58,6 +58,20 @@ Tensor attend(const Tensor& query_BHTd, const Tensor& key_BGSd, const Tensor& va
   return mixed_BHTd.transpose(1, 2).reshape({here.B * here.T, H * d});
 }
 
+std::unique_ptr<route::Router> make_head_router(std::string_view who, const Named& router, int64_t n_heads,
+                                                const Random& random, const Attention::Inputs& in) {
+  auto made = find(route::routers(), router, "router")
+                  .make(router, {.d_model = in.d_model,
+                                 .n_experts = n_heads,
+                                 .random = random,
+                                 .options = in.options,
+                                 .corpus = in.corpus});
+  const auto needs = made->facts().needs;
+  require(!needs.attention && !needs.experts, who, ": router '", router.name, "' needs ",
+          needs.missing({.token_ids = true}), ", which a router of heads cannot have");
+  return made;
+}
+
 DenseHeads::DenseHeads(int64_t H, int64_t G, int64_t d, const Attention::Inputs& in) : H_(H), G_(G), d_(d) {
   const auto normal = [&](std::string_view name, at::IntArrayRef sizes, double std) {
     return in.random.at(name).normal(sizes, std, in.options).requires_grad_(true);

@@ -16,6 +16,11 @@ void extend(Tensor& key_BGTd, Tensor& value_BGTd, const AttentionContext& here, 
 Tensor attend(const Tensor& query_BHTd, const Tensor& key_BGSd, const Tensor& value_BGSd, const AttentionContext& here,
               Tensor& attention_BTT);
 
+/// Who chooses among `n_heads` heads, for the attention called `who`. Throws a usage Error for a router that reads what
+/// attention has not got.
+std::unique_ptr<route::Router> make_head_router(std::string_view who, const Named& router, int64_t n_heads,
+                                                const Random& random, const Attention::Inputs& in);
+
 /// Heads that read every earlier token, with their projections: streams and parameters "qkv" and "out".
 class DenseHeads {
  public:

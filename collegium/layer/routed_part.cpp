@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "collegium/layer/expert_pool.h"
+#include "collegium/layer/show_choice.h"
 
 namespace collegium::layer {
 
@@ -98,11 +99,7 @@ LayerFacts routed_facts(const route::Router& router, double working) {
 
 void show_routing(LayerOutput& out, route::Routing& routing, const route::Context& context) {
   out.carried_NH = routing.scores.carried_NH;
-  if (context.record) {
-    if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
-    if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
-  }
-  out.decision = std::move(routing.decision);
+  show_choice(out, routing, context);
 }
 
 }  // namespace collegium::layer

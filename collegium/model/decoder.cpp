@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/norm.h"
@@ -214,11 +215,10 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       f.cache_bytes_per_token += share * read.cache_bytes_per_token;
       f.is_causal = f.is_causal && mixed.is_causal && read.is_causal && (!l.depth || l.depth->is_causal());
       f.needs = f.needs | mixed.needs | read.needs;
-      f.reads_other_tokens = f.reads_other_tokens || mixed.reads_other_tokens || read.reads_other_tokens ||
-                             (l.depth && !l.depth->is_causal());
       if (read.n_experts > 0) f.moe_layers.push_back(config_.n_layers + i), f.n_experts.push_back(read.n_experts);
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
     }
+    f.reads_other_tokens = reads_other_tokens_;
     f.activation_bytes_per_token += 4 * 3 * V;  // logits, their log-softmax and its gradient
     return f;
   }
@@ -296,8 +296,10 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     routing.random = random.at("attention");
     reading.needs_probabilities = l.needs_attention;
     routing.attention_BTT.reset();
+    // What the router of the experts before left is not for a router of heads.
+    const auto carried_NH = std::exchange(routing.carried_NH, {});
     auto read = l.attention->forward(input_ND, routing, reading);
-    routing.attention_BTT = read.attention_BTT, routing.random = random;
+    routing.attention_BTT = read.attention_BTT, routing.random = random, routing.carried_NH = carried_NH;
     add_losses(out, read.losses, text("layer ", i, ": attention "));
     if (read.decision) {
       if (routing.record) out.records.push_back({input_ND.detach(), read.score_NE, read.bias_E});

@@ -50,7 +50,7 @@ DepthRouter::Taken DepthRouter::take(const Tensor& x_ND, const route::Context& r
   const auto score_N = at::sigmoid(kernels::linear(input_ND, router_1D_.to(type))).view({N});
   const auto score_1BT = score_N.view({1, B, T});
   const auto mask_BT = routing.mask_N.defined() ? routing.mask_N.view({B, T}) : Tensor();
-  const bool trains = routing.phase == route::Phase::train || routing.phase == route::Phase::recompute;
+  const bool trains = route::trains(routing);
   Taken out;
   Tensor logit_N;
   if (inner_HD_.defined()) {

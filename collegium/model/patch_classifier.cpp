@@ -101,7 +101,9 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
     const auto filters = static_cast<double>(filter_DX_.numel()), head = static_cast<double>(head_KD_.numel());
     const auto D = static_cast<double>(config_.d_model);
     f.parameters_active = filters + mixed.parameters_active + D + head;
-    f.flops_per_token = 2 * filters + mixed.flops_per_token + 2 * head / static_cast<double>(patches_per_image());
+    f.flops_per_token = 2 * filters + mixed.flops_per_token +
+                        mixed.flops_per_pair * static_cast<double>(patches_per_image()) +
+                        2 * head / static_cast<double>(patches_per_image());
     f.activation_bytes_per_token = 4 * (2 * filters / D + 4 * D + 3 * mixed.parameters_active / D);
     f.is_causal = mixed.is_causal, f.needs = mixed.needs, f.reads_other_tokens = mixed.reads_other_tokens;
     if (mixed.n_experts > 0) f.moe_layers = {0}, f.n_experts = {mixed.n_experts};

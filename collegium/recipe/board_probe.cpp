@@ -115,7 +115,7 @@ nlohmann::json score_boards(model::LanguageModel& model, const data::Tokenizer& 
       end.push_back(static_cast<int64_t>(text.size()));
     }
     const auto readings = chess::read_game(text);
-    if (readings.empty()) continue;
+    if (readings.size() < 2) continue;  // prose may begin with "1.", too; a second reading needs a legal move
     auto rows = at::empty({static_cast<int64_t>(readings.size())}, at::kLong);
     auto holds_PG = at::empty({static_cast<int64_t>(readings.size()), kProperties}, at::kFloat);
     for (size_t r = 0; r < readings.size(); ++r) {

@@ -18,11 +18,13 @@ struct BoardScores {
 
 /// Units and thresholds are chosen on the `fit` rows and scored on the `test` rows. Units are on above a threshold of
 /// 0, 10, ..., 90% of their largest activation. Properties that hold in less than 1% or more than half of the `fit`
-/// rows are left out: a unit that is always on tells those, or none can. unit_PF float, holds_PG bool.
+/// rows are left out: a unit that is always on tells those, or none can. fit_PF, test_PF: units; fit_PG, test_PG: 0 or
+/// 1; all float.
 BoardScores score_units(const at::Tensor& fit_PF, const at::Tensor& fit_PG, const at::Tensor& test_PF,
                         const at::Tensor& test_PG);
 
-/// {"board_coverage", "board_reconstruction", "properties", "positions", "units"} of the hidden units of layer `layer`
+/// {"board_coverage", "board_reconstruction", "properties", "positions", "units", "layer"} of the hidden units of layer
+/// `layer`
 /// (-1 = the middle one) at the '.' before each of white's moves of at most `most` held-out games, half of them for the
 /// choice. Null where the held-out documents are no games.
 nlohmann::json score_boards(model::LanguageModel& model, const data::Tokenizer& tokenizer,

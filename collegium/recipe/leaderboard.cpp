@@ -14,7 +14,6 @@
 #include "collegium/base/text_table.h"
 #include "collegium/inspect/page.h"
 #include "collegium/io/env.h"
-#include "collegium/kernels/block_pool.h"
 #include "collegium/layer/experts.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/step_timer.h"
@@ -54,18 +53,6 @@ std::vector<Recipe> with_baselines(const Recipe& reference, const std::vector<Re
   for (const auto& r : recipes)
     if (r.has_baseline) add(r, r.baseline, text(r.baseline_name, " (baseline of ", r.name, ")"));
   return out;
-}
-
-// What two training steps add to this process at their peak.
-std::optional<double> training_memory(const io::Path& run, const RunSetting& setting) {
-  kernels::block_pool().release();
-  io::release_free_memory();
-  const auto before = io::resident_memory_bytes();
-  const io::PeakMemory peak;
-  StepTimer timer(run, setting);
-  for (int i = 0; i < 2; ++i) timer.step();
-  const auto bytes = peak.bytes();
-  return bytes ? std::optional(static_cast<double>(*bytes - before)) : std::nullopt;
 }
 
 // µs a token of one forward routing of 4096 tokens, the least of several passes: a busy machine only adds.
@@ -166,7 +153,9 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
     if (board == Board::route) entrant.router_microseconds = router_cost(recipe.run, setting);
     const auto task = task_of(recipe.run);
     entrant.facts = task->imagine(recipe.run)->build_model(at::kMeta)->facts(task->sequence_length(recipe.run));
-    if (board == Board::layer) entrant.training_bytes = training_memory(entrant.runs.front(), setting);
+    if (board == Board::layer)
+      if (const auto memory = memory_of_steps(recipe.run, setting))
+        entrant.training_bytes = memory->most - memory->before;
     out.entrants.push_back(std::move(entrant));
   }
   require(!out.entrants.empty(), "leaderboard: no recipe is on the reference's task");

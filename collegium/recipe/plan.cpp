@@ -30,24 +30,22 @@ double measured_speed(const RunConfig& config, const RunSetting& setting, double
   return static_cast<double>(steps * timer.tokens_per_step()) / busy;
 }
 
-// The most memory held in two steps (in the second, gradients and the optimiser's state are there) of `sequences`.
-std::optional<double> peak_of_steps(RunConfig config, int64_t sequences, const RunSetting& setting) {
-  config.train.batch_size = sequences, config.train.accumulation = 1;
-  const io::PeakMemory peak;
-  StepTimer timer(config, setting);
-  for (int i = 0; i < 2; ++i) timer.step();
-  const auto bytes = peak.bytes();
-  return bytes ? std::optional(static_cast<double>(*bytes)) : std::nullopt;
+// The larger of the batches that are tried.
+int64_t tried_batch(int64_t batch) {
+  return batch < 4 ? batch : 2 * (batch / 4);
 }
 
-// Memory grows by the same amount with each sequence, so two small batches tell what the whole one takes. Nothing on
-// an accelerator, and where the system does not tell.
+std::optional<double> peak_of(RunConfig config, int64_t sequences, const RunSetting& setting) {
+  config.train.batch_size = sequences;
+  const auto memory = memory_of_steps(std::move(config), setting);
+  return memory ? std::optional(memory->most) : std::nullopt;
+}
+
+// Memory grows by the same amount with each sequence, so two small batches tell what the whole one takes.
 std::optional<double> probed_memory(const RunConfig& config, const RunSetting& setting) {
-  const auto batch = config.train.batch_size;
-  if (!setting.device.is_cpu()) return {};
-  if (batch < 4) return peak_of_steps(config, batch, setting);
-  const auto few = batch / 4, more = 2 * few;
-  const auto low = peak_of_steps(config, few, setting), high = peak_of_steps(config, more, setting);
+  const auto batch = config.train.batch_size, more = tried_batch(batch), few = more / 2;
+  if (more == batch) return peak_of(config, batch, setting);
+  const auto low = peak_of(config, few, setting), high = peak_of(config, more, setting);
   if (!low || !high) return {};
   return *high + static_cast<double>(batch - more) * std::max(0.0, *high - *low) / static_cast<double>(more - few);
 }
@@ -77,9 +75,9 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
   plan.disk_bytes = plan.checkpoint_bytes * static_cast<double>(t.keep + 1);
   plan.disk_available = static_cast<double>(io::free_disk_bytes(setting.runs_root));
   plan.memory_available = static_cast<double>(io::available_memory_bytes());
-  // The formula alone refuses nothing that might fit; half the batch must surely fit to be tried.
+  // The formula alone refuses nothing that might fit; what is tried must surely fit.
   const bool is_doubtful = plan.memory_bytes > plan.memory_available;
-  if ((measure || is_doubtful) && 1.5 * estimate((t.batch_size + 1) / 2) < plan.memory_available)
+  if ((measure || is_doubtful) && 1.5 * estimate(tried_batch(t.batch_size)) < plan.memory_available)
     if (const auto probed = probed_memory(config, setting)) plan.memory_bytes = *probed, plan.is_memory_probed = true;
   if (setting.device.is_cpu() && plan.memory_bytes > plan.memory_available)
     plan.refusals.push_back(text("needs about ", gibibytes(plan.memory_bytes), " of memory, ",

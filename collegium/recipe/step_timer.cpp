@@ -1,5 +1,7 @@
 #include "collegium/recipe/step_timer.h"
 
+#include "collegium/io/env.h"
+#include "collegium/kernels/block_pool.h"
 #include "collegium/recipe/workload.h"
 
 namespace collegium {
@@ -46,6 +48,20 @@ double StepTimer::step() {
 int64_t StepTimer::tokens_per_step() const {
   const auto& t = state_->config.train;
   return t.batch_size * t.accumulation * task_of(state_->config)->sequence_length(state_->config);
+}
+
+std::optional<StepMemory> memory_of_steps(RunConfig config, const RunSetting& setting) {
+  if (!setting.device.is_cpu()) return {};
+  config.train.accumulation = 1;
+  // What was freed before must not hide what the steps take.
+  kernels::block_pool().release();
+  io::release_free_memory();
+  const auto before = static_cast<double>(io::resident_memory_bytes());
+  const io::PeakMemory peak;
+  if (!peak.bytes()) return {};
+  StepTimer timer(config, setting);
+  for (int i = 0; i < 2; ++i) timer.step();
+  return StepMemory{before, static_cast<double>(peak.bytes().value_or(0))};
 }
 
 }  // namespace collegium

@@ -1,6 +1,7 @@
 // Seconds of real training steps, for plans and for comparisons of speed.
 #pragma once
 #include <memory>
+#include <optional>
 
 #include "collegium/recipe/run.h"
 
@@ -25,5 +26,14 @@ class StepTimer {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+struct StepMemory {
+  double before = 0;  ///< bytes that this process held
+  double most = 0;    ///< bytes at the peak of the steps
+};
+
+/// Memory of two training steps on random data, one pass of batch_size sequences each; in the second, gradients and the
+/// optimiser's state are there. Nothing on an accelerator, and where the system does not tell.
+std::optional<StepMemory> memory_of_steps(RunConfig config, const RunSetting& setting);
 
 }  // namespace collegium

@@ -58,11 +58,19 @@ struct Context {
   Random random{0};     ///< noise of this layer in this step: the same again under recompute
 };
 
+/// Whether the pass is one of training, the first time or again.
+inline bool trains(const Context& context) {
+  return context.phase == Phase::train || context.phase == Phase::recompute;
+}
+
 /// What of ContextNeeds is there.
 ContextNeeds given(const Context& context);
 
 /// Number of real tokens.
 int64_t n_real(const Context& context, int64_t n_tokens);
+
+/// The rows of real tokens, and zeros for masked ones. [N, X]
+Tensor only_real(const Tensor& t_NX, const Context& context);
 
 /// 1 for a real token and 0 for a masked one, with these options and without gradient. [N]
 Tensor real_tokens(const Context& context, int64_t n_tokens, const at::TensorOptions& options);

@@ -109,8 +109,10 @@ Tensor hf_pooled_loss(const std::vector<std::pair<const Scores*, const Decision*
     const auto N = score_NE.size(0);
     const auto options = score_NE.options().requires_grad(false);
     const auto group_N = group_of_tokens(context, score_NE, N, false);
-    const auto layer_counts_E = asked_counts(*decision, group_N, 1, false, options).squeeze(0);
-    const auto masked_NE = context.mask_N.defined() ? score_NE * context.mask_N.unsqueeze(1).to(score_NE) : score_NE;
+    const auto layer_counts_E = open_part(asked_counts(*decision, group_N, 1, false, options), *scores).squeeze(0);
+    const auto masked_NE = only_real(score_NE, context);
+    require(!counts_E.defined() || counts_E.size(0) == layer_counts_E.size(0),
+            "hf_pooled_loss: layers with different numbers of candidates cannot be pooled");
     counts_E = counts_E.defined() ? counts_E + layer_counts_E : layer_counts_E;
     sum_E = sum_E.defined() ? sum_E + masked_NE.sum(0) : masked_NE.sum(0);
     rows += static_cast<double>(n_real(context, N));

@@ -45,6 +45,10 @@ int64_t n_real(const Context& context, int64_t n_tokens) {
   return context.mask_N.defined() ? context.mask_N.sum().item<int64_t>() : n_tokens;
 }
 
+Tensor only_real(const Tensor& t_NX, const Context& context) {
+  return context.mask_N.defined() ? t_NX * context.mask_N.unsqueeze(1).to(t_NX.scalar_type()) : t_NX;
+}
+
 Tensor real_tokens(const Context& context, int64_t n_tokens, const at::TensorOptions& options) {
   const auto plain = options.requires_grad(false);
   return context.mask_N.defined() ? context.mask_N.to(plain) : at::ones({n_tokens}, plain);

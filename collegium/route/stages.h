@@ -53,6 +53,9 @@ struct LossTerm {
   double raw = 0;
 };
 
+/// The logit of an expert that a token may not be given: far below any other, and still a number for sums and squares.
+constexpr double kClosedLogit = -1e9;
+
 /// How well each expert suits each token.
 struct Scores {
   Tensor logit_NE;      ///< before the score function; undefined when the scorer has none

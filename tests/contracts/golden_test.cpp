@@ -133,6 +133,18 @@ std::string golden_of(const Entry<route::Router>& entry) {
   return out.str();
 }
 
+// What a layer or an attention gave for x: output, decision, losses, and the gradients of all of it.
+template <class Made, class Done>
+void write_pass(std::ostream& out, Made& made, const Tensor& x_ND, const Done& done) {
+  out << "# output: token, then one number a feature\n";
+  write_rows(out, "output", done.y_ND);
+  if (done.decision) write_decision(out, *done.decision);
+  write_losses(out, done.losses);
+  auto objective = weighted_sum(done.y_ND);
+  for (const auto& l : done.losses) objective = objective + l.value;
+  write_gradients(out, made, x_ND, objective);
+}
+
 std::string golden_of(const Entry<layer::MoeLayer>& entry) {
   Named named{.name = std::string(entry.card.name)};
   for (const auto& f : entry.fields())
@@ -148,13 +160,7 @@ std::string golden_of(const Entry<layer::MoeLayer>& entry) {
       << "causal " << facts.is_causal << '\n'
       << "parameters_active " << number(facts.parameters_active) << '\n'
       << "flops_per_token " << number(facts.flops_per_token) << '\n';
-  out << "# output: token, then one number a feature\n";
-  write_rows(out, "output", done.y_ND);
-  if (done.decision) write_decision(out, *done.decision);
-  write_losses(out, done.losses);
-  auto objective = weighted_sum(done.y_ND);
-  for (const auto& l : done.losses) objective = objective + l.value;
-  write_gradients(out, *made, x_ND, objective);
+  write_pass(out, *made, x_ND, done);
   return out.str();
 }
 
@@ -175,13 +181,7 @@ std::string golden_of(const Entry<layer::Attention>& entry) {
       << "parameters_active " << number(facts.parameters_active) << '\n'
       << "flops_per_token " << number(facts.flops_per_token) << '\n'
       << "cache_bytes_per_token " << number(facts.cache_bytes_per_token) << '\n';
-  out << "# output: token, then one number a feature\n";
-  write_rows(out, "output", done.y_ND);
-  if (done.decision) write_decision(out, *done.decision);
-  write_losses(out, done.losses);
-  auto objective = weighted_sum(done.y_ND);
-  for (const auto& l : done.losses) objective = objective + l.value;
-  write_gradients(out, *made, x_ND, objective);
+  write_pass(out, *made, x_ND, done);
   return out.str();
 }
 

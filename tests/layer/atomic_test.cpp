@@ -88,15 +88,7 @@ Tensor peer_written_out(MoeLayer& made, const Tensor& x_ND, int64_t heads, int64
 // Output and gradients by x and every parameter.
 std::vector<Tensor> values_of(MoeLayer& made, const std::function<Tensor(const Tensor&)>& forward) {
   const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
-  std::vector<Tensor> leaves = {x_ND};
-  for (const auto& p : parameters_of(made))
-    if (p.trained()) leaves.push_back(*p.tensor);
-  for (auto& t : leaves) t.mutable_grad() = Tensor();
-  const auto y_ND = forward(x_ND);
-  (y_ND * inputs(kTokens, kWidth, 8)).sum().backward();
-  std::vector<Tensor> all = {y_ND.detach()};
-  for (auto& t : leaves) all.push_back(t.grad().defined() ? t.grad().clone() : at::zeros_like(t));
-  return all;
+  return values_and_gradients(made, x_ND, [&] { return forward(x_ND); });
 }
 
 void check_equal(const std::vector<Tensor>& a, const std::vector<Tensor>& b, double limit = 1e-11) {

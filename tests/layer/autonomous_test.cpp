@@ -49,17 +49,8 @@ TEST_CASE("autonomous: equals the plain loop that recomputes everything, values 
       CAPTURE(gate);
       const auto made = autonomous({{"selector", table({{"name", "top_k"}, {"k", k}})}, {"gate", gate}});
       const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
-      const auto along_ND = inputs(kTokens, kWidth, 8);
       const auto run = [&](const std::function<Tensor()>& forward) {
-        std::vector<Tensor> leaves = {x_ND};
-        for (const auto& p : parameters_of(*made))
-          if (p.trained()) leaves.push_back(*p.tensor);
-        for (auto& t : leaves) t.mutable_grad() = Tensor();
-        const auto y_ND = forward();
-        (y_ND * along_ND).sum().backward();
-        std::vector<Tensor> all = {y_ND.detach()};
-        for (auto& t : leaves) all.push_back(t.grad().clone());
-        return all;
+        return values_and_gradients(*made, x_ND, forward, Unused::refused);
       };
       const auto fast = run([&] { return made->forward(x_ND, context_of(kTokens)).y_ND; });
       const auto plain = run([&] { return explicit_loop(*made, x_ND, k, std::string_view(gate) == "normalised"); });

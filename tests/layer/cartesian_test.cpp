@@ -58,16 +58,8 @@ TEST_CASE("cartesian: the second stage works on what the first made, values and 
       const auto made = cartesian({{"n_shared", n_shared}, {"first", router}, {"second", router}});
       scale_parameters(*made, 2);
       const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
-      const auto along_ND = inputs(kTokens, kWidth, 8);
       const auto run = [&](const std::function<Tensor()>& forward) {
-        std::vector<Tensor> leaves = {x_ND};
-        for (const auto& p : parameters_of(*made)) leaves.push_back(*p.tensor);
-        for (auto& t : leaves) t.mutable_grad() = Tensor();
-        const auto y_ND = forward();
-        (y_ND * along_ND).sum().backward();
-        std::vector<Tensor> all = {y_ND.detach()};
-        for (auto& t : leaves) all.push_back(t.grad().defined() ? t.grad().clone() : at::zeros_like(t));
-        return all;
+        return values_and_gradients(*made, x_ND, forward);
       };
       const auto fast = run([&] { return made->forward(x_ND, context_of(kTokens)).y_ND; });
       const auto plain = run([&] { return explicit_pairs(*made, x_ND, k, n_shared > 0); });

@@ -59,16 +59,8 @@ TEST_CASE("chain: every step works on what the steps before made, values and gra
         const auto made = chain({{"steps", steps}, {"residual", residual}, {"own_routers", own}, {"n_shared", 1}});
         scale_parameters(*made, 2);
         const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
-        const auto along_ND = inputs(kTokens, kWidth, 8);
         const auto run = [&](const std::function<Tensor()>& forward) {
-          std::vector<Tensor> leaves = {x_ND};
-          for (const auto& p : parameters_of(*made)) leaves.push_back(*p.tensor);
-          for (auto& t : leaves) t.mutable_grad() = Tensor();
-          const auto y_ND = forward();
-          (y_ND * along_ND).sum().backward();
-          std::vector<Tensor> all = {y_ND.detach()};
-          for (auto& t : leaves) all.push_back(t.grad().defined() ? t.grad().clone() : at::zeros_like(t));
-          return all;
+          return values_and_gradients(*made, x_ND, forward);
         };
         const auto fast = run([&] { return made->forward(x_ND, context_of(kTokens)).y_ND; });
         const auto plain = run([&] { return explicit_steps(*made, x_ND, steps, residual, own, true); });

@@ -53,16 +53,9 @@ TEST_CASE("finedeep: the paper's equations, with each way to weigh") {
         CAPTURE(function);
         const auto made = finedeep({{"n_sublayers", M}, {"guide", guide}, {"function", function}});
         scale_parameters(*made, 2);
-        const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true), along_ND = inputs(kTokens, kWidth, 8);
+        const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
         const auto run = [&](const std::function<Tensor()>& forward) {
-          std::vector<Tensor> leaves = {x_ND};
-          for (const auto& p : parameters_of(*made)) leaves.push_back(*p.tensor);
-          for (auto& t : leaves) t.mutable_grad() = Tensor();
-          const auto y_ND = forward();
-          (y_ND * along_ND).sum().backward();
-          std::vector<Tensor> all = {y_ND.detach()};
-          for (auto& t : leaves) all.push_back(t.grad().clone());
-          return all;
+          return values_and_gradients(*made, x_ND, forward, Unused::refused);
         };
         const auto fast = run([&] { return made->forward(x_ND, context_of(kTokens)).y_ND; });
         const auto plain = run([&] { return written_out(*made, x_ND, M, guide, function); });

@@ -52,17 +52,7 @@ void check_equal(MoeLayer& made, const route::Context& context, const std::vecto
                  const std::vector<int64_t>& source_G) {
   const auto real_N = context.mask_N.defined() ? ints(context.mask_N) : std::vector<int64_t>(kTokens, 1);
   const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
-  const auto along_ND = inputs(kTokens, kWidth, 8);
-  const auto run = [&](const std::function<Tensor()>& forward) {
-    std::vector<Tensor> leaves = {x_ND};
-    for (const auto& p : parameters_of(made)) leaves.push_back(*p.tensor);
-    for (auto& t : leaves) t.mutable_grad() = Tensor();
-    const auto y_ND = forward();
-    (y_ND * along_ND).sum().backward();
-    std::vector<Tensor> all = {y_ND.detach()};
-    for (auto& t : leaves) all.push_back(t.grad().defined() ? t.grad().clone() : at::zeros_like(t));
-    return all;
-  };
+  const auto run = [&](const std::function<Tensor()>& forward) { return values_and_gradients(made, x_ND, forward); };
   const auto fast = run([&] { return made.forward(x_ND, context).y_ND; });
   const auto plain = run([&] { return explicit_merge(made, x_ND, group_N, source_G, real_N); });
   for (size_t i = 0; i < fast.size(); ++i) CHECK(difference(fast[i], plain[i]) < 1e-12);

@@ -95,15 +95,7 @@ TEST_CASE("subspace: every expert is its strongest blocks, scaled by their mean 
     const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
     const auto d = *made->forward(x_ND, context_of(kTokens)).decision;
     const auto run = [&](const std::function<Tensor()>& forward) {
-      std::vector<Tensor> leaves = {x_ND};
-      for (const auto& p : parameters_of(*made))
-        if (p.trained()) leaves.push_back(*p.tensor);
-      for (auto& t : leaves) t.mutable_grad() = Tensor();
-      const auto y_ND = forward();
-      (y_ND * inputs(kTokens, kWidth, 8)).sum().backward();
-      std::vector<Tensor> all = {y_ND.detach()};
-      for (auto& t : leaves) all.push_back(t.grad().clone());
-      return all;
+      return values_and_gradients(*made, x_ND, forward, Unused::refused);
     };
     const auto fast = run([&] { return made->forward(x_ND, context_of(kTokens)).y_ND; });
     const auto plain = run([&] {

@@ -39,18 +39,6 @@ Tensor block(MoeLayer& made, const std::string& expert, const Tensor& x_ND, cons
   return at::linear(act_NI * hidden_NI, way_back(made));
 }
 
-// Value and the gradient of every leaf that `forward` depends on.
-std::vector<Tensor> values_and_gradients(MoeLayer& made, Tensor x_ND, const std::function<Tensor()>& forward) {
-  std::vector<Tensor> leaves = {x_ND};
-  for (const auto& p : parameters_of(made)) leaves.push_back(*p.tensor);
-  for (auto& t : leaves) t.mutable_grad() = Tensor();
-  const auto y_ND = forward();
-  (y_ND * inputs(kTokens, kWidth, 8)).sum().backward();
-  std::vector<Tensor> all = {y_ND.detach()};
-  for (auto& t : leaves) all.push_back(t.grad().defined() ? t.grad().clone() : at::zeros_like(t));
-  return all;
-}
-
 }  // namespace
 
 TEST_CASE("union: with all experts on, the sum of the slices is the block, values and gradients") {

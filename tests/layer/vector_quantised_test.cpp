@@ -49,7 +49,6 @@ TEST_CASE("vector_quantised: both paths by hand; gradients at the code go to the
   for (const double contribution : {1.0, 0.1}) {
     const auto made = quantised({{"contribution", contribution}});
     const auto x_ND = inputs(kTokens, kWidth).requires_grad_(true);
-    const auto along_ND = inputs(kTokens, kWidth, 8);
     const auto code_N = nearest_codes(x_ND, weight(*made, "code"));
     CHECK(std::set<int64_t>(code_N.begin(), code_N.end()).size() > 2);
     // In the plain version a leaf of its own stands for the quantised state; its gradient is what must reach x.
@@ -69,16 +68,7 @@ TEST_CASE("vector_quantised: both paths by hand; gradients at the code go to the
       }
       return at::stack(rows);
     };
-    const auto run = [&](const std::function<Tensor()>& forward) {
-      std::vector<Tensor> leaves = {x_ND};
-      for (const auto& p : parameters_of(*made)) leaves.push_back(*p.tensor);
-      for (auto& t : leaves) t.mutable_grad() = Tensor();
-      const auto y_ND = forward();
-      (y_ND * along_ND).sum().backward();
-      std::vector<Tensor> all = {y_ND.detach()};
-      for (auto& t : leaves) all.push_back(t.grad().defined() ? t.grad().clone() : at::zeros_like(t));
-      return all;
-    };
+    const auto run = [&](const std::function<Tensor()>& forward) { return values_and_gradients(*made, x_ND, forward); };
     const auto fast = run([&] { return made->forward(x_ND, context_of(kTokens)).y_ND; });
     auto wanted = run(plain);
     wanted[1] = wanted[1] + quantised_ND.grad();

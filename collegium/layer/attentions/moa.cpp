@@ -14,6 +14,7 @@
 
 #include "collegium/kernels/experts.h"
 #include "collegium/layer/attend.h"
+#include "collegium/layer/show_choice.h"
 
 namespace collegium::layer {
 namespace {
@@ -43,15 +44,7 @@ class MoaAttention final : public Attention, public Makes<MoaAttention, Attentio
   MoaAttention(const Config& config, const Inputs& in)
       : E_(config.n_experts), d_(config.d_head > 0 ? config.d_head : in.d_model / in.n_heads) {
     require(d_ % 2 == 0, "moa: the head width ", d_, " must be even for rotary positions");
-    router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = in.d_model,
-                                        .n_experts = E_,
-                                        .random = in.random.at("head_router"),
-                                        .options = in.options,
-                                        .corpus = in.corpus});
-    const auto needs = router_->facts().needs;
-    require(!needs.attention && !needs.experts, "moa: router '", config.router.name, "' needs ",
-            needs.missing({.token_ids = true}), ", which a router of heads cannot have");
+    router_ = make_head_router("moa", config.router, E_, in.random.at("head_router"), in);
     const auto normal = [&](std::string_view name, at::IntArrayRef sizes, double std) {
       return in.random.at(name).normal(sizes, std, in.options).requires_grad_(true);
     };
@@ -69,9 +62,7 @@ class MoaAttention final : public Attention, public Makes<MoaAttention, Attentio
     auto value_B1Sd = both.slice(2, 1, 2).transpose(1, 2);
     extend(key_B1Sd, value_B1Sd, here);
 
-    auto alone = context;  // heads of this layer are no experts of the layer before
-    alone.carried_NH.reset(), alone.attention_BTT.reset(), alone.experts = nullptr;
-    auto routing = router_->route(x_ND, alone);
+    auto routing = router_->route(x_ND, context);
     const auto& d = routing.decision;
     const auto& token_R = d.token_R();
     if (d.n_kept() == 0) {
@@ -95,12 +86,8 @@ class MoaAttention final : public Attention, public Makes<MoaAttention, Attentio
       const auto y_RD = kernels::grouped_linear(mixed_Rd, out_EDd_.to(dtype), d.offset_E1());
       out.y_ND = kernels::combine(y_RD, d.gate_R(), token_R, N);
     }
-    if (context.record) {
-      if (routing.scores.score_NE.defined()) out.score_NE = routing.scores.score_NE.detach();
-      if (routing.bias_E.defined()) out.bias_E = routing.bias_E.detach();
-    }
     out.losses = std::move(routing.losses);
-    out.decision = std::move(routing.decision);
+    show_choice(out, routing, context);
     return out;
   }
 
@@ -113,8 +100,8 @@ class MoaAttention final : public Attention, public Makes<MoaAttention, Attentio
     return {.d_head = d_,
             .n_experts = E_,
             .parameters_active = projections + r.flops_per_token / 2,
-            .flops_per_token =
-                2 * projections + r.flops_per_token + r.choices_per_token * 2 * d * static_cast<double>(context_length),
+            .flops_per_token = 2 * projections + r.flops_per_token +
+                               (r.flops_per_pair + r.choices_per_token * 2 * d) * static_cast<double>(context_length),
             .cache_bytes_per_token = 2 * d * static_cast<double>(c10::elementSize(dtype)),
             .activations_per_token = 3 * static_cast<double>(E_) + 4 * d + r.choices_per_token * (2 * D + 5 * d),
             .is_causal = r.is_causal,

@@ -131,8 +131,7 @@ class MosaAttention final : public Attention, public Makes<MosaAttention, Attent
   }
 
   Tensor choose(const Tensor& score_EBT, const route::Context& routing, const AttentionContext& here) const {
-    const bool trains = routing.phase == route::Phase::train || routing.phase == route::Phase::recompute;
-    const auto choice = trains ? config_.training : config_.evaluation;
+    const auto choice = route::trains(routing) ? config_.training : config_.evaluation;
     const auto mask_BT = routing.mask_N.defined() ? routing.mask_N.reshape({here.B, here.T}) : Tensor();
     if (!here.cache) return choose_tokens(choice, score_EBT, mask_BT, quota_);
     require(choice == TokenChoice::so_far, "mosa: a cache needs a causal choice of tokens (so_far)");

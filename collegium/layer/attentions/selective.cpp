@@ -14,7 +14,8 @@
 #include <ATen/ATen.h>
 
 #include "collegium/kernels/experts.h"
-#include "collegium/layer/attention.h"
+#include "collegium/layer/attend.h"
+#include "collegium/layer/show_choice.h"
 
 namespace collegium::layer {
 namespace {
@@ -34,14 +35,7 @@ class SelectiveAttention final : public Attention, public Makes<SelectiveAttenti
     require(in.n_kv_heads == H_,
             "selective: a head that chooses its tokens has its own keys and values, but n_kv_heads = ", in.n_kv_heads,
             " is not n_heads = ", H_);
-    router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = D_,
-                                        .n_experts = H_,
-                                        .random = in.random.at("router"),
-                                        .options = in.options,
-                                        .corpus = in.corpus});
-    require(!router_->facts().needs.attention && !router_->facts().needs.experts, "selective: router '",
-            config.router.name, "' reads attention or experts, which there are none of before heads are chosen");
+    router_ = make_head_router("selective", config.router, H_, in.random.at("router"), in);
     const auto normal = [&](std::string_view name, at::IntArrayRef sizes, double std) {
       return in.random.at(name).normal(sizes, std, in.options).requires_grad_(true);
     };
@@ -55,16 +49,11 @@ class SelectiveAttention final : public Attention, public Makes<SelectiveAttenti
     const auto& decision = routed.decision;
     const auto& token_R = decision.token_R();
     const auto& offset_H1 = decision.offset_E1();
-    const auto N = x_ND.size(0);
 
     const auto qkv_RX = kernels::grouped_linear(kernels::gather_rows(x_ND, token_R), qkv_HXD_.to(dtype), offset_H1);
-    // Rotary positions are those of the whole sequence, so rows go to their place in it and back.
-    const auto place_R = token_R * H_ + decision.expert_R();
+    // Rotary positions are those of the whole sequence.
     const auto turned = [&](const Tensor& t_Rd) {
-      const auto whole = at::zeros({N * H_, d_}, t_Rd.options().requires_grad(false)).index_copy(0, place_R, t_Rd);
-      return kernels::rotate(whole.view({here.B, here.T, H_, d_}), here.rotation)
-          .reshape({N * H_, d_})
-          .index_select(0, place_R);
+      return kernels::rotate(t_Rd.view({1, -1, 1, d_}), here.rotation.of(token_R)).view({-1, d_});
     };
     const auto seats = seats_of(decision, here);
     const auto seated = [&](const Tensor& t_Rd) {
@@ -84,13 +73,9 @@ class SelectiveAttention final : public Attention, public Makes<SelectiveAttenti
     }
     const auto y_RD = kernels::grouped_linear(attended_Rd.contiguous(), out_HDd_.to(dtype), offset_H1);
 
-    AttentionOutput out{.y_ND = kernels::combine(y_RD, decision.gate_R(), token_R, N),
+    AttentionOutput out{.y_ND = kernels::combine(y_RD, decision.gate_R(), token_R, x_ND.size(0)),
                         .losses = std::move(routed.losses)};
-    if (routing.record) {
-      if (routed.scores.score_NE.defined()) out.score_NE = routed.scores.score_NE.detach();
-      if (routed.bias_E.defined()) out.bias_E = routed.bias_E.detach();
-    }
-    out.decision = std::move(routed.decision);
+    show_choice(out, routed, routing);
     return out;
   }
   void step() override { router_->step(); }
@@ -102,8 +87,8 @@ class SelectiveAttention final : public Attention, public Makes<SelectiveAttenti
             .n_experts = H_,
             .parameters_active = 4 * k * d * D + router.flops_per_token / 2,
             // A head has k / H of the context, of which a token looks at half: scores and mixing.
-            .flops_per_token =
-                8 * k * d * D + router.flops_per_token + 2 * k * d * static_cast<double>(context_length) * k / H,
+            .flops_per_token = 8 * k * d * D + router.flops_per_token +
+                               (router.flops_per_pair + 2 * k * d * k / H) * static_cast<double>(context_length),
             .cache_bytes_per_token = 2 * k * d * static_cast<double>(c10::elementSize(dtype)),
             .activations_per_token = 6 * k * d,
             .is_causal = router.is_causal,

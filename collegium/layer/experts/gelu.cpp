@@ -3,63 +3,24 @@
 // E experts, D model width, I = H expert width, R rows sorted by expert.
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 #include "collegium/kernels/experts.h"
-#include "collegium/layer/experts.h"
+#include "collegium/layer/feed_forward_experts.h"
 
 namespace collegium::layer {
 namespace {
 
-class GeluExperts final : public Experts, public Makes<GeluExperts, Experts> {
+class GeluExperts final : public FeedForwardExperts, public Makes<GeluExperts, Experts> {
  public:
   using Interface = Experts;
-  struct Config {
-    double init_scale = 1;
-    void visit(Fields& field) {
-      field("init_scale", init_scale, {.help = "variance of the first weights, times their fan-in", .min = 0});
-    }
-  };
 
-  GeluExperts(const Config& config, const Inputs& in) {
-    const auto normal = [&](std::string_view name, at::IntArrayRef sizes, int64_t n_together = 1) {
-      const auto std = std::sqrt(config.init_scale / static_cast<double>(n_together * sizes[2]));
-      return in.random.at(name).normal(sizes, std, in.options).requires_grad_(true);
-    };
-    up_EHD_ = normal("up", {in.n_experts, in.d_expert, in.d_model});
-    down_EDI_ = normal("down", {in.n_experts, in.d_model, in.d_expert}, in.n_together);
-  }
+  GeluExperts(const Config& config, const Inputs& in)
+      : FeedForwardExperts({.name = "gelu", .first = "up"}, config, in) {}
 
   Tensor forward(const Tensor& x_ND, const route::Decision& d) override {
     const auto dtype = x_ND.scalar_type();
     return kernels::gelu_experts(x_ND, d.gate_R(), d.token_R(), d.offset_E1(), up_EHD_.to(dtype), down_EDI_.to(dtype));
   }
-  Tensor rows(const Tensor& x_RD, const Tensor& offset_E1) override {
-    const auto dtype = x_RD.scalar_type();
-    const auto h_RH = kernels::grouped_linear(x_RD, up_EHD_.to(dtype), offset_E1);
-    return kernels::grouped_linear(at::gelu(h_RH), down_EDI_.to(dtype), offset_E1);
-  }
-  Tensor one(const Tensor& x_RD, int64_t expert) override {
-    return at::linear(hidden(x_RD, expert), down_EDI_[expert].to(x_RD.scalar_type()));
-  }
-  Tensor hidden(const Tensor& x_RD, int64_t expert) override {
-    return at::gelu(at::linear(x_RD, up_EHD_[expert].to(x_RD.scalar_type())));
-  }
-  route::UnitPrediction predict_units(const Tensor& x_ND, int64_t) override {
-    return layer::predict_units(x_ND, up_EHD_);
-  }
-  std::vector<View> view(int64_t expert) override {
-    require(expert >= 0 && expert < up_EHD_.size(0), "gelu: there is no expert ", expert);
-    return {{"up", up_EHD_[expert]}, {"down", down_EDI_[expert]}};
-  }
-  void collect(ParameterList& list) override {
-    list.parameter("up", up_EHD_);
-    list.parameter("down", down_EDI_);
-  }
-  int64_t parameters_per_expert() const override { return (up_EHD_.numel() + down_EDI_.numel()) / up_EHD_.size(0); }
-
- private:
-  Tensor up_EHD_, down_EDI_;
+  Tensor activate(const Tensor& h_RH) const override { return at::gelu(h_RH); }
 };
 
 }  // namespace

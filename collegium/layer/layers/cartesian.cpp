@@ -66,7 +66,7 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
     const auto h_ND = kernels::rms_norm(x_ND + one.y_ND, norm_D_, norm_epsilon_);
     auto two = second_.forward(h_ND, between, "second ", out.losses);
     out.y_ND = has_residual_ ? one.y_ND + two.y_ND : two.y_ND;
-    if (context.mask_N.defined()) out.y_ND = out.y_ND * context.mask_N.unsqueeze(1).to(out.y_ND.scalar_type());
+    out.y_ND = route::only_real(out.y_ND, context);
     show_routing(out, one.routing, context);
     out.carried_NH = two.routing.scores.carried_NH;
     return out;

@@ -97,7 +97,7 @@ class ChainLayer final : public MoeLayer, public Makes<ChainLayer, MoeLayer> {
         out.y_ND = state_ND;
     }
     out.carried_NH = here.carried_NH;
-    if (context.mask_N.defined()) out.y_ND = out.y_ND * context.mask_N.unsqueeze(1).to(out.y_ND.scalar_type());
+    out.y_ND = route::only_real(out.y_ND, context);
     return out;
   }
   void step() override {
@@ -109,7 +109,7 @@ class ChainLayer final : public MoeLayer, public Makes<ChainLayer, MoeLayer> {
     const auto chosen = routers_[0]->facts().choices_per_token;
     const auto working = experts_->parameters_working(chosen) + shared;
     auto out = routed_facts(*routers_[0], working);
-    out.flops_per_token *= steps;
+    out.flops_per_token *= steps, out.flops_per_pair *= steps;
     // The pool and the shared experts are the same in every step; a token that meets an expert again is counted again,
     // as far as there are others to meet.
     const auto routing = out.parameters_active - working;

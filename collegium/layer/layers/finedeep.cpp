@@ -89,7 +89,7 @@ class FinedeepLayer final : public MoeLayer, public Makes<FinedeepLayer, MoeLaye
       for (int64_t i = 0; i < K; ++i) show_activations(out, experts, h_ND, i, context);
       if (context.record) weights.push_back(weight_NK.detach());
     }
-    if (context.mask_N.defined()) out.y_ND = out.y_ND * context.mask_N.unsqueeze(1).to(out.y_ND.scalar_type());
+    out.y_ND = route::only_real(out.y_ND, context);
     if (context.record) {
       out.score_NE = at::cat(weights, 1);
       out.decision = soft_decision(out.score_NE, context);

@@ -73,7 +73,7 @@ class LatentLayer final : public MoeLayer, public Makes<LatentLayer, MoeLayer> {
       out.y_ND = out.y_ND + shared_->one(x_ND, 0);
       show_activations(out, *shared_, x_ND, 0, context);
     }
-    if (context.mask_N.defined()) out.y_ND = out.y_ND * context.mask_N.unsqueeze(1).to(dtype);
+    out.y_ND = route::only_real(out.y_ND, context);
     show_routing(out, routing, context);
     return out;
   }

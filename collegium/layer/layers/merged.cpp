@@ -81,7 +81,7 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
     LayerOutput out{.y_ND = N > 0 ? apply(x_ND, weight_GE, groups.offset_G1) : at::zeros_like(x_ND),
                     .losses = std::move(scores.losses),
                     .carried_NH = scores.carried_NH};
-    if (context.mask_N.defined()) out.y_ND = out.y_ND * context.mask_N.unsqueeze(1).to(out.y_ND.scalar_type());
+    out.y_ND = route::only_real(out.y_ND, context);
     if (context.record) {
       out.score_NE = weight_GE.detach().index_select(0, groups.group_N).reshape({N, E});
       out.decision = soft_decision(out.score_NE, context);
@@ -98,6 +98,7 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
     return {.n_experts = config_.n_experts,
             .parameters_active = each + scoring / 2,
             .flops_per_token = 2 * each + merging + scoring,
+            .flops_per_pair = scorer_->flops_per_pair(),
             .is_causal = config_.scope == MergeScope::segment && scorer_->claims().is_causal,
             .reads_other_tokens = true,
             .needs = scorer_->needs().context};

@@ -77,7 +77,7 @@ class OmniLayer final : public MoeLayer, public Makes<OmniLayer, MoeLayer> {
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
     auto routing = router_->route(x_ND, context);
     auto dense_ND = shared_->one(x_ND, 0);
-    if (context.mask_N.defined()) dense_ND = dense_ND * context.mask_N.unsqueeze(1).to(dense_ND.scalar_type());
+    dense_ND = route::only_real(dense_ND, context);
     LayerOutput out{.y_ND = experts_.forward(x_ND, routing.decision) + dense_ND, .losses = std::move(routing.losses)};
     show_routing(out, routing, context);
     return out;

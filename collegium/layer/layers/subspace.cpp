@@ -101,12 +101,7 @@ class SubspaceLayer final : public MoeLayer, public Makes<SubspaceLayer, MoeLaye
     auto first_EE = in.random.at("topology").normal({E, E}, config.noise, in.options) + config.connection;
     topology_EE_ = (first_EE.fill_diagonal_(1) / config.topology_rate).requires_grad_(true);
     conflict_EE_ = at::zeros({E, E}, in.options);
-    router_ = find(route::routers(), config.router, "router")
-                  .make(config.router, {.d_model = D,
-                                        .n_experts = E,
-                                        .random = in.random.at("router"),
-                                        .options = in.options,
-                                        .corpus = in.corpus});
+    router_ = make_router(config.router, E, in, in.random.at("router"));
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {
@@ -165,7 +160,7 @@ class SubspaceLayer final : public MoeLayer, public Makes<SubspaceLayer, MoeLaye
     const auto E = block_Em.size(0), m = block_Em.size(1), P = up_EPID_.size(1), I = up_EPID_.size(2), D = x_ND.size(1);
     const auto block_Q = block_Em.reshape({-1});
     const auto up_QPID = up_EPID_.index_select(0, block_Q);
-    const bool is_training = context.phase == route::Phase::train || context.phase == route::Phase::recompute;
+    const bool is_training = route::trains(context);
     if (is_training && config_.conflict > 0 && up_QPID.requires_grad())
       up_QPID.register_hook([to = gradients_, block_Em](const Tensor& grad) {
         to->sum_QPID = to->sum_QPID.defined() ? to->sum_QPID + grad.detach() : grad.detach().clone();

@@ -22,8 +22,6 @@
 namespace collegium::route {
 namespace {
 
-constexpr double kClosedLogit = -1e9;  // far below any logit, and still a number for sums and squares
-
 class FrequencyMaskScorer final : public WrappedScorer, public Makes<FrequencyMaskScorer, Scorer> {
  public:
   using Interface = Scorer;

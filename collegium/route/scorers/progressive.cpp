@@ -19,8 +19,6 @@
 namespace collegium::route {
 namespace {
 
-constexpr double kClosedLogit = -1e9;  // far below any logit, and still a number for sums and squares
-
 class ProgressiveScorer final : public WrappedScorer, public Makes<ProgressiveScorer, Scorer> {
  public:
   using Interface = Scorer;
