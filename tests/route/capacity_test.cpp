@@ -73,6 +73,22 @@ TEST_CASE("priorities: earlier tokens, first choices, higher scores") {
   CHECK(dropped(limited("rank")) == Pairs{{0, 0}, {2, 0}});
 }
 
+TEST_CASE("another factor outside training") {
+  const Wanted w{.token = {0, 1, 2, 3}, .expert = {0, 0, 0, 0}, .rank = {0, 0, 0, 0}, .score = {0.2, 0.3, 0.9, 0.3}};
+  const auto asked = decision_of(w, 4, 2);
+  const auto n_kept = [&](double evaluation_factor, Phase phase) {
+    auto context = context_of(4);
+    context.phase = phase;
+    return apply({.name = "factor", .fields = table({{"factor", 0.5}, {"evaluation_factor", evaluation_factor}})}, asked,
+                 {}, context)
+        .n_kept();
+  };
+  CHECK(n_kept(1.5, Phase::train) == 1);
+  CHECK(n_kept(1.5, Phase::recompute) == 1);  // recomputed activations are those of training
+  CHECK(n_kept(1.5, Phase::evaluate) == 3);
+  CHECK(n_kept(0, Phase::evaluate) == 1);
+}
+
 TEST_CASE("GShard: every first choice comes before any second one") {
   const auto router = make_router(Named{.name = "gshard", .fields = table({{"capacity_factor", 0.8}})}, 6, 4, 2);
   scale_parameters(*router, 6);

@@ -15,6 +15,7 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
   using Interface = Capacity;
   struct Config {
     double factor = 1.25;
+    double evaluation_factor = 0;
     int64_t tokens = 0;
     int64_t minimum = 1;
     Priority priority = Priority::position;
@@ -22,6 +23,7 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
     void visit(Fields& field) {
       field("factor", factor,
             {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
+      field("evaluation_factor", evaluation_factor, {.help = "the factor outside training; 0 = the same", .min = 0});
       field("tokens", tokens,
             {.help = "slots per expert as a fixed number; 0 = from the factor", .unit = "tokens", .min = 0});
       field("minimum", minimum, {.help = "slots that an expert always has", .unit = "tokens", .min = 0});
@@ -38,11 +40,13 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
     const auto group_R =
         by_sequence ? context.sequence_N.index_select(0, decision.token_R()) : at::zeros_like(decision.token_R());
     const auto G = by_sequence ? context.n_sequences : 1;
+    const auto factor =
+        trains(context) || config_.evaluation_factor == 0 ? config_.factor : config_.evaluation_factor;
     // Each sequence has room by its own length, so that padding and neighbours change nothing for it.
     const auto asked_G = at::bincount(group_R, {}, G).cpu();
     std::vector<int64_t> slots_G;
     for (int64_t g = 0; g < G; ++g)
-      slots_G.push_back(slots_per_expert(config_.factor, config_.tokens, config_.minimum, asked_G[g].item<int64_t>(),
+      slots_G.push_back(slots_per_expert(factor, config_.tokens, config_.minimum, asked_G[g].item<int64_t>(),
                                          decision.n_experts()));
     return decision.keep_only(fits_R(decision, group_R, slots_G, config_.priority), DropReason::capacity);
   }

@@ -8,12 +8,15 @@ class SwitchRouter final : public Preset<SwitchRouter> {
  public:
   struct Config {
     double capacity_factor = 1.25;
+    double evaluation_capacity_factor = 2;
     double balance_loss = 0.01;
     double z_loss = 0;
     double jitter = 0.01;
     void visit(Fields& field) {
       field("capacity_factor", capacity_factor,
             {.help = "slots per expert = capacity_factor * tokens / experts; 0 = no limit", .min = 0});
+      field("evaluation_capacity_factor", evaluation_capacity_factor,
+            {.help = "the same outside training (the authors' code has 2); 0 = as in training", .min = 0});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
       field("z_loss", z_loss, {.help = "weight of the z-loss", .min = 0});
       field("jitter", jitter, {.help = "input noise in training, [1 - jitter, 1 + jitter]", .min = 0, .max = 1});
@@ -26,7 +29,10 @@ class SwitchRouter final : public Preset<SwitchRouter> {
     out.selector = {.name = "top_k", .fields = table({{"k", 1}})};
     out.capacity = {.name = "unlimited"};
     if (c.capacity_factor > 0)
-      out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}, {"priority", "position"}})};
+      out.capacity = {.name = "factor",
+                      .fields = table({{"factor", c.capacity_factor},
+                                       {"evaluation_factor", c.evaluation_capacity_factor},
+                                       {"priority", "position"}})};
     out.gate = {.name = "score"};
     out.add_loss("balance_loss", c.balance_loss);
     out.add_loss("z_loss", c.z_loss);
