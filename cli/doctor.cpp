@@ -9,7 +9,9 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "cli/built_from.h"
 #include "cli/help.h"
+#include "collegium/base/bytes.h"
 #include "collegium/base/error.h"
 #include "collegium/data/sources.h"
 #include "collegium/kernels/block_pool.h"
@@ -77,7 +79,7 @@ DoctorFacts examine(const Environment& environment, const Terminal& terminal) {
       kernels::cuda_products_report(facts.n_cuda_devices > 0 ? kernels::cuda_capability(0) : std::nullopt);
   try {
     facts.memory_pool = text("at most ",
-                             bytes_text(static_cast<int64_t>(kernels::pool_limit(
+                             bytes_text(static_cast<double>(kernels::pool_limit(
                                  environment("COLLEGIUM_POOL_MIB").c_str(), kernels::usable_memory()))),
                              " of freed large blocks are kept for the next pass (COLLEGIUM_POOL_MIB)");
   } catch (const Error& error) {
@@ -148,7 +150,8 @@ std::string doctor_text(const DoctorFacts& facts, const std::vector<Problem>& pr
                 std::string(kColumn - label.size(), ' '));
     for (size_t i = 0; i < lines.size(); ++i) out += (i == 0 ? "" : std::string(kColumn, ' ')) + lines[i] + "\n";
   };
-  put("collegium", version_text());
+  const auto commit = built_from().commit;
+  put("collegium", text(version_text(), commit.empty() ? "" : ", commit ", commit));
   put("processor", facts.cpu.model.empty() ? "unknown" : facts.cpu.model);
   put("features", facts.cpu.flags.empty() ? "none that kernels use" : join(facts.cpu.flags, " "));
   put("cores", cores_text(facts.cpu));

@@ -10,7 +10,6 @@
 #include <sstream>
 
 #include "collegium/base/error.h"
-#include "collegium/base/text_table.h"
 
 namespace collegium::cli {
 namespace {
@@ -105,14 +104,6 @@ std::string find_program(const std::string& name, const Environment& environment
     at = end + 1;
   }
   return {};
-}
-
-std::string bytes_text(int64_t bytes) {
-  static constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 1024 && unit + 1 < kUnits.size()) value /= 1024, ++unit;
-  return text(fixed_text(value, unit == 0 || value >= 100 ? 0 : 1), " ", kUnits[unit]);
 }
 
 }  // namespace collegium::cli

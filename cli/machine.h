@@ -34,7 +34,4 @@ MemoryFacts read_memory(const std::filesystem::path& root);
 /// The first executable file called `name` in the folders of PATH, "" when there is none.
 std::string find_program(const std::string& name, const Environment& environment);
 
-/// "512 B", "3.2 GiB".
-std::string bytes_text(int64_t bytes);
-
 }  // namespace collegium::cli

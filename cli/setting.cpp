@@ -4,11 +4,11 @@
 #include <ATen/Parallel.h>
 
 #include <array>
-#include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cli/built_from.h"
 #include "collegium/base/text_table.h"
 
 namespace collegium::cli {
@@ -27,23 +27,6 @@ std::string utc_now() {
   std::array<char, 32> out{};
   std::strftime(out.data(), out.size(), "%Y-%m-%dT%H:%M:%SZ", &parts);
   return out.data();
-}
-
-// What a command prints, without the last line's end; empty when it cannot run.
-std::string output_of(const char* command) {
-  std::string out;
-  if (auto* pipe = popen(command, "r")) {
-    std::array<char, 128> buffer{};
-    while (std::fgets(buffer.data(), buffer.size(), pipe)) out += buffer.data();
-    pclose(pipe);
-  }
-  while (!out.empty() && out.back() == '\n') out.pop_back();
-  return out;
-}
-
-// Names the engine's source as committed; empty outside a repository or where it was changed since.
-std::string working_code() {
-  return output_of("git diff --quiet HEAD -- collegium 2>/dev/null && git rev-parse HEAD:collegium 2>/dev/null");
 }
 
 }  // namespace
@@ -96,9 +79,8 @@ RunSetting run_setting(const Arguments& arguments, const InterruptFlag* interrup
   if (interrupt) out.is_interrupted = [interrupt] { return interrupt->raised(); };
   out.clock = steady_clock();
   out.now = utc_now;
-  // With "-dirty" where tracked files differ; empty outside a repository.
-  out.git_commit = output_of("git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null");
-  out.code = working_code();
+  const auto from = built_from();
+  out.git_commit = from.commit, out.code = from.code;
   return out;
 }
 
@@ -120,12 +102,6 @@ std::string count_text(double count) {
   if (count >= 1e6) return fixed_text(count / 1e6, 2) + "M";
   if (count >= 1e4) return fixed_text(count / 1e3, 1) + "k";
   return fixed_text(count, 0);
-}
-
-std::string bytes_text(double bytes) {
-  if (bytes >= 1073741824.0) return fixed_text(bytes / 1073741824.0, 2) + " GiB";
-  if (bytes >= 1048576.0) return fixed_text(bytes / 1048576.0, 1) + " MiB";
-  return fixed_text(bytes / 1024.0, 1) + " KiB";
 }
 
 }  // namespace collegium::cli

@@ -49,8 +49,18 @@ io::Path run_folder(const Arguments& arguments, const std::string& word);
 /// Warns about damaged checkpoints and notes on the data.
 void show_warnings(const Arguments& arguments, const std::vector<std::string>& warnings);
 
-/// "1.23M", "12.3k", "4 GiB" and the like.
+/// `make()`, whose complaints about how parts fit together are told with the recipe's path.
+template <class Make>
+auto in_recipe(const std::string& path, const Make& make) {
+  try {
+    return make();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::usage) throw;
+    throw Error(error.kind(), text(path, ": ", error.what()), error.hint());
+  }
+}
+
+/// "1.23M", "12.3k" and the like.
 std::string count_text(double count);
-std::string bytes_text(double bytes);
 
 }  // namespace collegium::cli

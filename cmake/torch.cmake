@@ -10,7 +10,7 @@ if(NOT Torch_DIR)
   execute_process(COMMAND ${_python} -c "import torch; print(torch.utils.cmake_prefix_path)"
                   OUTPUT_VARIABLE _prefix OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE _failed)
   if(_failed)
-    message(FATAL_ERROR "no torch found with ${_python}; run 'make setup', or set PYTHON or Torch_DIR")
+    message(FATAL_ERROR "no torch found with ${_python}; run 'tools/setup.sh', or set PYTHON or Torch_DIR")
   endif()
   set(Torch_DIR ${_prefix}/Torch CACHE PATH "where TorchConfig.cmake is")
 endif()

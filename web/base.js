@@ -24,18 +24,17 @@ const isSet = (value) => value !== null && value !== undefined && value !== "";
 
 // --- numbers as text -------------------------------------------------------------------------------------------------
 
+const withMinus = (text) => text.replace(/-/g, "−");
+
 /** Four significant digits, thousands apart: 1.234, 0.00012, 12 345. */
 function plain(value) {
   if (!isNumber(value)) return "–";
   const size = Math.abs(value);
-  if (size >= 1e6 || (size > 0 && size < 1e-4)) return value.toExponential(2).replace("e+", "e");
+  if (size >= 1e6 || (size > 0 && size < 1e-4)) return withMinus(value.toExponential(2).replace("e+", "e"));
   if (Number.isInteger(value) || size >= 1e4) {
-    return Math.round(value)
-      .toString()
-      .replace(/\B(?=(\d{3})+$)/g, "\u202f");
+    return withMinus(Math.round(value).toString()).replace(/\B(?=(\d{3})+$)/g, "\u202f");
   }
-  return value
-    .toPrecision(4)
+  return withMinus(value.toPrecision(4))
     .replace(/(\.\d*?)0+$/, "$1")
     .replace(/\.$/, "");
 }
@@ -47,11 +46,18 @@ function short(value) {
   const power = size < 1000 ? 0 : Math.min(5, Math.floor(Math.log10(size * 1.0005) / 3));
   const scaled = value / 1000 ** power;
   const text = Number.isInteger(scaled) && size < 1000 ? String(scaled) : scaled.toPrecision(3);
-  return text.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") + ["", "k", "M", "G", "T", "P"][power];
+  return withMinus(text).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") + ["", "k", "M", "G", "T", "P"][power];
 }
 
-const percent = (share) => (isNumber(share) ? `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %` : "–");
-const fixed3 = (value) => (isNumber(value) ? value.toFixed(3) : "–");
+/** Bytes in the largest binary unit that fits: 23.54 GiB. */
+function bytesText(bytes) {
+  const power = clamp(Math.floor(Math.log2(Math.max(1, bytes)) / 10), 0, 4);
+  return `${plain(bytes / 1024 ** power)} ${["bytes", "KiB", "MiB", "GiB", "TiB"][power]}`;
+}
+
+const percent = (share) =>
+  isNumber(share) ? `${withMinus((100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0))} %` : "–";
+const fixed3 = (value) => (isNumber(value) ? withMinus(value.toFixed(3)) : "–");
 const times = (ratio) => (isNumber(ratio) ? `${ratio.toFixed(2)}×` : "–");
 
 function duration(seconds) {
@@ -125,7 +131,7 @@ function extent(values) {
   return low <= high ? [low, high] : null;
 }
 
-/** Round numbers that cover low … high, about `count` of them. */
+/** Round numbers that cover low … high, about `count` of them and at least two. */
 function ticks(low, high, count) {
   const raw = (high - low) / Math.max(1, count);
   if (!(raw > 0)) return [low];
@@ -134,7 +140,8 @@ function ticks(low, high, count) {
   const out = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; ++i)
     out.push(Number((i * step).toPrecision(12)));
-  return out;
+  // A fifth of the range or less is a step of at most half of it.
+  return out.length > 1 || count >= 5 ? out : ticks(low, high, count + 1);
 }
 
 function logTicks(low, high, room) {
@@ -273,10 +280,13 @@ function expertColour(expert) {
   return rgb(isDark() ? oklch(0.31 + (lightness - 0.66) * 0.62, chroma * 0.85, hue) : oklch(lightness, chroma, hue));
 }
 
-/** Share relative to uniform on a scale of doublings: blue below, grey at 1, orange above; the ends are 1/4 and 4. */
+/**
+ * Share relative to uniform on a scale of doublings: blue below, grey at 1, orange above; the ends are 1/4 and 4.
+ * Purple is a starved expert.
+ */
 function loadColour(ratio) {
   if (!isNumber(ratio)) return isDark() ? [22, 24, 28] : [252, 252, 250];
-  if (ratio < 1 / 16) return isDark() ? [0, 0, 0] : [38, 28, 66];
+  if (ratio < 1 / 16) return isDark() ? oklch(0.5, 0.2, 320) : oklch(0.3, 0.13, 320);
   const t = clamp(Math.log2(ratio) / 2, -1, 1);
   const size = Math.abs(t) ** 0.8;
   if (isDark()) return oklch(0.33 + 0.42 * size, 0.005 + 0.125 * size, t < 0 ? 245 : 60);

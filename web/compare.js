@@ -110,29 +110,49 @@ function rangePlot(values) {
   );
 }
 
-/** Which group is best, and whether its seeds lie apart from every other group's; -1 when nothing is better. */
+/**
+ * The groups with the best mean, and whether their seeds lie apart from every other group's; none when nothing is
+ * better.
+ */
 function bestOf(row, values) {
   const sign = row.better === "higher" ? -1 : row.better === "lower" ? 1 : 0;
-  const ranked = values
-    .map((value, i) => [sign * number(value?.mean), i])
-    .filter(([mean]) => isNumber(mean))
-    .sort((p, q) => p[0] - q[0]);
-  if (!sign || ranked.length < 2) return { best: -1, apart: false };
-  const [lead, next] = [values[ranked[0][1]], values[ranked[1][1]]];
-  if (lead.mean === next.mean) return { best: -1, apart: false };
-  const edge = (value, near) => number(near ? value.max : value.min);
-  const apart = ranked
-    .slice(1)
-    .every(([, i]) =>
-      sign > 0 ? edge(lead, true) < edge(values[i], false) : edge(lead, false) > edge(values[i], true),
-    );
-  return { best: ranked[0][1], apart };
+  const known = values.map((_, i) => i).filter((i) => isNumber(values[i]?.mean));
+  const lead = Math.min(...known.map((i) => sign * values[i].mean));
+  // Means of equal values can differ in their last digits.
+  const isBest = (i) => sign * values[i].mean - lead <= 1e-12 * Math.abs(lead);
+  const best = known.filter(isBest);
+  const others = known.filter((i) => !isBest(i));
+  if (!sign || !others.length) return { best: [], apart: false };
+  const edge = (i, near) => number(near ? values[i].max : values[i].min);
+  const apart = best.every((i) =>
+    others.every((j) => (sign > 0 ? edge(i, true) < edge(j, false) : edge(i, false) > edge(j, true))),
+  );
+  return { best, apart };
 }
 
-function advantage(values, apart) {
+/** Measures that follow from the configuration alone. */
+const fixedMeasures = ["active parameters", "parameters", "keys and values kept"];
+function isFixed(row, values) {
+  const known = values.filter((value) => isNumber(value?.mean));
+  return (
+    fixedMeasures.includes(row.measure) ||
+    (known.some((value) => value.n > 1) && known.every((value) => value.min === value.max))
+  );
+}
+
+function advantage(row, values, apart) {
+  if (isFixed(row, values)) return "better; the same for every seed";
   if (!values.every((value) => !isNumber(value?.mean) || value.n > 1))
     return "better; too few seeds to tell from chance";
   return apart ? "better on every seed" : "better on average; seeds overlap";
+}
+
+/** What a row of measures says: which groups lead it, and how far that can be trusted. */
+function readingOf(row, values, groups, { best, apart }) {
+  if (!best.length)
+    return row.better && values.filter((value) => isNumber(value?.mean)).length > 1 ? "no difference" : "";
+  const names = best.map((i) => groups[i]?.name ?? i).join(" and ");
+  return `${names}${best.length > 1 ? " (tied)" : ""} ${advantage(row, values, apart)}`;
 }
 
 /** "1.693 ± 0.002": the spread with two digits, the mean with as many places as the spread. */
@@ -140,16 +160,15 @@ function meanText({ mean, std, n }) {
   if (!isNumber(mean)) return "–";
   if (!(std > 0) || !(n > 1)) return plain(mean);
   const places = clamp(1 - Math.floor(Math.log10(std)), 0, 6);
-  const write = (value) => (places ? value.toFixed(places) : plain(Math.round(value)));
+  const write = (value) => (places ? withMinus(value.toFixed(places)) : plain(Math.round(value)));
   return `${write(mean)} ± ${write(std)}`;
 }
 const signed = (value) =>
   isNumber(value) ? `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(3)}` : "–";
 
 function measureTable(rows, groups) {
-  return el(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of measures" },
+  return scrollBox(
+    "Table of measures",
     el(
       "table",
       { class: "measures" },
@@ -172,13 +191,7 @@ function measureTable(rows, groups) {
         null,
         rows.map((row) => {
           const values = list(row?.values);
-          const { best, apart } = bestOf(row, values);
-          const reading =
-            best < 0
-              ? row.better && values.filter((value) => isNumber(value?.mean)).length > 1
-                ? "no difference"
-                : ""
-              : `${groups[best]?.name ?? best} ${advantage(values, apart)}`;
+          const found = bestOf(row, values);
           return el(
             "tr",
             null,
@@ -196,13 +209,13 @@ function measureTable(rows, groups) {
               const value = object(values[i]);
               return el(
                 "td",
-                { class: i === best && apart ? "best" : null },
+                { class: found.apart && found.best.includes(i) ? "best" : null },
                 meanText(value),
                 isNumber(value.n) && el("span", { class: "small" }, `${value.n} seed${value.n === 1 ? "" : "s"}`),
               );
             }),
             el("td", null, rangePlot(groups.map((_, i) => values[i]))),
-            el("td", { class: "reading" }, reading),
+            el("td", { class: "reading" }, readingOf(row, values, groups, found)),
           );
         }),
       ),
@@ -210,12 +223,19 @@ function measureTable(rows, groups) {
   );
 }
 
+/** A warning when groups were trained for different numbers of steps: their measures are ranked all the same. */
+function stepsWarning(differences, groups) {
+  const steps = list(differences.find((row) => row?.path === "train.steps")?.values);
+  if (!steps.length) return null;
+  const each = groups.map((group, i) => `${group.name} ${isSet(steps[i]) ? steps[i] : "not set"}`).join(", ");
+  return el("p", { class: "notes" }, `The groups differ in their number of training steps (${each}): no fair ranking.`);
+}
+
 function differenceTable(rows, groups) {
   const write = (value) =>
     value === null || value === undefined ? "not set" : typeof value === "string" ? value : JSON.stringify(value);
-  return el(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of differences" },
+  return scrollBox(
+    "Table of differences",
     el(
       "table",
       null,
@@ -250,9 +270,8 @@ function differenceTable(rows, groups) {
 function runTable(groups) {
   const rows = groups.flatMap((group, i) => group.runs.map((run) => [i, group, run]));
   const last = (run) => run.run?.valid_bpb ?? [...run.valid].reverse().find((row) => isNumber(row.bpb))?.bpb;
-  return el(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of runs" },
+  return scrollBox(
+    "Table of runs",
     el(
       "table",
       null,
@@ -393,6 +412,7 @@ function comparePage(data) {
         names.measures,
         "Mean ± standard deviation over seeds. The bar in a row runs from the lowest to the highest seed, the dot is " +
           "the mean; rows have their own scale.",
+        stepsWarning(list(data.differences), groups),
         measureTable(measures, groups),
       ),
     section(

@@ -2,7 +2,8 @@
 
 /**
  * `rows`: ascending {step, layers}; `layer`: which of them; `clock`: see makeClock. One row of cells an expert, one
- * column a pixel, each the mean of the recorded steps that fall on it.
+ * column a pixel, each the mean of the records that fall on it. A record stands for the steps since the one before, so
+ * that a pixel without a record of its own shows the next one, and the crosshair rests there.
  */
 function loadFigure({ title, rows, layer, experts, clock, summary }) {
   const loads = rows.map((row) => list(row.layers[layer]?.load));
@@ -26,6 +27,7 @@ function loadFigure({ title, rows, layer, experts, clock, summary }) {
     draw: () => {},
     under: (geometry) => paintLoads(geometry, loads, stops(view.x), experts, cell),
     stops,
+    rest: nextRecord,
     pointer: (py, geometry) => {
       chosen = clamp(Math.floor((py - geometry.top) / cell), 0, experts - 1);
     },
@@ -33,7 +35,7 @@ function loadFigure({ title, rows, layer, experts, clock, summary }) {
       chosen = clamp(chosen + by, 0, experts - 1);
     },
     values: (x, geometry) => {
-      const at = nearest(stops(view.x), x);
+      const at = nextRecord(stops(view.x), x);
       const share = loads[at]?.[chosen];
       const ratio = number(share) * experts;
       return {
@@ -45,6 +47,12 @@ function loadFigure({ title, rows, layer, experts, clock, summary }) {
       };
     },
   });
+}
+
+/** Index of the first element not below x; the last one when all are below. */
+function nextRecord(xs, x) {
+  const i = nearestBelow(xs, x);
+  return xs[i] < x && i + 1 < xs.length ? i + 1 : i;
 }
 
 function paintLoads(geometry, loads, xs, experts, cell) {
@@ -59,9 +67,8 @@ function paintLoads(geometry, loads, xs, experts, cell) {
   for (let column = 0; column < columns; ++column) {
     const end = geometry.invert(geometry.left + column + 1);
     let to = from;
-    while (to < xs.length && xs[to] < end) ++to;
-    // A pixel without a step of its own shows the last one before it.
-    const first = to > from ? from : Math.max(0, from - 1);
+    while (to < xs.length && (xs[to] <= end || column === columns - 1)) ++to;
+    const first = to > from ? from : Math.min(to, xs.length - 1);
     const last = to > from ? to : first + 1;
     from = to;
     const beyond = xs.length > 1 && end > xs[xs.length - 1] + (xs[xs.length - 1] - xs[0]) / (xs.length - 1);

@@ -26,10 +26,10 @@ function ratioTable(caption, corner, heads, rows, note) {
       td.style.color = channels[0] * 0.3 + channels[1] * 0.6 + channels[2] * 0.1 > 128 ? "#111" : "#fff";
     }
   });
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, table, note && el("p", { class: "small" }, note));
+  return scrollBox(caption, table, note && el("p", { class: "small" }, note));
 }
 
-const visibleToken = (token) => String(token).replace(/\n/g, "↵").replace(/ /g, "·").replace(/\t/g, "⇥");
+const visibleToken = (token) => tokenText(String(token)).replace(/ /g, "␣");
 
 function inspectLayer(layer, history) {
   const experts = number(layer.n_experts);
@@ -90,9 +90,8 @@ function inspectLayer(layer, history) {
   }
   if (list(layer.favourites).length)
     parts.push(
-      el(
-        "div",
-        { class: "scroll", tabindex: 0, role: "region", "aria-label": "Typical tokens" },
+      scrollBox(
+        "Typical tokens",
         el(
           "table",
           { class: "favourites" },
@@ -124,20 +123,23 @@ function inspectHistory(history, index) {
     const values = rows.map((row) => number(row.layers[index][key]));
     if (!hasAny(values)) return null;
     return lineChart({
-      title, read, compact: true, height: 92, label: `${title}: crosshair`,
+      title, read, compact: true, height: 104, label: `${title}: crosshair`,
       series: [curve(title, style, clock, steps, values, { label: false })], ...more,
     });
   };
-  return el(
-    "div",
-    { class: "trio" },
+  const charts = [
     line("fluctuation", "fluctuation", "first experts that changed since the evaluation before", "b", { zero: true, format: percent }),
     line("score_entropy", "score entropy", "of a token's scores, nats", "a", { zero: true }),
     line("max_violation", "max violation", "busiest over mean, less 1", "c", { zero: true }),
     line("collapse", "collapse", "variance between experts' centroids", "d", { zero: true, format: percent }),
     line("margin", "margin", "first choice to runner-up", "a", { zero: true }),
     line("utilisation", "utilisation", "experts with over a quarter of the even load", "b", { zero: true, ceiling: 1, format: percent }),
-  );
+  ];
+  return [
+    el("h3", null, "During training"),
+    el("p", { class: "small" }, "From the run's evaluations on held-out data; what stands above is of one checkpoint."),
+    el("div", { class: "trio" }, charts),
+  ];
 }
 
 function inspectPage(data) {

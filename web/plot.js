@@ -53,7 +53,8 @@ addEventListener("scroll", hideTip, { passive: true });
  *   title, read (how to read it), unit (of the vertical axis, or a function that tells), label (for screen readers),
  *   height, compact
  *   yRange() -> [low, high] or null for a body with its own rows;   yTicks(geometry) -> [[value text, y]]
- *   draw(svg, geometry);   stops(mode) -> ascending x where the crosshair rests
+ *   draw(svg, geometry);   stops(mode) -> ascending x where the crosshair rests;   rest(stops, x) -> which of them, else
+ *   the nearest
  *   values(x, y) -> {heading?, rows, dots: [[x, y, class]]};   up and down keys call part.move(by) when it is there
  */
 function timeFigure(part) {
@@ -103,7 +104,7 @@ function timeFigure(part) {
     marks.replaceChildren();
     const stops = part.stops(view.x);
     if (!isNumber(x) || !stops.length) return null;
-    const at = stops[nearest(stops, x)];
+    const at = stops[(part.rest ?? nearest)(stops, x)];
     const px = geometry.x(at);
     if (!isNumber(px)) return null;
     const found = part.values(at, geometry);
@@ -186,7 +187,7 @@ function makeGeometry(width, height, part) {
   const left = compact ? 40 : 46;
   const right = width - (endLabels || 10);
   const top = 8;
-  const bottom = height - (compact ? 20 : 34);
+  const bottom = height - (compact ? 31 : 34);
   let [first, last] = view.span();
   if (!(last > first)) [first, last] = [0, Math.max(1, last)];
   const warp = view.log ? Math.log : (value) => value;
@@ -213,15 +214,13 @@ function drawAxes(root, geometry, part) {
       svg("text", { x: anchor === "end" ? right + 8 : px, y: bottom + 15, "text-anchor": anchor }, axisText(value)),
     );
   }
-  if (!part.compact) {
-    group.append(
-      svg(
-        "text",
-        { class: "axis-name", x: (left + right) / 2, y: geometry.height - 4, "text-anchor": "middle" },
-        `${axisNames[view.x]}${view.log ? " (log)" : ""} →`,
-      ),
-    );
-  }
+  group.append(
+    svg(
+      "text",
+      { class: "axis-name", x: (left + right) / 2, y: geometry.height - 4, "text-anchor": "middle" },
+      `${axisNames[view.x]}${view.log ? " (log)" : ""} →`,
+    ),
+  );
   group.append(svg("line", { class: "base", x1: left, x2: right, y1: bottom, y2: bottom }));
   const count = Math.max(2, Math.round((bottom - top) / (part.compact ? 26 : 42)));
   const yTicks = part.yTicks
@@ -243,9 +242,10 @@ function drawAxes(root, geometry, part) {
 /** A tick's number, in the manner that suits the highest value of its axis. */
 function axisNumber(value, high) {
   if (value === 0) return "0";
-  if (high < 0.01) return value.toExponential(1).replace(".0e", "e");
-  return Math.abs(value) >= 1000 ? short(value) : String(Number(value.toPrecision(6)));
+  if (high < 0.01) return withMinus(value.toExponential(1).replace(".0e", "e"));
+  return Math.abs(value) >= 1000 ? short(value) : withMinus(String(Number(value.toPrecision(6))));
 }
+const axisPercent = (share) => `${withMinus(String(Number((100 * share).toPrecision(6))))} %`;
 
 /** Ticks at round minutes and hours when the axis is time. */
 function timeTicks(first, last, room) {
@@ -309,7 +309,7 @@ function lineChart({ series, zero, ceiling, format = plain, ...part }) {
   const figure = timeFigure({
     ...part,
     after: legend,
-    tick: format === percent ? percent : undefined,
+    tick: format === percent ? axisPercent : undefined,
     labels: part.compact ? null : () => 18 + 7.6 * Math.max(0, ...all().map((one) => name(one).length)),
     yRange: () => {
       const values = all().flatMap((one) => {
@@ -329,7 +329,8 @@ function lineChart({ series, zero, ceiling, format = plain, ...part }) {
         const { xs, ys, low, high } = one.points(view.x);
         if (low) root.append(svg("path", { class: `band ${one.style}`, d: bandPath(xs, low, high, geometry) }));
         root.append(svg("path", { class: `line ${one.style}`, d: thinPath(xs, ys, geometry) }));
-        if (one.dots && xs.length <= 80) {
+        // A line of one point cannot be seen.
+        if ((one.dots && xs.length <= 80) || ys.filter(isNumber).length === 1) {
           xs.forEach((x, i) => {
             const [cx, cy] = [geometry.x(x), geometry.y(ys[i])];
             if (isNumber(cx) && isNumber(cy)) root.append(svg("circle", { class: `dot ${one.style}`, cx, cy, r: 2.4 }));

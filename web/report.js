@@ -26,19 +26,30 @@ function section(id, title, lead, ...content) {
 }
 const absent = (text) => el("p", { class: "absent" }, text);
 
+/** What may be wider than the page, with a line that says so when it is. */
+function scrollBox(label, ...content) {
+  const cue = el("p", { class: "cue", "aria-hidden": "true", hidden: true }, "wider than the page: scroll sideways →");
+  const box = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
+  new ResizeObserver(() => {
+    cue.hidden = box.scrollWidth <= box.clientWidth + 1;
+  }).observe(box);
+  return el("div", null, cue, box);
+}
+
+/** One of a list in a table: what has a name by its name and licence. */
+function entryText(one) {
+  const { name, licence } = object(one);
+  if (isSet(name)) return isSet(licence) ? `${name} (${licence})` : String(name);
+  return one !== null && typeof one === "object" ? JSON.stringify(one) : String(one);
+}
+
 /** Nested objects as rows "a.b.c", value. */
 function flatRows(value, path = "") {
   return Object.entries(object(value)).flatMap(([key, inner]) => {
     const name = path ? `${path}.${key}` : key;
     if (inner !== null && typeof inner === "object" && !Array.isArray(inner)) return flatRows(inner, name);
-    return [
-      [
-        name,
-        Array.isArray(inner)
-          ? inner.map((one) => (typeof one === "object" ? JSON.stringify(one) : one)).join(", ")
-          : String(inner),
-      ],
-    ];
+    if (Array.isArray(inner)) return [[name, inner.map(entryText).join(", ")]];
+    return [[name, key.endsWith("_bytes") && isNumber(inner) ? bytesText(inner) : String(inner)]];
   });
 }
 const keyTable = (caption, value) =>
@@ -75,9 +86,20 @@ function highlightToml(text) {
   return out;
 }
 
-function reportHeader(data, run, timing) {
-  const seconds = (instant(run.finished) - instant(run.started)) / 1000;
-  const lasted = isNumber(seconds) ? seconds : number(timing[timing.length - 1]?.seconds);
+/**
+ * Seconds in training steps, from the tokens and the speed of every record; NaN when they are not known. After a resume
+ * a step can be recorded again, and the last record counts.
+ */
+function trainingSeconds(timing, clock) {
+  if (!clock.tokens) return NaN;
+  const rows = timing.filter((row, i) => row.step !== timing[i + 1]?.step && row.tokens_per_second > 0);
+  const tokens = rows.map((row) => clock.tokens(row.step));
+  const seconds = rows.map((row, i) => (tokens[i] - (tokens[i - 1] ?? 0)) / row.tokens_per_second);
+  return seconds.length ? seconds.reduce((sum, value) => sum + value, 0) : NaN;
+}
+
+function reportHeader(data, run, timing, clock) {
+  const trained = trainingSeconds(timing, clock);
   const active = run.parameters_active / run.parameters_total;
   const sparse = isNumber(active) && active < 0.9995;
   return el(
@@ -123,7 +145,7 @@ function reportHeader(data, run, timing) {
         isNumber(run.flops_per_token * run.tokens) &&
           `${short(run.flops_per_token * run.tokens).replace(/([kMGTP]?)$/, " $1")}FLOP over all tokens`,
       ),
-      fact("Speed", short(run.tokens_per_second), "tokens/s", isNumber(lasted) && `for ${duration(lasted)}`),
+      fact("Speed", short(run.tokens_per_second), "tokens/s", isNumber(trained) && `${duration(trained)} in training steps`),
       fact("Device", run.device, null, run.precision),
       fact("Seed", run.seed, null, isSet(run.commit) && `commit ${String(run.commit).slice(0, 10)}`),
       fact("Recipe", run.recipe, null, isSet(run.started) && dateText(run.started)),
@@ -221,7 +243,7 @@ function expertSection(data, train, valid, clock) {
       title: name,
       read,
       compact: true,
-      height: 92,
+      height: 104,
       label: `${layerName(data, layer)}, ${name}: crosshair`,
       series: noisyCurve(name, style, clock, column(rows, "step"), values),
       ...more,
@@ -230,8 +252,8 @@ function expertSection(data, train, valid, clock) {
   return section(
     "experts",
     title,
-    "One row of cells an expert. A calm grey field is even work; a lasting orange row is an expert that takes too " +
-      "much, a blue one that starves.",
+    "One row of cells an expert; a cell is the mean of the steps up to its record. A calm grey field is even work; a " +
+      "lasting orange row is an expert that takes too much, a blue one that gets too little.",
     loadKey(),
     el(
       "div",
@@ -371,7 +393,7 @@ function reportPage(data) {
     ),
   ].filter(Boolean);
   return [
-    reportHeader(data, run, timing),
+    reportHeader(data, run, timing, clock),
     el(
       "nav",
       { "aria-label": "Sections" },

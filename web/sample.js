@@ -1,12 +1,13 @@
 // Which expert took which token of a sample: as running text for one layer, as a map of all layers.
 
-/** A token as it can be shown: white space gets a sign. */
+/** A token as it can be shown: white space gets a sign, other control characters their number. */
 const tokenText = (token) =>
   token === ""
     ? "∅"
     : token
         .replace(/\n/g, "⏎")
         .replace(/\t/g, "⇥")
+        .replace(/[\x00-\x1f\x7f]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`)
         .replace(/^ +$/, (s) => "␣".repeat(s.length));
 
 /**

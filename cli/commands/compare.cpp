@@ -117,10 +117,16 @@ int run_compare(const Arguments& arguments) {
   auto& out = arguments.out();
   if (arguments.given("room")) return compare_room(arguments);
   require(!arguments.positionals("RUN").empty(), "name at least one run, or --room");
+  if (const auto folder = io::parent_of(arguments.text("out"));
+      !folder.empty() && !std::filesystem::is_directory(folder))
+    throw Error(ErrorKind::io, text("--out: there is no folder ", folder.string()));
   std::vector<io::Path> folders;
   for (const auto& word : arguments.positionals("RUN")) folders.push_back(run_folder(arguments, word));
   auto data = compare_data(folders, arguments.all("label"));
   data["title"] = arguments.text("title");
+  if (!data["left_out"].empty())
+    out.warn(text("left out, since runs of the same configuration and seed are there already: ",
+                  join(data["left_out"].get<std::vector<std::string>>())));
   io::write_atomically(io::real_file_system(), arguments.text("out"), io::as_bytes(compare_page(data)));
 
   std::vector<std::string> header = {"measure"};

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
-#include "cli/machine.h"
+#include "collegium/base/bytes.h"
 #include "collegium/base/error.h"
 #include "collegium/data/sources.h"
 

@@ -73,7 +73,18 @@ int run_generate(const Arguments& arguments) {
                              .top_p = arguments.number("top-p"),
                              .top_k = arguments.integer("top-k"),
                              .seed = arguments.integer("seed")};
-  config = read_config<infer::SampleConfig>(write_config(config), "--");  // the bounds of the recipe's fields
+  try {
+    config = read_config<infer::SampleConfig>(write_config(config), "");  // the bounds of the recipe's fields
+  } catch (const Error& error) {
+    std::string message = error.what();
+    if (message.starts_with("top_")) message[3] = '-';
+    throw Error(error.kind(), "--" + message);
+  }
+  if (arguments.given("trace")) {
+    const auto folder = io::parent_of(arguments.text("trace"));
+    if (!folder.empty() && !std::filesystem::is_directory(folder))
+      throw Error(ErrorKind::io, text("--trace: there is no folder ", folder.string()));
+  }
   const auto prompt = prompt_of(arguments);
   const auto device = parse_device(arguments.text("device"));
   auto run = open_run(run_folder(arguments, arguments.positional("RUN")), device,

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "cli/setting.h"
+#include "collegium/base/bytes.h"
 
 namespace collegium::cli {
 namespace {
@@ -28,7 +29,8 @@ int run_plan(const Arguments& arguments) {
   const InterruptFlag interrupt;
   const auto setting = run_setting(arguments, &interrupt, nullptr);
   if (!arguments.flag("no-measure")) out.note("measuring a few training steps on random data …");
-  const auto plan = make_plan(recipe.run, setting, !arguments.flag("no-measure"));
+  const auto plan =
+      in_recipe(recipe.path, [&] { return make_plan(recipe.run, setting, !arguments.flag("no-measure")); });
   const auto& f = plan.facts;
 
   TextTable rows({"what", "value", "note"});

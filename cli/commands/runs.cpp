@@ -1,9 +1,9 @@
 // `collegium runs`: the list of runs.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "collegium/base/text_table.h"
-
 #include "cli/setting.h"
+#include "collegium/base/text_table.h"
 
 namespace collegium::cli {
 namespace {
@@ -14,6 +14,12 @@ constexpr Option kRunsOptions[] = {
     kRunsOption,
 };
 constexpr Example kRunsExamples[] = {{"collegium runs", "the newest runs"}};
+
+// 2026-01-31T12:00:00Z -> 2026-01-31 12:00, which may break into two lines.
+std::string started(std::string created_at) {
+  std::replace(created_at.begin(), created_at.end(), 'T', ' ');
+  return created_at.substr(0, 16);
+}
 
 int run_runs(const Arguments& arguments) {
   auto& out = arguments.out();
@@ -32,7 +38,7 @@ int run_runs(const Arguments& arguments) {
     if (arguments.flag("ids")) out.line(run.id);
     rows.row({run.id, std::string(io::run_status_name(run.status)), std::to_string(run.steps),
               run.valid_bpb || run.note.empty() ? number(run.valid_bpb, 4) + (run.valid_bpb ? " bpb" : "") : run.note,
-              number(run.tokens_per_second, 0), run.created_at});
+              number(run.tokens_per_second, 0), started(run.created_at)});
     Json row = {{"id", run.id},
                 {"status", io::run_status_name(run.status)},
                 {"recipe", run.recipe_path},

@@ -1,4 +1,5 @@
 // `collegium train`: carries out a recipe.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "cli/setting.h"
@@ -43,6 +44,25 @@ Json outcome_json(const RunOutcome& o) {
   return out;
 }
 
+std::string quoted(const std::string& word) {
+  const auto is_plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || std::string_view("_-./=:,@%+").find(c) != std::string::npos;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), is_plain)) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+// What goes on with an interrupted run, to be pasted into the same shell.
+std::string going_on(const Arguments& arguments, const io::Run& run) {
+  auto out = text("collegium train ", quoted(arguments.positional("RECIPE")));
+  for (const auto& set : arguments.all("set")) out += " --set " + quoted(set);
+  for (const auto* option : {"runs", "device", "threads"})
+    if (arguments.given(option)) out += text(" --", option, " ", quoted(arguments.text(option)));
+  return text(out, " --resume --run ", run.id);
+}
+
 int finish(const Arguments& arguments, const RunOutcome& outcome, const RunSetting& setting) {
   auto& out = arguments.out();
   show_warnings(arguments, outcome.warnings);
@@ -54,7 +74,7 @@ int finish(const Arguments& arguments, const RunOutcome& outcome, const RunSetti
   }
   if (r.reason == train::StopReason::interrupted) {
     throw Error(ErrorKind::interrupted, text(outcome.run.id, ": interrupted at step ", r.step, ", checkpoint written"),
-                text("go on with: collegium train ", outcome.run.recipe_path, " --resume --run ", outcome.run.id));
+                text("go on with: ", going_on(arguments, outcome.run)));
   }
   if (!arguments.flag("no-report")) {
     auto opened = open_run(outcome.folder, setting.device);
@@ -95,7 +115,8 @@ int run_train(const Arguments& arguments) {
     if (!arguments.given("seed")) config.seed = run.seed;
     return finish(arguments, resume_run(run, config, arguments.flag("allow-drift"), setting), setting);
   }
-  const auto plan = make_plan(recipe.run, setting, false);
+  if (!arguments.flag("dry-run")) io::real_file_system().create_directories(setting.runs_root);
+  const auto plan = in_recipe(recipe.path, [&] { return make_plan(recipe.run, setting, false); });
   refuse_if_too_large(plan);
   if (arguments.flag("dry-run")) {
     out.line(text(recipe.path, ": fits; ", count_text(plan.facts.parameters_total), " parameters, ",

@@ -121,7 +121,11 @@ class Reader final : public Fields {
   }
   // A whole number is a fine way to write a float; the other way round would lose digits.
   double as_double(const Value& value, const std::string& path) {
-    if (const auto* d = std::get_if<double>(&value.data)) return *d;
+    if (const auto* d = std::get_if<double>(&value.data)) {
+      if (!std::isfinite(*d))
+        throw config_error(value.origin, path, text("must be a finite number, got ", to_toml(value)));
+      return *d;
+    }
     if (const auto* i = std::get_if<int64_t>(&value.data)) return static_cast<double>(*i);
     throw config_error(value.origin, path, text("must be a number, got ", value.type_name(), " ", to_toml(value)));
   }

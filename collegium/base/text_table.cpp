@@ -184,19 +184,36 @@ std::vector<size_t> TextTable::widths(const TableStyle& style) const {
     for (const auto& row : rows_) out[c] = std::max(out[c], display_width(row[c]));
   }
   if (style.width == 0) return out;
-  // Take what is too wide from the widest columns of text, never below the header or 10 cells.
-  for (;;) {
-    size_t total = 2 * (out.size() - std::min<size_t>(out.size(), 1));
-    for (const auto w : out) total += w;
-    if (total <= style.width) return out;
-    size_t widest = out.size();
-    for (size_t c = 0; c < out.size(); ++c) {
-      if (is_right(c) || out[c] <= std::max<size_t>(10, display_width(header_[c]))) continue;
-      if (widest == out.size() || out[c] > out[widest]) widest = c;
+  // Take what is too wide from the widest columns of text, never below the header or 10 cells; words are cut only where
+  // breaking between them is not enough.
+  const auto longest_word = [&](size_t column) {
+    size_t most = 0;
+    for (const auto& row : rows_)
+      for (size_t from = 0; from <= row[column].size();) {
+        const auto to = std::min(row[column].find(' ', from), row[column].size());
+        most = std::max(most, display_width(std::string_view(row[column]).substr(from, to - from)));
+        from = to + 1;
+      }
+    return most;
+  };
+  for (const bool cuts_words : {false, true}) {
+    std::vector<size_t> least(out.size());
+    for (size_t c = 0; c < out.size(); ++c)
+      least[c] = std::max({size_t{10}, display_width(header_[c]), cuts_words ? 0 : longest_word(c)});
+    for (;;) {
+      size_t total = 2 * (out.size() - std::min<size_t>(out.size(), 1));
+      for (const auto w : out) total += w;
+      if (total <= style.width) return out;
+      size_t widest = out.size();
+      for (size_t c = 0; c < out.size(); ++c) {
+        if (is_right(c) || out[c] <= least[c]) continue;
+        if (widest == out.size() || out[c] > out[widest]) widest = c;
+      }
+      if (widest == out.size()) break;
+      --out[widest];
     }
-    if (widest == out.size()) return out;
-    --out[widest];
   }
+  return out;
 }
 
 std::string TextTable::render(const TableStyle& style) const {

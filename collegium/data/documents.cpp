@@ -201,14 +201,14 @@ DocumentSet read_local(const fs::path& path) {
   return out;
 }
 
-DocumentSet read_source(const std::string& name_or_path, const SourcePaths& paths, const OnProgress& progress) {
+void check_source(const std::string& name_or_path) {
   if (const auto* source = find_source(name_or_path)) {
     require(source->reader != SourceReader::digits, "data: source '", name_or_path, "' holds images, not texts");
-    auto documents = read_documents(*source, locate(*source, paths, progress));
-    return {std::move(documents),
-            {.name = name_or_path, .sha256 = std::string(source->sha256), .licence = std::string(source->licence)}};
+    return;
   }
-  if (fs::exists(name_or_path)) return read_local(name_or_path);
+  if (fs::exists(name_or_path)) return;
+  if (name_or_path.ends_with(".txt") || name_or_path.find('/') != std::string::npos)
+    throw Error(ErrorKind::usage, text("data.sources: no such file or folder: ", name_or_path));
   std::vector<std::string> known;
   for (const auto& source : sources())
     if (source.reader != SourceReader::digits) known.emplace_back(source.name);
@@ -216,6 +216,15 @@ DocumentSet read_source(const std::string& name_or_path, const SourcePaths& path
   throw Error(ErrorKind::usage,
               text("unknown source '", name_or_path, "'", near.empty() ? "" : text("; did you mean '", near, "'?"),
                    " (known: ", join(known), "; or the path of a .txt file or a folder of them)"));
+}
+
+DocumentSet read_source(const std::string& name_or_path, const SourcePaths& paths, const OnProgress& progress) {
+  check_source(name_or_path);
+  const auto* source = find_source(name_or_path);
+  if (!source) return read_local(name_or_path);
+  auto documents = read_documents(*source, locate(*source, paths, progress));
+  return {std::move(documents),
+          {.name = name_or_path, .sha256 = std::string(source->sha256), .licence = std::string(source->licence)}};
 }
 
 }  // namespace collegium::data

@@ -45,6 +45,9 @@ void join_groups_that_share_lines(std::span<Document> documents, size_t shortest
 /// file, for a NUL byte (binary content) and for text that is not UTF-8, naming file, offset and byte.
 DocumentSet read_local(const std::filesystem::path& path);
 
+/// Whether there is such a source, without reading it. Throws usage Error with the known sources.
+void check_source(const std::string& name_or_path);
+
 /// A catalogue name or a path. A name without a file of that name and unknown to the catalogue is a usage Error
 /// that lists the known sources.
 DocumentSet read_source(const std::string& name_or_path, const SourcePaths& paths, const OnProgress& progress = {});

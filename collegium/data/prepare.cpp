@@ -23,15 +23,6 @@ bool is_tokenizer_file(const std::string& tokenizer) {
   return tokenizer.ends_with(".json");
 }
 
-void check_config(const DataConfig& config) {
-  require(!config.sources.empty(), "data: sources must name at least one data set, .txt file or folder");
-  const std::set<std::string> distinct(config.sources.begin(), config.sources.end());
-  require(distinct.size() == config.sources.size(), "data: a source is named twice in sources (", join(config.sources),
-          ")");
-  require(config.tokenizer == "byte" || config.tokenizer == "bpe" || is_tokenizer_file(config.tokenizer),
-          "data: tokenizer must be \"byte\", \"bpe\" or the path of a tokenizer.json, got \"", config.tokenizer, "\"");
-}
-
 std::string prepared_key(const DataConfig& config, const std::vector<DocumentSet>& sets, const std::string& given) {
   ManifestJson inputs = {{"format", kPreparedFormat},
                          {"tokenizer", given.empty() ? config.tokenizer : io::sha256_hex(given)},
@@ -174,6 +165,20 @@ void write_prepared(const fs::path& folder, const std::string& key, const DataCo
 }
 
 }  // namespace
+
+void check_config(const DataConfig& config) {
+  require(!config.sources.empty(), "data: sources must name at least one data set, .txt file or folder");
+  const std::set<std::string> distinct(config.sources.begin(), config.sources.end());
+  require(distinct.size() == config.sources.size(), "data: a source is named twice in sources (", join(config.sources),
+          ")");
+  for (const auto& source : config.sources) check_source(source);
+  const auto& tokenizer = config.tokenizer;
+  if (tokenizer == "byte" || tokenizer == "bpe" || is_tokenizer_file(tokenizer)) return;
+  const auto near = nearest(tokenizer, {"byte", "bpe"});
+  throw Error(ErrorKind::usage,
+              text("data.tokenizer: must be \"byte\", \"bpe\" or the path of a tokenizer.json, got \"", tokenizer, "\"",
+                   near.empty() ? "" : text("; did you mean \"", near, "\"?")));
+}
 
 std::vector<Document> select_documents(const DataConfig& config, const std::vector<DocumentSet>& sets) {
   std::set<std::string> unused(config.languages.begin(), config.languages.end());

@@ -68,6 +68,9 @@ struct PreparedData {
 /// Throws usage Error for a wrong config, Error(data) and Error(io) as the steps do.
 PreparedData prepare(const DataConfig& config, const SourcePaths& paths, const OnProgress& progress = {});
 
+/// Throws usage Error where sources or tokenizer cannot be what they say, without reading any.
+void check_config(const DataConfig& config);
+
 /// The documents that `config` selects, ids as "source/id" when there are several sources, before the split.
 std::vector<Document> select_documents(const DataConfig& config, const std::vector<DocumentSet>& sets);
 

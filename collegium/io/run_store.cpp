@@ -27,22 +27,27 @@ RunStatus status_from(const std::string& name, const Path& path) {
 
 /// The row that the statement stands on; columns as in kRunColumns.
 Run run_from(const Statement& row, const Path& path) {
-  return {.id = row.string(0),
-          .name = row.string(1),
-          .recipe_path = row.string(2),
-          .command = row.string(3),
-          .folder = row.string(4),
-          .status = status_from(row.string(5), path),
-          .seed = row.integer(6),
-          .git_commit = row.string(7),
-          .config_hash = row.string(8),
-          .created_at = row.string(9),
-          .finished_at = row.string(10),
-          .steps = row.integer(11),
-          .train_bpb = row.number(12),
-          .valid_bpb = row.number(13),
-          .tokens_per_second = row.number(14),
-          .note = row.string(15)};
+  Run run = {.id = row.string(0),
+             .name = row.string(1),
+             .recipe_path = row.string(2),
+             .command = row.string(3),
+             .folder = row.string(4),
+             .status = status_from(row.string(5), path),
+             .seed = row.integer(6),
+             .git_commit = row.string(7),
+             .config_hash = row.string(8),
+             .created_at = row.string(9),
+             .finished_at = row.string(10),
+             .steps = row.integer(11),
+             .train_bpb = row.number(12),
+             .valid_bpb = row.number(13),
+             .tokens_per_second = row.number(14),
+             .note = row.string(15)};
+  // Runs live beside the list of them, and may be moved or copied together.
+  std::error_code ignored;
+  if (const auto here = std::filesystem::absolute(path).parent_path() / run.id; std::filesystem::exists(here, ignored))
+    run.folder = here.lexically_normal().string();
+  return run;
 }
 
 bool is_same_folder(std::string_view a, std::string_view b) {

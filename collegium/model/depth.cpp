@@ -51,6 +51,7 @@ DepthRouter::Taken DepthRouter::take(const Tensor& x_ND, const route::Context& r
   const auto score_1BT = score_N.view({1, B, T});
   const auto mask_BT = routing.mask_N.defined() ? routing.mask_N.view({B, T}) : Tensor();
   const bool trains = route::trains(routing);
+  require(!before || (!trains && is_causal()), "decoder: with a cache, a mixture of depths must choose causally");
   Taken out;
   Tensor logit_N;
   if (inner_HD_.defined()) {
@@ -62,22 +63,21 @@ DepthRouter::Taken DepthRouter::take(const Tensor& x_ND, const route::Context& r
     chosen_1BT = layer::choose_tokens(config_.training, score_1BT, mask_BT, quota_);
   else if (config_.evaluation == DepthChoice::predicted)
     chosen_1BT = logit_N.gt(0).view({1, B, T});
+  else if (before && before->score_1BP.defined())
+    chosen_1BT = layer::choose_more(score_1BT, before->score_1BP, before->count_1B, quota_);
   else
     chosen_1BT =
         layer::choose_tokens(config_.evaluation == DepthChoice::sequence ? TokenChoice::sequence : TokenChoice::so_far,
                              score_1BT, mask_BT, quota_);
+  if (mask_BT.defined()) chosen_1BT = chosen_1BT.logical_and(mask_BT);
   if (before) {
-    require(!trains && is_causal(), "decoder: with a cache, a mixture of depths must choose causally");
     if (config_.evaluation == DepthChoice::so_far) {
-      if (before->count_1B.defined())
-        chosen_1BT = layer::choose_more(score_1BT, before->score_1BP, before->count_1B, quota_);
       const auto score = score_1BT.detach();
       before->score_1BP = before->score_1BP.defined() ? at::cat({before->score_1BP, score}, 2) : score;
     }
     const auto count_1B = chosen_1BT.sum(2);
     before->count_1B = before->count_1B.defined() ? before->count_1B + count_1B : count_1B;
   }
-  if (mask_BT.defined()) chosen_1BT = chosen_1BT.logical_and(mask_BT);
   out.taken_N = chosen_1BT.view({N});
   if (trains && logit_N.defined() && config_.predictor > 0) {
     const auto real_N = route::real_tokens(routing, N, logit_N.options());

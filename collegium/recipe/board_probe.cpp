@@ -98,7 +98,6 @@ nlohmann::json score_boards(model::LanguageModel& model, const data::Tokenizer& 
   if (most < 2 || held_out.n_documents() < 2) return nullptr;
   const at::NoGradGuard no_grad;
   const auto n_layers = model.facts(context).n_layers;
-  require(layer < n_layers, "boards: there is no layer ", layer, " in a model of ", n_layers, " layers");
   const auto units_of = layer < 0 ? n_layers / 2 : layer;
   const auto spans = held_out.documents();
   const auto n = std::min(static_cast<size_t>(most), spans.size());

@@ -55,6 +55,7 @@ void add_compositions(Catalogue& routers) {
     };
     part("scorer", c.scorer), part("selector", c.selector), part("capacity", c.capacity), part("gate", c.gate);
     for (const auto& balancer : c.balancers) part("balancer", balancer);
+    if (c.null_experts > 0) entry.claims.emplace_back("null experts", text(c.null_experts));
   }
 }
 

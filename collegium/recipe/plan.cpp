@@ -2,19 +2,17 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
-#include "collegium/base/text_table.h"
+#include "collegium/base/bytes.h"
 #include "collegium/io/env.h"
 #include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/workload.h"
 
 namespace collegium {
 namespace {
-
-std::string gibibytes(double bytes) {
-  return fixed_text(bytes / 1073741824.0, bytes < 10 * 1073741824.0 ? 2 : 1) + " GiB";
-}
 
 // Speed of real training steps on random data; a few steps, the first one not counted.
 double measured_speed(const RunConfig& config, const RunSetting& setting, double seconds) {
@@ -61,7 +59,10 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
   plan.facts = data->build_model(at::kMeta)->facts(length);
   const auto& f = plan.facts;
   plan.train_flops_per_token = 3 * f.flops_per_token;
-  plan.tokens = t.steps * t.batch_size * t.accumulation * length;
+  const auto per_step = t.batch_size * t.accumulation * length;
+  require(t.steps <= std::numeric_limits<int64_t>::max() / std::max<int64_t>(per_step, 1), "train.steps: ", t.steps,
+          " steps of ", per_step, " tokens are more than can be counted");
+  plan.tokens = t.steps * per_step;
   // float32 weights, gradients and two moments; Muon keeps one for matrices, so this is an upper bound.
   constexpr double kStateBytes = 16, kSavedBytes = 12;
   const auto width = t.precision == train::Precision::bf16 ? 0.6 : 1.0;
@@ -80,11 +81,11 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
   if ((measure || is_doubtful) && 1.5 * estimate(tried_batch(t.batch_size)) < plan.memory_available)
     if (const auto probed = probed_memory(config, setting)) plan.memory_bytes = *probed, plan.is_memory_probed = true;
   if (setting.device.is_cpu() && plan.memory_bytes > plan.memory_available)
-    plan.refusals.push_back(text("needs about ", gibibytes(plan.memory_bytes), " of memory, ",
-                                 gibibytes(plan.memory_available), " are free"));
+    plan.refusals.push_back(text("needs about ", bytes_text(plan.memory_bytes), " of memory, ",
+                                 bytes_text(plan.memory_available), " are free"));
   if (plan.disk_bytes > plan.disk_available)
-    plan.refusals.push_back(text("checkpoints need ", gibibytes(plan.disk_bytes), " of disk below ",
-                                 setting.runs_root.string(), ", ", gibibytes(plan.disk_available), " are free"));
+    plan.refusals.push_back(text("checkpoints need ", bytes_text(plan.disk_bytes), " of disk below ",
+                                 setting.runs_root.string(), ", ", bytes_text(plan.disk_available), " are free"));
   if (measure && plan.refusals.empty()) {
     plan.tokens_per_second = measured_speed(config, setting, measure_seconds);
     plan.seconds = static_cast<double>(plan.tokens) / *plan.tokens_per_second;

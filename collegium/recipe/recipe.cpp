@@ -157,6 +157,9 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
     auto other = merged(root, file.baseline);
     std::erase_if(other.items, [](const Item& item) { return item.key == "baseline"; });
     out.baseline = checked(read_config<RecipeFile>(other, "baseline").run);
+    if (differences(resolved(out.run), resolved(out.baseline)).empty())
+      throw config_error(root.find("baseline")->origin, "baseline",
+                         "changes nothing: both sides would be the same run");
   }
   return out;
 }

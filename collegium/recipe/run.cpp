@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <set>
 
 #include "collegium/inspect/page.h"
 #include "collegium/io/env.h"
@@ -55,9 +56,11 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
                     text("resume ", out.run.id, ": the data is not what the run was trained on (", data.key(),
                          " instead of ", key, ")"),
                     "restore the data, or start a new run");
-      io::remove_checkpoints_after(fs, folder / "checkpoints", loaded.data.step);
       trainer.restore(loaded.data, &metrics);
+      io::remove_checkpoints_after(fs, folder / "checkpoints", loaded.data.step);
     }
+    // Only now: a checkpoint that does not fit a changed configuration leaves the run as it was.
+    io::write_atomically(fs, folder / "config.toml", io::as_bytes(to_toml(resolved(config))));
   }
   out.run.status = io::RunStatus::running, out.run.finished_at.clear();
   store.upsert(out.run);
@@ -207,7 +210,7 @@ RunOutcome start_run(const RunConfig& config, const std::string& name, const std
   fs.create_directories(folder);
   io::write_atomically(fs, folder / "config.toml", io::as_bytes(to_toml(table)));
   auto env = io::environment();
-  env["code"] = setting.code;
+  if (!setting.code.empty()) env["code"] = setting.code;
   write_json(folder / "env.json", env);
   write_json(folder / "data.json", data->record());
   data->save(folder);
@@ -223,16 +226,20 @@ RunOutcome resume_run(const io::Run& run, const RunConfig& config, bool allow_dr
                 text("resume ", run.id, ": the configuration changed:\n    ", join(drift, "\n    ")),
                 "undo the change, start a new run, or accept it with --allow-drift");
   const auto data = task_of(config)->prepare(config, setting);
-  if (!drift.empty())
-    io::write_atomically(io::real_file_system(), folder / "config.toml", io::as_bytes(to_toml(resolved(config))));
   return carry_out(run, folder, config, *data, true, setting);
 }
 
 io::Run find_unfinished(io::RunStore& store, const std::string& recipe_path) {
-  for (const auto& run : store.list())
-    if (run.recipe_path == recipe_path && run.status != io::RunStatus::finished) return run;
+  const auto full = [](const std::string& path) { return std::filesystem::weakly_canonical(path); };
+  std::vector<std::string> unfinished;
+  for (const auto& run : store.list()) {
+    if (run.status == io::RunStatus::finished) continue;
+    if (run.recipe_path == recipe_path || full(run.recipe_path) == full(recipe_path)) return run;
+    unfinished.push_back(run.id);
+  }
   throw Error(ErrorKind::usage, text("resume: no unfinished run of ", recipe_path),
-              "`collegium runs` lists all runs; --run ID picks one");
+              unfinished.empty() ? "`collegium runs` lists all runs"
+                                 : text("--run ID picks one of another recipe: ", join(unfinished)));
 }
 
 OpenedRun open_run(const io::Path& folder, at::Device device, std::optional<int64_t> step) {
@@ -331,8 +338,15 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
     std::vector<io::Path> folders;
   };
   std::vector<Group> groups;
+  std::set<std::string> known;
+  std::vector<std::string> left_out;
   for (const auto& folder : folders) {
     const auto config = read_config_table(folder);
+    // The same seed again is no further sample: its spread would be a zero that says nothing.
+    if (!known.insert(to_toml(config)).second) {
+      left_out.push_back(folder.filename().string());
+      continue;
+    }
     const auto hash = seedless_hash(config);
     auto found = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.hash == hash; });
     if (found == groups.end()) found = groups.insert(groups.end(), {hash, config, {}});
@@ -342,6 +356,7 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
           " groups of runs with equal configuration");
 
   nlohmann::json out = {{"title", "Comparison"},
+                        {"left_out", left_out},
                         {"groups", nlohmann::json::array()},
                         {"differences", nlohmann::json::array()},
                         {"table", nlohmann::json::array()}};

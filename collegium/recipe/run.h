@@ -32,7 +32,7 @@ struct RunSetting {
   std::function<bool()> is_interrupted;
   Clock clock;
   std::function<std::string()> now;  ///< UTC, "2026-01-31T12:00:00Z"
-  std::string git_commit;            ///< of the working folder; empty = none
+  std::string git_commit;            ///< that the program was built from; empty = unknown
   std::string code;                  ///< names the engine's source; empty = unknown (no repository, or changed files)
 };
 

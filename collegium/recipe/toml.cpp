@@ -103,12 +103,17 @@ void apply_set(Table& root, std::string_view assignment) {
     return s;
   };
   const auto path = trim(assignment.substr(0, equals)), raw = trim(assignment.substr(equals + 1));
+  require(!path.starts_with('.') && !path.ends_with('.') && path.find("..") == std::string_view::npos, "--set ",
+          assignment, ": '", path, "' is no path: its parts have one dot between them, as in train.steps");
   const auto from = std::make_shared<const std::string>(text("--set ", assignment));
   Value value;
   try {
     const auto parsed = toml::parse(text("value = ", raw, "\n"));
     value = convert_node(*parsed.get("value"), from);
-  } catch (const toml::parse_error&) {
+  } catch (const toml::parse_error& problem) {
+    // A bare word is a string; what begins as a table, list or string is meant as one.
+    require(raw.empty() || std::string_view("{['\"").find(raw.front()) == std::string_view::npos, "--set ", assignment,
+            ": ", problem.description());
     value = Value(std::string(raw));
   }
   value.origin = {from, 0};

@@ -22,7 +22,7 @@ void RoutingMeter::add(const model::ModelOutput& output, const Tensor& mask_N) {
                           .nonzero()
                           .flatten();
     const auto first_N = route::first_expert(d);
-    sum.first_N.push_back(first_N.to(at::kCPU, at::kShort));
+    sum.first_N.push_back(first_N.to(at::kCPU, at::kInt));
     const auto kept_E = d.kept_E();
     sum.kept_E = sum.kept_E.defined() ? sum.kept_E + kept_E : kept_E;
 

@@ -30,7 +30,7 @@ class RoutingMeter {
   /// and to `row["statistics"]` each statistic that layers state, by name: one mean a layer that states it.
   void report(nlohmann::json& row, const Tensor& before_LN) const;
 
-  /// First experts of all tokens so far, int16 [L, N]; undefined without layers.
+  /// First experts of all tokens so far, int32 [L, N]; undefined without layers.
   Tensor first_experts() const;
 
  private:

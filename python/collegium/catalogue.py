@@ -1,4 +1,4 @@
-"""The lists of mechanisms: every router, stage, kind of expert, layer, model, optimiser and schedule.
+"""The lists of mechanisms: every router, stage, kind of expert, layer, attention, model, optimiser, schedule and task.
 
 All of it comes from the C++ catalogues, so a new mechanism appears here by itself.
 """
@@ -34,7 +34,11 @@ def _known(catalogue: str) -> str:
 
 
 def names(catalogue: str | None = None) -> list[str] | dict[str, list[str]]:
-    """``collegium.list``: the names in a catalogue, ``collegium.list("routers")``; without one, all as a dict."""
+    """``collegium.list``: the names in a catalogue, ``collegium.list("routers")``; without one, all as a dict.
+
+    Raises:
+        UsageError: there is no such catalogue.
+    """
     if catalogue is None:
         return {name: list(entries) for name, entries in _everything.items()}
     return list(_everything[_known(catalogue)])
@@ -51,6 +55,9 @@ def describe(name: str, catalogue: str | None = None) -> dict[str, Any]:
     Returns:
         dict with ``catalogue, name, paper, source, taxonomy, summary``, ``claims`` (name to text) and ``fields``:
         a list of dicts with ``name, type, default, unit, help, min, max, choices, catalogue, fields``.
+
+    Raises:
+        UsageError: there is no such catalogue, or nothing of this name.
     """
     places = [_known(catalogue)] if catalogue is not None else list(_everything)
     for place in places:

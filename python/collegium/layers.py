@@ -56,7 +56,9 @@ class Router(CoreModule):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """chooser, is_exactly_balanced, may_drop, is_causal, needs_token_ids, choices_per_token, flops_per_token."""
+        """chooser ("token", "expert" or "nobody"), is_exactly_balanced, may_drop, is_causal, needs_token_ids,
+        reads_other_tokens, needs (what ``forward`` must get besides x, as text), choices_per_token, flops_per_token
+        (forward, multiply and add counted as two)."""
         return self._core.facts()
 
     def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
@@ -76,6 +78,12 @@ class Router(CoreModule):
             noise_seed: of the routing noise; otherwise drawn from torch's CPU generator.
             attention: [sequences, tokens, tokens], this layer's attention, mean over heads; only some routers need it.
             carried: what the router of the layer before left in ``Routing.carried``; None in the first layer.
+
+        Returns:
+            Routing.
+
+        Raises:
+            UsageError: a wrong shape, type or phase, or nothing given of what the router needs (``facts["needs"]``).
         """
         x_ND, sequences = flat_tokens(x, self.d_model, "Router")
         ids_N = flat_optional(sequence_ids, x, "sequence_ids")
@@ -144,7 +152,8 @@ class MoELayer(CoreModule):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """n_experts, parameters_active, flops_per_token, is_causal, needs_token_ids."""
+        """n_experts (0 = dense), parameters_active, flops_per_token (forward, multiply and add counted as two),
+        is_causal, needs_token_ids, reads_other_tokens, needs (what ``forward`` must get besides x, as text)."""
         return self._core.facts()
 
     def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
@@ -159,6 +168,9 @@ class MoELayer(CoreModule):
             phase, noise_seed: as for Router.
             return_routing: also describe the pass; layers without an assignment describe their mixture as one.
             attention, carried: as for Router; what this layer leaves for the next is in ``carried`` and in the Routing.
+
+        Raises:
+            UsageError: as for Router.
         """
         x_ND, sequences = flat_tokens(x, self.d_model, "MoELayer")
         phase = self._phase(phase)

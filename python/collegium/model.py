@@ -22,9 +22,12 @@ class Model(CoreModule):
     """A language model by name, ``collegium.Model("decoder", vocabulary=257, d_model=64)``, or ``Model.from_run``.
 
     Args:
-        kind: a name of ``collegium.list("models")``.
+        kind: a language model of ``collegium.list("models")``.
         vocabulary: number of token ids.
         seed, dtype, device, fields, **keywords: as for MoELayer.
+
+    Raises:
+        UsageError: an unknown name or field (with the nearest known one), or a value out of range.
 
     Attributes:
         tokenizer, run_config, step, warnings: of the run it was opened from; None, {}, 0 and [] otherwise.
@@ -107,6 +110,9 @@ class Model(CoreModule):
             mask: bool [B, T], True = a real token.
             phase, noise_seed: as for Router.
             compute: torch.float32, torch.bfloat16 or torch.float64; routers stay in float32 or wider.
+
+        Raises:
+            UsageError: ids of another shape or type, or outside [0, vocabulary).
         """
         hidden, _ = self._hidden(ids, mask, phase, noise_seed, compute)
         return self._core.logits(self._tensors(), hidden).view(*ids.shape, -1)
@@ -150,6 +156,10 @@ class Model(CoreModule):
 
         Returns:
             The continuation without the prompt: a str for a text prompt, a list of ids otherwise.
+
+        Raises:
+            UsageError: an empty prompt, text without a tokenizer, ids outside [0, vocabulary), or a value out of range
+                (tokens >= 1, temperature >= 0, top_p above 0 and at most 1, top_k >= 0).
         """
         is_text = isinstance(prompt, (str, bytes))
         sample = dict(tokens=tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
@@ -159,7 +169,11 @@ class Model(CoreModule):
 
     @torch.no_grad()
     def route(self, text: str | bytes | Sequence[int]) -> TextRouting:
-        """Which experts each token meets in each layer, in evaluation mode."""
+        """Which experts each token meets in each layer, in evaluation mode.
+
+        Raises:
+            UsageError: no tokens, text without a tokenizer, or ids outside [0, vocabulary).
+        """
         ids = self._ids(text)
         if not ids:
             raise UsageError("route: the text has no tokens")

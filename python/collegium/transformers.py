@@ -10,6 +10,14 @@ and gradients are the same within rounding.
 
 Experts of other kinds than plain SwiGLU or GELU ones (with biases, transposed weights, norms or activations of their own)
 run as "grouped_mm", which a warning says once a class.
+
+The operators themselves, for N tokens of width D, K choices a token, E experts of hidden width I:
+
+    torch.ops.collegium.grouped_swiglu(x_ND, expert_NK, gate_NK, gate_up_EHD, down_EDI)  # H = 2 I, gate rows first
+    torch.ops.collegium.grouped_gelu(x_ND, expert_NK, gate_NK, up_EID, down_EDI)         # the exact (erf) GELU
+
+expert_NK: int64 or int32; ids from E on do no work. Both return [N, D], the sum of gate * expert(x), and can be
+differentiated once. Wrong shapes, types or ids raise ValueError.
 """
 
 import warnings
@@ -51,7 +59,8 @@ def why_not(experts):
 
 
 def experts_forward(self, hidden_states, top_k_index, top_k_weights):
-    """transformers' experts interface: hidden_states [N, D], top_k_index and top_k_weights [N, K]; returns [N, D]."""
+    """transformers' experts interface: hidden_states [N, D], top_k_index and top_k_weights [N, K]; returns [N, D] in
+    the type of hidden_states."""
     reason = why_not(self)
     if reason is not None:
         if type(self) not in _warned:

@@ -53,6 +53,7 @@ class RouterCore {
     py::list balancers;
     for (const auto& balancer : composition->balancers) balancers.append(resolved_dict("balancers", balancer));
     out["balancers"] = balancers;
+    out["null_experts"] = composition->null_experts;
     return out;
   }
   py::dict facts() const {

@@ -132,15 +132,6 @@ TEST_CASE("programs are found in PATH, folders and plain files are not programs"
   CHECK(find_program("tool", in("")) == "");
 }
 
-TEST_CASE("bytes read as people write them") {
-  CHECK(bytes_text(0) == "0 B");
-  CHECK(bytes_text(1023) == "1023 B");
-  CHECK(bytes_text(1536) == "1.5 KiB");
-  CHECK(bytes_text(3 * kGiB + kGiB / 4) == "3.2 GiB");
-  CHECK(bytes_text(200 * kGiB) == "200 GiB");
-  CHECK(bytes_text(5000 * 1024 * kGiB) == "5000 TiB");
-}
-
 TEST_CASE("doctor finds nothing wrong with a healthy machine and one thing wrong with each ill one") {
   CHECK(problems_of(healthy()).empty());
   auto facts = healthy();

@@ -185,7 +185,7 @@ TEST_CASE("wrong configs are told") {
   CHECK(error_with([](auto& c) { c.sources.push_back(c.sources[0]); }) ==
         "2: data: a source is named twice in sources (SCRATCH/texts, SCRATCH/texts)");
   CHECK(error_with([](auto& c) { c.tokenizer = "wordpiece"; }) ==
-        "2: data: tokenizer must be \"byte\", \"bpe\" or the path of a tokenizer.json, got \"wordpiece\"");
+        "2: data.tokenizer: must be \"byte\", \"bpe\" or the path of a tokenizer.json, got \"wordpiece\"");
   CHECK(error_with([](auto& c) { c.tokenizer = "/no/such/tokenizer.json"; }) ==
         "5: /no/such/tokenizer.json: cannot be opened for reading");
   const auto small_vocabulary = [&] {

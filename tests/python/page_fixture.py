@@ -172,7 +172,7 @@ def run_facts(name, rows, seed, sparse=True, pace=34000):
         "status": "finished",
         "recipe": "recipes/lm/shakespeare_moe.toml",
         "started": "2026-03-01T09:30:00Z",
-        "finished": "2026-03-01T09:34:21Z",
+        "finished": "2026-03-02T09:34:21Z",  # a night without training before the resume
         "seed": seed,
         "commit": "9f4bcfd0a1b2c3d4",
         "steps": last["train"].get("step"),
@@ -194,6 +194,7 @@ ENVIRONMENT = {
     "torch": "2.13.0",
     "compiler": "g++ 12.2",
     "threads": 2,
+    "memory_bytes": 25_276_518_400,
     "cpu": {"name": "x86-64", "avx2": True, "avx512": False},
 }
 DATA = {
@@ -201,6 +202,7 @@ DATA = {
     "bytes": 1_115_394,
     "tokenizer": "bpe 2048",
     "held_out_share": 0.1,
+    "sources": [{"name": "tinyshakespeare", "licence": "public domain", "sha256": "86c4e6aa"}],
     "sha256": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 }
 
@@ -238,11 +240,19 @@ def empty():
     }
 
 
+def started():
+    """One record; from 0 to its violation there is one round number at the first try of the axis."""
+    data = report(steps=5)
+    for layer in data["metrics"][0]["layers"]:
+        layer["max_violation"] = 0.4
+    return data
+
+
 def hostile():
     """Text that would break out of a script element or the page's title, and numbers that are missing."""
     data = report(steps=100, every=10, n_experts=(2,))
     data["run"]["name"] = "</title></script><script>throw new Error('escaped')</script><!-- <script> & {{data}}"
-    data["sample"]["tokens"][:4] = ["</script>", "<!--", "<script>", "\ufffd\u2028"]
+    data["sample"]["tokens"][:5] = ["</script>", "<!--", "<script>", "\ufffd\u2028", "\x00\x7f"]
     data["notes"] = ["<img src=x onerror=\"throw new Error('note')\">"]
     data["metrics"][3]["bpb"] = None
     data["metrics"][4].pop("loss")
@@ -309,6 +319,24 @@ def compare(seeds=3, steps=2000, every=10):
     }
 
 
+def compare_tied():
+    """Single seeds, two groups level in one measure and all in another, a negative mean, unequal training."""
+    data = compare(seeds=1, steps=300)
+
+    def measure(name, means):
+        values = [{"mean": mean, "min": mean, "max": mean, "std": 0.0, "n": 1} for mean in means]
+        return {"measure": name, "unit": "", "better": "lower", "values": values}
+
+    data["table"] = [
+        measure("dropped assignments", [0, 0.1, 0]),
+        measure("active parameters", [27_072, 27_072, 20_928]),
+        measure("parameters", [39_360] * 3),
+        measure("held-out minus training loss", [-0.0528, 0.04, 0.03]),
+    ]
+    data["differences"] = [{"path": "train.steps", "values": ["300", "600", "300"]}]
+    return data
+
+
 PAGES = {
     "report": report,
     "report_dense": lambda: report(n_experts=()),
@@ -316,9 +344,11 @@ PAGES = {
     "report_bare": dict,
     "report_hostile": hostile,
     "report_wide": lambda: report(steps=600, n_experts=(64, 64, 64, 64, 64, 64), k=4, repeat=2),
+    "report_started": started,
     "report_long": lambda: report(steps=50_000, n_experts=(8, 8)),
     "compare": compare,
     "compare_single": lambda: compare(seeds=1, steps=300),
+    "compare_tied": compare_tied,
     "compare_empty": lambda: {"title": "nothing yet", "groups": [], "differences": [], "table": []},
 }
 

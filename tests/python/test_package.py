@@ -176,12 +176,17 @@ def test_masked_tokens_and_sequences():
     assert (lengths.token < 5).any() and (lengths.load <= 2).all()
 
 
-def test_composition_rebuilds_the_router():
-    original = collegium.Router("gshard", d_model=D, n_experts=E, seed=2)
+@pytest.mark.parametrize("name", ["gshard", "ada_moe"])
+def test_composition_rebuilds_the_router(name):
+    original = collegium.Router(name, d_model=D, n_experts=E, seed=2)
     again = collegium.Router("stages", d_model=D, n_experts=E, seed=2, **original.composition)
     a, b = original(tokens(T, D)), again(tokens(T, D))
     assert torch.equal(a.expert, b.expert) and torch.equal(a.gate, b.gate) and torch.equal(a.aux_loss, b.aux_loss)
-    assert original.config["capacity_factor"] == 2.0 and original.facts["may_drop"]
+
+
+def test_a_router_knows_its_configuration():
+    router = collegium.Router("gshard", d_model=D, n_experts=E)
+    assert router.config["capacity_factor"] == 2.0 and router.facts["may_drop"]
 
 
 def test_fields_argument_for_names_that_are_taken():

@@ -181,6 +181,28 @@ def test_report_draws_every_section(opened):
     assert {"head", "key", "string", "number", "comment"} <= {(attrs.get("class") or "") for attrs in dom.all("span")}
     for words in ("shakespeare_moe", "bits per byte", "layer 3, 8 experts", "tokenizer", "resumed once"):
         assert words in dom.text
+    assert "tinyshakespeare (public domain)" in dom.text and "23.54 GiB" in dom.text
+
+
+def test_duration_leaves_pauses_out(opened):
+    dom, _ = opened("report")
+    assert re.search(r"[345] min \d+ s in training steps", dom.text)
+    dom, _ = opened("report_started")
+    assert "in training steps" not in dom.text
+
+
+def test_single_records_are_dots(opened):
+    dom, _ = opened("report_started")
+    # Loss, learning rate, gradient norm, two auxiliary losses, two layers with three small charts.
+    assert len(dom.all("circle", "dot")) == 1 + 2 + 2 + 2 * 3
+
+
+@pytest.mark.parametrize("name", ["report", "report_started", "report_wide", "compare"])
+def test_every_line_chart_has_a_scale(browse, name):
+    script = """document.body.dataset.ticks = JSON.stringify([...document.querySelectorAll('.plot svg')]
+      .filter((one) => one.querySelector('.line')).map((one) => one.querySelectorAll('.grid').length));"""
+    ticks = json.loads(browse(name, script)[0].all("body")[0]["data-ticks"])
+    assert len(ticks) > 5 and min(ticks) >= 2
 
 
 def test_canvases_are_painted_in_many_colours(browse):
@@ -194,6 +216,18 @@ def test_canvases_are_painted_in_many_colours(browse):
     assert console == []
     colours = json.loads(dom.all("body")[0]["data-colours"])
     assert len(colours) == 4 and min(colours) >= 8
+
+
+def test_heat_map_ends_with_the_last_record(browse):
+    script = """const [heat] = document.querySelectorAll('.layers [role=slider]');
+      heat.dispatchEvent(new KeyboardEvent('keydown', { key: 'End', bubbles: true }));
+      const cells = heat.querySelector('canvas');
+      document.body.dataset.pixel = [...cells.getContext('2d').getImageData(cells.width - 1, 0, 1, 1).data].slice(0, 3);
+      document.body.dataset.swatch = document.querySelector('.tip i').style.background;"""
+    dom, _ = browse("report_wide", script)
+    body = dom.all("body")[0]
+    drawn, told = (list(map(int, re.findall(r"\d+", body[key]))) for key in ("data-pixel", "data-swatch"))
+    assert len(drawn) == len(told) == 3 and all(abs(a - b) <= 4 for a, b in zip(drawn, told))
 
 
 def test_dense_report_says_that_there_are_no_experts(opened):
@@ -216,6 +250,7 @@ def test_hostile_text_stays_text(opened):
     assert PAGES["report_hostile"]()["run"]["name"] in dom.text
     assert "</script>" in dom.text and "<img src=x onerror=\"throw new Error('note')\">" in dom.text
     assert dom.all("img") == []
+    assert r"\x00\x7f" in dom.text
 
 
 def test_many_rows_are_thinned(opened):
@@ -294,6 +329,22 @@ def test_compare_of_single_seeds_claims_no_certainty(opened):
     dom, _ = opened("compare_single")
     assert "too few seeds to tell from chance" in dom.text
     assert "on every seed" not in dom.text and dom.all("path", "band") == []
+
+
+def test_compare_names_ties_and_unequal_training(opened):
+    dom, _ = opened("compare_tied")
+    assert "moe, switch and moe, top-2 (tied) better; too few seeds to tell from chance" in dom.text
+    assert "moe, top-2 better; the same for every seed" in dom.text
+    assert dom.text.count("no difference") == 1
+    assert "−0.0528" in dom.text and "(moe, switch 300, dense 600, moe, top-2 300)" in dom.text
+    assert "no fair ranking" not in opened("compare")[0].text
+
+
+def test_wide_tables_say_that_they_scroll(browse):
+    def cues(width):
+        return ["hidden" not in attrs for attrs in browse("compare", width=width)[0].all("p", "cue")]
+
+    assert cues(500)[0] and not any(cues(1280))
 
 
 def test_empty_comparison_says_so(opened):

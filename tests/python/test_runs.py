@@ -2,6 +2,8 @@
 import json
 import os
 import pathlib
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -194,6 +196,58 @@ def test_resume_with_a_changed_recipe_is_refused_with_the_difference(place):
     assert final_state(only_run(place)) == before
 
 
+def test_a_changed_configuration_that_does_not_fit_the_checkpoint_leaves_the_run_as_it_was(place):
+    recipe = write_recipe(place)
+    cli("train", recipe, "--threads", 1, "--no-report", cwd=place, check=0)
+    folder = only_run(place)
+    before, config = final_state(folder), (folder / "config.toml").read_text()
+    done = cli("train", recipe, "--resume", "--run", folder.name, "--set", "model.d_model=64", "--allow-drift", cwd=place)
+    assert done.returncode == 4 and "the model needs" in done.stderr
+    assert final_state(folder) == before and (folder / "config.toml").read_text() == config
+    cli("generate", folder.name, "--prompt", "the ", "-n", 2, cwd=place, check=0)
+
+
+def test_runs_may_be_copied_and_moved(place):
+    recipe = write_recipe(place)
+    cli("train", recipe, "--threads", 1, "--no-report", cwd=place, check=0)
+    name = only_run(place).name
+    shutil.copytree(place / "runs", place / "copied")
+    cli("report", name, "--runs", "copied", cwd=place, check=0)
+    assert (place / "copied" / name / "report.html").exists() and not (place / "runs" / name / "report.html").exists()
+    (place / "runs").rename(place / "moved")
+    cli("generate", name, "--runs", "moved", "--prompt", "the ", "-n", 2, cwd=place, check=0)
+
+
+def test_the_same_run_twice_is_no_second_seed(place):
+    recipe = write_recipe(place)
+    for _ in range(2):
+        cli("train", recipe, "--threads", 1, "--no-report", cwd=place, check=0)
+    ids = cli("runs", "--ids", cwd=place, check=0).stdout.split()
+    done = cli("compare", *ids, ids[0], "--out", "c.html", cwd=place, check=0)
+    assert "left out" in done.stderr and "tiny (1)" in done.stdout
+    gone = cli("compare", *ids, "--out", "nowhere/c.html", cwd=place, check=5)
+    assert "there is no folder" in gone.stderr
+
+
+def test_the_hint_after_an_interrupt_can_be_pasted(place):
+    write_recipe(place, steps=20)
+    arguments = ["train", "tiny.toml", "--runs", "my runs", "--no-report", "--threads", "1", "--set", "train.steps=100000"]
+    child = subprocess.Popen([str(CLI), *arguments], cwd=place, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
+    while not list(place.glob("my runs/*/checkpoints/LATEST")):
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    error = child.communicate(timeout=60)[1]
+    hint = shlex.split(error[error.index("collegium train"):].splitlines()[0])[1:]
+    again = subprocess.Popen([str(CLI), *hint], cwd=place, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
+    time.sleep(3)
+    again.send_signal(signal.SIGINT)
+    error = again.communicate(timeout=60)[1]
+    assert again.returncode == 130, error
+
+
 BAD = [
     # (name, arguments or recipe change, exit code, words that must stand in the error)
     ("unknown key", ["--set", "train.stepz=3"], 2, ["train.stepz", "unknown key", "did you mean 'steps'"]),
@@ -218,7 +272,15 @@ BAD = [
     ("nothing to resume", ["--resume"], 2, ["no unfinished run"]),
     ("unknown run", ["--resume", "--run", "nothere"], 2, ["nothere"]),
     ("bad device", ["--device", "gpu"], 2, ["--device gpu"]),
-    ("unknown tokenizer", ["--set", "data.tokenizer=bytes"], None, ["bytes"]),
+    ("unknown tokenizer", ["--set", "data.tokenizer=bytes"], 2, ["data.tokenizer", "bytes", 'did you mean "byte"']),
+    ("missing text", ["--set", "data.sources=['gone.txt']"], 2, ["no such file or folder: gone.txt"]),
+    ("no source", ["--set", "data.sources=[]"], 2, ["at least one"]),
+    ("infinite number", ["--set", "train.optimizer.lr=inf"], 2, ["train.optimizer.lr: must be a finite number"]),
+    ("steps that overflow", ["--set", "train.steps=9223372036854775807"], 2, ["more than can be counted"]),
+    ("a step beyond all memory", ["--set", "train.context=1000000000"], 3, ["a step of", "more than"]),
+    ("table that is not closed", ["--set", 'model.moe.router={name="top_k"'], 2, ["--set model.moe.router="]),
+    ("path with two dots", ["--set", "train..steps=3"], 2, ["is no path"]),
+    ("layer that is not there", ["--set", "sample.board_layer=9"], 2, ["sample.board_layer: there is no layer 9"]),
     ("unknown source", ["--set", "data.sources=['shakespear']"], 2, ["shakespear"]),
     ("no memory", ["--set", "model.d_model=65536", "--set", "model.n_heads=64"], 3, ["does not fit", "of memory"]),
     ("context longer than the text", ["--set", "train.context=100000"], 4, ["token"]),

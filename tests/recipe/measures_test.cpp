@@ -65,6 +65,15 @@ TEST_CASE_FIXTURE(test::OneThread, "terms of a configuration are found without t
   CHECK(aux_terms(folder.recipe("{ name = \"loc_moe\" }", "").run, "nothing").count("stays_local"));
 }
 
+TEST_CASE("a baseline that is the run itself is refused") {
+  const RecipeFolder folder;
+  const auto told = [&](const std::string& baseline) {
+    return usage_error([&] { folder.recipe("{ name = \"top_k\", k = 1 }", "[baseline.model.moe]\n" + baseline); });
+  };
+  CHECK(told("router = { name = \"top_k\", k = 2 }\n") == "no error");
+  CHECK(told("router = { name = \"top_k\", k = 1 }\n").find("baseline: changes nothing") != std::string::npos);
+}
+
 TEST_CASE_FIXTURE(test::OneThread, "an expectation of a term that nothing logs is refused before training") {
   const RecipeFolder folder;
   const auto with = [&](const std::string& measure, const std::string& relation, const std::string& more = "") {

@@ -53,7 +53,7 @@ TEST_CASE("entropy, margin, use and fluctuation by hand") {
   CHECK(layer["margin"].get<double>() == doctest::Approx((.2 + .3) / 2));
   CHECK(layer["utilisation"].get<double>() == 1);
   CHECK_FALSE(layer.contains("fluctuation"));
-  meter.report(row, at::tensor(std::vector<int64_t>{1, 2, 1, -1}, at::kShort).unsqueeze(0));
+  meter.report(row, at::tensor(std::vector<int64_t>{1, 2, 1, -1}, at::kInt).unsqueeze(0));
   CHECK(layer["fluctuation"].get<double>() == 0.25);
 }
 

@@ -4,11 +4,10 @@
 //
 //   h_j = norm(s_(j-1)),   r_ji = sigmoid(E_ji(h_j) . R_ji),   s_j = s_(j-1) + sum_i r_ji E_ji(h_j)
 //
-// P015 (Pan 2025), sections 3.1 to 3.3: RMSNorm and a residual around each sub-layer, routing guided by the experts'
-// outputs, a sigmoid each rather than a softmax over experts; the others of the paper's ablation are here as `guide`
-// and `function`. Assumed: s_0 is the layer's normalised input, the only one it sees (the first norm is the host's, and
-// y = s_M - s_0 is what the host adds to its state); guided by inputs, a score is h_j . R_ji; R starts normal with
-// variance 1 / D.
+// P015 (Pan 2025): RMSNorm and a residual around each sub-layer, routing guided by the experts' outputs, a sigmoid
+// each rather than a softmax over experts; the alternatives are here as `guide` and `function`. Assumed: s_0 is the
+// layer's normalised input, the only one it sees (the first norm is the host's, and y = s_M - s_0 is what the host adds
+// to its state); guided by inputs, a score is h_j . R_ji; R starts normal with variance 1 / D.
 //
 // A recorded pass describes the weights r of all M K experts, sub-layer after sub-layer, as a decision.
 //
@@ -139,7 +138,7 @@ class FinedeepLayer final : public MoeLayer, public Makes<FinedeepLayer, MoeLaye
 extern constinit const Entry<MoeLayer> layer_finedeep = entry<FinedeepLayer>(
     {.name = "finedeep",
      .paper = 15,
-     .source = "Pan 2025 (Finedeep), section 3",
+     .source = "Pan 2025 (Finedeep)",
      .taxonomy = "architecture/dense/partitioned",
      .summary = "a dense layer cut into small experts on several levels, all at work, each weighed "
                 "by its own answer",

@@ -4,9 +4,10 @@
 //   y = sum over heads h, over the k best (a, b) of h, of g_hab(x) act(<up_ab, x>) down_ab
 //   score_hab = <q_h1(x), key_ha> + <q_h2(x), key'_hb>,   g = softmax over the head's k best
 //
-// He 2024 (Mixture of a Million Experts), sections 2.1 to 2.3: query halves, keys of each head's own, experts shared by
-// the heads, softmax over the retrieved, GELU, queries normalised over the batch (Lample 2019). The rival of
-// P027, whose token-centric gather is the default here; `schedule = "expert"` gives the same numbers without it.
+// He 2024 (Mixture of a Million Experts), section 2: query halves, experts shared by the heads, softmax over the
+// retrieved, GELU, queries normalised over the batch (Lample 2019). Keys of each head's own are those of Lample's code,
+// to which He 2024 refers; by its text the heads share one set. The rival of P027, whose token-centric gather is the
+// default here; `schedule = "expert"` gives the same numbers without it.
 // Assumed: the normalisation of queries learns no gain or shift; first weights; an expert found by several heads is
 // computed once and their weights are added, which changes no value.
 //

@@ -5,7 +5,8 @@
 //   gated     r + sigmoid(w . x) s               Qwen2-MoE (transformers, Qwen2MoeSparseMoeBlock)
 //   averaged  (k r + n s) / (k + n)              OLMo-core for n = 1: k / (k + 1) r + 1 / (k + 1) s
 //   softmax   a r + b s, (a, b) = softmax(W x)   Rajbhandari 2022 (DeepSpeed-MoE), section 4.1: residual MoE with one
-//                                                expert of each; as in their code (moe/layer.py) but no bias
+//                                                expert of each, there added; the softmax is that of their code
+//                                                (moe/layer.py), here without its bias
 //
 // w and W start at zero: nothing is preferred. `segments` = m is DeepSeekMoE's fine-grained segmentation (section 3.1):
 // each expert is cut into m pieces of its width, and the router chooses m k of m E pieces; weights stay the

@@ -30,7 +30,12 @@ class LanguageWorkload : public Workload {
       : config_(config), vocabulary_(vocabulary), streams_(config, train, held_out) {}
 
   std::unique_ptr<model::Model> build_model(at::Device device) const override {
-    return build_language_model(config_, vocabulary_, device, counts(device));
+    auto model = build_language_model(config_, vocabulary_, device, counts(device));
+    // Said now and not after training.
+    const auto n_layers = model->facts(config_.train.context).n_layers;
+    require(config_.sample.board_layer < n_layers, "sample.board_layer: there is no layer ", config_.sample.board_layer,
+            " in a model of ", n_layers, " layers");
+    return model;
   }
   std::unique_ptr<train::Task> learn(model::Model& model, at::Device device) const override {
     return std::make_unique<train::LanguageTask>(config_.train, dynamic_cast<model::LanguageModel&>(model),
@@ -107,7 +112,14 @@ class TextWorkload final : public LanguageWorkload {
 
 data::TokenSet random_tokens(const RunConfig& config, int64_t vocabulary) {
   const auto& t = config.train;
-  std::vector<int32_t> tokens(static_cast<size_t>(t.batch_size * t.accumulation * 4 * (t.context + 1)));
+  constexpr double kMost = 1 << 28;
+  const auto asked = 4.0 * static_cast<double>(t.batch_size) * static_cast<double>(t.accumulation) *
+                     static_cast<double>(t.context + 1);
+  if (asked > kMost)
+    throw Error(ErrorKind::refused,
+                text("a step of ", asked / 4, " tokens is more than the ", kMost / 4, " that can be planned for"),
+                "lower train.batch_size, train.accumulation or train.context");
+  std::vector<int32_t> tokens(static_cast<size_t>(asked));
   const Random random(1);
   for (size_t i = 0; i < tokens.size(); ++i)
     tokens[i] = static_cast<int32_t>(random.below(i, static_cast<uint64_t>(vocabulary)));
@@ -165,6 +177,7 @@ class LanguageTaskKind final : public TaskKind, public Makes<LanguageTaskKind, T
     return std::make_unique<TextWorkload>(config, prepare_text(config, setting));
   }
   std::unique_ptr<Workload> imagine(const RunConfig& config) const override {
+    data::check_config(config.data);
     return std::make_unique<RandomTextWorkload>(config, planned_vocabulary(config.data));
   }
   std::unique_ptr<model::Model> stored_model(const RunConfig& config, const nlohmann::json& record,

@@ -7,8 +7,8 @@
 //
 //   p(x) = 1/2 (1 + erf(z)),  z = mu . x / sqrt(2 s^2 . x^2);   logit = -erf(z) / temperature
 //
-// Assumed: gradients reach the experts' weights through mu and s (the authors' text as far as it was at hand says
-// nothing), and a temperature, 1 in the paper, because erf keeps logits in [-1, 1].
+// Assumed: gradients reach the experts' weights through mu and s, and a temperature, because erf keeps logits in
+// [-1, 1].
 //
 // N tokens, D model width, E experts.
 #include <ATen/ATen.h>
