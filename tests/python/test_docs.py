@@ -1,0 +1,14 @@
+"""The generated pages of docs/ are what the program says now."""
+import subprocess
+
+import pytest
+
+from test_runs import CLI, ROOT
+
+pytestmark = pytest.mark.skipif(CLI is None, reason="the command line is not built")
+
+
+@pytest.mark.parametrize("page", ["cli", "mechanisms"])
+def test_generated_pages_are_up_to_date(page):
+    said = subprocess.run([str(CLI), "docs", page], capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / f"{page}.md").read_text() == said, f"docs/{page}.md is old: run `make docs`"
