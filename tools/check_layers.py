@@ -16,7 +16,7 @@ MAY_USE = {
     "train": ["base", "io", "data", "route", "layer", "model"],
     "infer": ["base", "data", "route", "layer", "model"],
     "inspect": ["base", "io", "route"],
-    "recipe": ["base", "io", "data", "route", "layer", "model", "train", "infer", "inspect"],
+    "recipe": ["base", "io", "data", "kernels", "route", "layer", "model", "train", "infer", "inspect"],
 }
 
 root = pathlib.Path(__file__).resolve().parent.parent / "collegium"

@@ -7,9 +7,9 @@
 
 namespace collegium::layer {
 
-/// Smaller than 1, since several experts add up on the residual path; Switch Transformer (Fedus 2021, section 2.4) takes
-/// 0.1 and writes it as a factor of the variance too. With 0.1 the gate of a top-1 router, a small score at first,
-/// leaves too little of its expert for small models to learn from.
+/// Smaller than 1, since several experts add up on the residual path; Switch Transformer (Fedus 2021, section 2.4)
+/// takes 0.1 and writes it as a factor of the variance too. With 0.1 the gate of a top-1 router, a small score at
+/// first, leaves too little of its expert for small models to learn from.
 struct FeedForwardConfig {
   double init_scale = 0.3;
   void visit(Fields& field) {

@@ -52,8 +52,8 @@ TEST_CASE("routed: the weighted sum of the chosen experts, plus the shared ones 
 
 TEST_CASE("routed: a dropped token passes by, a shared expert still works for it") {
   const int64_t N = 6, D = 4;
-  const auto router = table(
-      {{"name", "switch"}, {"capacity_factor", 0.1}, {"evaluation_capacity_factor", 0.0}, {"jitter", 0.0}});
+  const auto router =
+      table({{"name", "switch"}, {"capacity_factor", 0.1}, {"evaluation_capacity_factor", 0.0}, {"jitter", 0.0}});
   const Table plain = table({{"n_experts", 2}, {"d_expert", 3}, {"router", router}});
   auto with_shared = plain;
   with_shared.set("n_shared", 1);

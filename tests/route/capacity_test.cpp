@@ -79,8 +79,8 @@ TEST_CASE("another factor outside training") {
   const auto n_kept = [&](double evaluation_factor, Phase phase) {
     auto context = context_of(4);
     context.phase = phase;
-    return apply({.name = "factor", .fields = table({{"factor", 0.5}, {"evaluation_factor", evaluation_factor}})}, asked,
-                 {}, context)
+    return apply({.name = "factor", .fields = table({{"factor", 0.5}, {"evaluation_factor", evaluation_factor}})},
+                 asked, {}, context)
         .n_kept();
   };
   CHECK(n_kept(1.5, Phase::train) == 1);

@@ -40,14 +40,13 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
     const auto group_R =
         by_sequence ? context.sequence_N.index_select(0, decision.token_R()) : at::zeros_like(decision.token_R());
     const auto G = by_sequence ? context.n_sequences : 1;
-    const auto factor =
-        trains(context) || config_.evaluation_factor == 0 ? config_.factor : config_.evaluation_factor;
+    const auto factor = trains(context) || config_.evaluation_factor == 0 ? config_.factor : config_.evaluation_factor;
     // Each sequence has room by its own length, so that padding and neighbours change nothing for it.
     const auto asked_G = at::bincount(group_R, {}, G).cpu();
     std::vector<int64_t> slots_G;
     for (int64_t g = 0; g < G; ++g)
-      slots_G.push_back(slots_per_expert(factor, config_.tokens, config_.minimum, asked_G[g].item<int64_t>(),
-                                         decision.n_experts()));
+      slots_G.push_back(
+          slots_per_expert(factor, config_.tokens, config_.minimum, asked_G[g].item<int64_t>(), decision.n_experts()));
     return decision.keep_only(fits_R(decision, group_R, slots_G, config_.priority), DropReason::capacity);
   }
   // In position order a token's place depends on earlier ones only; in the others a later token may push it out.
