@@ -110,6 +110,27 @@ def ceiling(dtype, clock):
     return best
 
 
+def bounds(clock):
+    """What few tokens and few rows an expert run into: bytes a second read and written, and the cost of a call."""
+    def rate(n_bytes, work, turns):
+        best = float("inf")
+        for _ in range(turns):
+            start = clock()
+            work()
+            best = min(best, clock() - start)
+        return n_bytes / best / 1e9
+
+    large, chosen = torch.randn(50 << 20), torch.randn(8 * 3 * 256 * WIDTH)
+    tiny = Layer(64, 8, 16, 1, torch.float32, "uniform")
+    tiny.run("collegium", "forward")
+    calls = [tiny.experts.gate_up_proj.detach(), tiny.experts.down_proj.detach()]
+    with torch.no_grad():
+        call = 1 / rate(1e9, lambda: torch.ops.collegium.grouped_swiglu(tiny.x, tiny.index, tiny.weight, *calls), 300)
+    return {"read_gb_per_second": rate(large.nbytes, large.sum, 9),
+            "write_gb_per_second": rate(large.nbytes, lambda: large.fill_(1.0), 9),
+            "read_chosen_experts_gb_per_second": rate(chosen.nbytes, chosen.sum, 300), "call_microseconds": call * 1e6}
+
+
 def peak_memory(shape, implementation, threads):
     """MiB that one pass adds to what a process with the layer takes, in a process of its own."""
     code = (f"import sys, torch; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); import experts\n"
@@ -141,6 +162,10 @@ def main():
     print(f"{arguments.rounds} rounds, {arguments.threads} threads, {arguments.clock} clock, {arguments.isa or 'default'} instruction set, torch "
           f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), load of the machine {os.getloadavg()[0]:.1f}")
     print("ratio: time of the fastest rival / ours, median [quartiles] of the rounds; above 1, ours is faster\n")
+    limits = bounds(clock)
+    print("bounds: reads {read_gb_per_second:.0f} GB/s, writes {write_gb_per_second:.0f}; the weights of the 8 experts of one "
+          "token, in the cache, are read at {read_chosen_experts_gb_per_second:.0f}; a call of the operator on tiny experts takes "
+          "{call_microseconds:.0f} µs\n".format(**limits))
     for shape in SHAPES:
         n_experts, k, width, tokens, passes, dtype = shape
         about = f"E{n_experts} k{k} I{width} T{tokens} {passes} {dtype}"
@@ -181,7 +206,7 @@ def main():
                   + (f"peak +{memory['collegium']:.0f} MiB, grouped_mm +{memory['grouped_mm']:.0f}  " if memory else "")
                   + f"error {error:.0e}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps({"bounds": limits, "shapes": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,12 @@ io::Path run_folder(const Arguments& arguments, const std::string& word) {
   return io::RunStore(arguments.text("runs")).find(word).folder;
 }
 
+void require_folder_for(const Arguments& arguments, std::string_view name) {
+  const auto folder = io::parent_of(arguments.text(name));
+  if (!std::filesystem::is_directory(folder))
+    throw Error(ErrorKind::io, text("--", name, ": there is no folder ", folder.string()));
+}
+
 void show_warnings(const Arguments& arguments, const std::vector<std::string>& warnings) {
   for (const auto& warning : warnings) arguments.out().warn(warning);
 }

@@ -49,6 +49,10 @@ io::Path run_folder(const Arguments& arguments, const std::string& word);
 /// Warns about damaged checkpoints and notes on the data.
 void show_warnings(const Arguments& arguments, const std::vector<std::string>& warnings);
 
+/// Throws an Error of kind io when the folder of the file that option `name` names is not there: before the work whose
+/// result goes into it.
+void require_folder_for(const Arguments& arguments, std::string_view name);
+
 /// `make()`, whose complaints about how parts fit together are told with the recipe's path.
 template <class Make>
 auto in_recipe(const std::string& path, const Make& make) {

@@ -130,14 +130,10 @@ function bestOf(row, values) {
   return { best, apart };
 }
 
-/** Measures that follow from the configuration alone. */
-const fixedMeasures = ["active parameters", "parameters", "keys and values kept"];
+/** Whether a measure is the same for every seed: by the configuration, or in all that were run. */
 function isFixed(row, values) {
   const known = values.filter((value) => isNumber(value?.mean));
-  return (
-    fixedMeasures.includes(row.measure) ||
-    (known.some((value) => value.n > 1) && known.every((value) => value.min === value.max))
-  );
+  return row.fixed === true || (known.some((value) => value.n > 1) && known.every((value) => value.min === value.max));
 }
 
 function advantage(row, values, apart) {

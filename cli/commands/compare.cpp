@@ -117,9 +117,7 @@ int run_compare(const Arguments& arguments) {
   auto& out = arguments.out();
   if (arguments.given("room")) return compare_room(arguments);
   require(!arguments.positionals("RUN").empty(), "name at least one run, or --room");
-  if (const auto folder = io::parent_of(arguments.text("out"));
-      !folder.empty() && !std::filesystem::is_directory(folder))
-    throw Error(ErrorKind::io, text("--out: there is no folder ", folder.string()));
+  require_folder_for(arguments, "out");
   std::vector<io::Path> folders;
   for (const auto& word : arguments.positionals("RUN")) folders.push_back(run_folder(arguments, word));
   auto data = compare_data(folders, arguments.all("label"));

@@ -1,4 +1,5 @@
 // `collegium generate`: text from a trained model.
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -77,14 +78,10 @@ int run_generate(const Arguments& arguments) {
     config = read_config<infer::SampleConfig>(write_config(config), "");  // the bounds of the recipe's fields
   } catch (const Error& error) {
     std::string message = error.what();
-    if (message.starts_with("top_")) message[3] = '-';
+    std::replace(message.begin(), std::find(message.begin(), message.end(), ':'), '_', '-');  // a field, an option
     throw Error(error.kind(), "--" + message);
   }
-  if (arguments.given("trace")) {
-    const auto folder = io::parent_of(arguments.text("trace"));
-    if (!folder.empty() && !std::filesystem::is_directory(folder))
-      throw Error(ErrorKind::io, text("--trace: there is no folder ", folder.string()));
-  }
+  if (arguments.given("trace")) require_folder_for(arguments, "trace");
   const auto prompt = prompt_of(arguments);
   const auto device = parse_device(arguments.text("device"));
   auto run = open_run(run_folder(arguments, arguments.positional("RUN")), device,

@@ -139,9 +139,16 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
                                const RunSetting& setting, Reuse reuse,
                                const std::function<void(const std::string&)>& say) {
   Leaderboard out{.board = board};
+  std::map<std::string, std::string> entered;  // configuration -> the recipe that has it
   for (auto recipe : board == Board::layer ? with_baselines(reference, recipes) : recipes) {
     if (const auto why = other_task(board, reference.run, recipe.run); !why.empty()) {
       out.left_out.push_back(text(recipe.name, " (another task: ", why, ")"));
+      say("left out: " + out.left_out.back());
+      continue;
+    }
+    const auto [twin, is_new] = entered.emplace(to_toml(resolved(recipe.run)), recipe.name);
+    if (!is_new) {
+      out.left_out.push_back(text(recipe.name, " (the configuration of ", twin->second, ")"));
       say("left out: " + out.left_out.back());
       continue;
     }

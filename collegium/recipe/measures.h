@@ -27,6 +27,7 @@ struct Measure {
   std::string_view better;  ///< "lower", "higher" or "" where neither is
   Place place;
   bool in_comparisons = true;
+  bool is_fixed = false;  ///< by the configuration: the same for every seed
 };
 
 std::span<const Measure> measures();

@@ -403,8 +403,11 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
       values.push_back(spread ? spread->json() : nlohmann::json());  // a dense run has no experts: an empty cell
     }
     if (any)
-      out["table"].push_back(
-          {{"measure", line.title}, {"unit", line.unit}, {"better", line.better}, {"values", values}});
+      out["table"].push_back({{"measure", line.title},
+                              {"unit", line.unit},
+                              {"better", line.better},
+                              {"fixed", line.is_fixed},
+                              {"values", values}});
   }
   return out;
 }

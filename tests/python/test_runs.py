@@ -58,9 +58,19 @@ tokens = 20
 """
 
 
+def environment(cwd):
+    return {**os.environ, "CI": "1", "XDG_CACHE_HOME": str(pathlib.Path(cwd) / "cache")}
+
+
+def start(arguments, cwd):
+    """A command that goes on while the test does something to it."""
+    return subprocess.Popen([str(CLI), *map(str, arguments)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            text=True, env=environment(cwd))
+
+
 def cli(*arguments, cwd, check=None, env=None):
     done = subprocess.run([str(CLI), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(pathlib.Path(cwd) / "cache"), **(env or {})})
+                          env={**environment(cwd), **(env or {})})
     if check is not None:
         assert done.returncode == check, f"{arguments} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -101,8 +111,7 @@ def test_a_killed_run_resumes_bitwise(place, router):
     kills = 0
     for attempt in range(12):
         arguments = ["train", str(recipe), "--runs", "cut", "--no-report", "--threads", "1"] + (["--resume"] if attempt else [])
-        child = subprocess.Popen([str(CLI), *arguments], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                 text=True, env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
+        child = start(arguments, place)
         # Each attempt may live a little longer, so that some kills meet a save and the last one finishes.
         deadline = time.monotonic() + 20
         runs = place / "cut"
@@ -125,17 +134,22 @@ def test_a_killed_run_resumes_bitwise(place, router):
         assert found[name] == wanted[name], f"{router}: {name} differs after {kills} kills"
 
 
-def test_interrupt_saves_and_exits_130(place):
-    recipe = write_recipe(place, steps=100000)
-    child = subprocess.Popen([str(CLI), "train", str(recipe), "--no-report", "--threads", "1"], cwd=place,
-                             stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
-    while not list(place.glob("runs/*/checkpoints/LATEST")):
+def interrupted(place, arguments, checkpoint):
+    """stderr of a command that gets SIGINT once there is a file newer than itself that matches `checkpoint`."""
+    started = time.time()
+    child = start(arguments, place)
+    while not any(p.stat().st_mtime > started for p in place.glob(checkpoint)):
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     error = child.communicate(timeout=60)[1]
     assert child.returncode == 130, error
+    return error
+
+
+def test_interrupt_saves_and_exits_130(place):
+    recipe = write_recipe(place, steps=100000)
+    error = interrupted(place, ["train", recipe, "--no-report", "--threads", 1], "runs/*/checkpoints/LATEST")
     assert "checkpoint written" in error and "--resume" in error
     rows = json.loads(cli("runs", "--json", cwd=place, check=0).stdout)
     assert rows[0]["status"] == "interrupted"
@@ -232,20 +246,9 @@ def test_the_same_run_twice_is_no_second_seed(place):
 def test_the_hint_after_an_interrupt_can_be_pasted(place):
     write_recipe(place, steps=20)
     arguments = ["train", "tiny.toml", "--runs", "my runs", "--no-report", "--threads", "1", "--set", "train.steps=100000"]
-    child = subprocess.Popen([str(CLI), *arguments], cwd=place, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
-    while not list(place.glob("my runs/*/checkpoints/LATEST")):
-        assert child.poll() is None, child.stderr.read()
-        time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    error = child.communicate(timeout=60)[1]
+    error = interrupted(place, arguments, "my runs/*/checkpoints/LATEST")
     hint = shlex.split(error[error.index("collegium train"):].splitlines()[0])[1:]
-    again = subprocess.Popen([str(CLI), *hint], cwd=place, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "CI": "1", "XDG_CACHE_HOME": str(place / "cache")})
-    time.sleep(3)
-    again.send_signal(signal.SIGINT)
-    error = again.communicate(timeout=60)[1]
-    assert again.returncode == 130, error
+    interrupted(place, hint, "my runs/*/checkpoints/LATEST")
 
 
 BAD = [
