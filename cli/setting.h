@@ -53,17 +53,6 @@ void show_warnings(const Arguments& arguments, const std::vector<std::string>& w
 /// result goes into it.
 void require_folder_for(const Arguments& arguments, std::string_view name);
 
-/// `make()`, whose complaints about how parts fit together are told with the recipe's path.
-template <class Make>
-auto in_recipe(const std::string& path, const Make& make) {
-  try {
-    return make();
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::usage) throw;
-    throw Error(error.kind(), text(path, ": ", error.what()), error.hint());
-  }
-}
-
 /// "1.23M", "12.3k" and the like.
 std::string count_text(double count);
 

@@ -62,9 +62,11 @@ const times = (ratio) => (isNumber(ratio) ? `${ratio.toFixed(2)}×` : "–");
 
 function duration(seconds) {
   if (!isNumber(seconds) || seconds < 0) return "–";
-  if (seconds < 60) return `${plain(Math.round(seconds * 10) / 10)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  if (seconds < 59.95) return `${plain(Math.round(seconds * 10) / 10)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  const minutes = Math.round(seconds / 60);
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 /** Milliseconds since 1970 from ISO text or seconds; NaN when it is neither. */

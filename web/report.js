@@ -86,20 +86,8 @@ function highlightToml(text) {
   return out;
 }
 
-/**
- * Seconds in training steps, from the tokens and the speed of every record; NaN when they are not known. After a resume
- * a step can be recorded again, and the last record counts.
- */
-function trainingSeconds(timing, clock) {
-  if (!clock.tokens) return NaN;
-  const rows = timing.filter((row, i) => row.step !== timing[i + 1]?.step && row.tokens_per_second > 0);
-  const tokens = rows.map((row) => clock.tokens(row.step));
-  const seconds = rows.map((row, i) => (tokens[i] - (tokens[i - 1] ?? 0)) / row.tokens_per_second);
-  return seconds.length ? seconds.reduce((sum, value) => sum + value, 0) : NaN;
-}
-
-function reportHeader(data, run, timing, clock) {
-  const trained = trainingSeconds(timing, clock);
+function reportHeader(data, run, timing) {
+  const trained = timing.at(-1)?.training_seconds;
   const active = run.parameters_active / run.parameters_total;
   const sparse = isNumber(active) && active < 0.9995;
   return el(
@@ -393,7 +381,7 @@ function reportPage(data) {
     ),
   ].filter(Boolean);
   return [
-    reportHeader(data, run, timing, clock),
+    reportHeader(data, run, timing),
     el(
       "nav",
       { "aria-label": "Sections" },

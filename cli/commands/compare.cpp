@@ -10,6 +10,7 @@
 #include "collegium/inspect/page.h"
 #include "collegium/io/json.h"
 #include "collegium/recipe/leaderboard.h"
+#include "collegium/recipe/plan.h"
 
 namespace collegium::cli {
 namespace {
@@ -92,6 +93,7 @@ int compare_room(const Arguments& arguments) {
   for (const auto& file : fs.list(folder))
     if (file.ends_with(".toml")) recipes.push_back(read_recipe(folder / file));
   if (recipes.empty()) fail(ErrorKind::usage, folder.string(), ": no recipe here");
+  for (const auto& recipe : recipes) require_buildable(recipe);
   std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
   const auto kind = arguments.text("room") == "layer" ? Board::layer : Board::route;

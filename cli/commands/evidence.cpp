@@ -9,6 +9,7 @@
 #include "cli/setting.h"
 #include "collegium/inspect/page.h"
 #include "collegium/io/json.h"
+#include "collegium/recipe/plan.h"
 
 namespace collegium::cli {
 namespace {
@@ -70,8 +71,10 @@ int run_evidence(const Arguments& arguments) {
   const auto setting = run_setting(arguments, &interrupt, progress.get());
   std::vector<Recipe> recipes;
   for (const auto& path : arguments.positionals("RECIPE")) recipes.push_back(read_recipe(path, arguments.all("set")));
-  for (const auto& recipe : recipes)
+  for (const auto& recipe : recipes) {
     require(!recipe.expectations.empty(), recipe.path, ": has no [[expect]], so there is nothing to judge");
+    require_buildable(recipe);
+  }
   auto json = Json::array();
   bool any_failed = false;
   const auto& code = setting.code;

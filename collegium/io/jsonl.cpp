@@ -64,6 +64,22 @@ void JsonLines::truncate_to(uint64_t bytes) {
   flush();
 }
 
+std::vector<nlohmann::json> JsonLines::keep_while(const std::function<bool(const nlohmann::json&)>& belongs) {
+  const auto content = read_text(fs_, path_);
+  std::vector<nlohmann::json> kept;
+  uint64_t bytes = 0;
+  while (bytes < size_) {
+    const auto end = content.find('\n', bytes);
+    auto row =
+        parse_json(std::string_view(content).substr(bytes, end - bytes), text(path_.string(), ":", kept.size() + 1));
+    if (!belongs(row)) break;
+    kept.push_back(std::move(row));
+    bytes = end + 1;
+  }
+  if (bytes < size_) truncate_to(bytes);
+  return kept;
+}
+
 JsonLinesContent read_json_lines(FileSystem& fs, const Path& path) {
   const auto content = read_text(fs, path);
   JsonLinesContent out;

@@ -2,6 +2,7 @@
 // cuts back to where its checkpoint stands.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -25,6 +26,8 @@ class JsonLines {
   /// Drops the rows from byte `bytes` on, durably. Throws an Error of kind data when the log is shorter, or no row
   /// ends there.
   void truncate_to(uint64_t bytes);
+  /// Drops the first row that `belongs` refuses and all behind it, durably; gives those that stay.
+  std::vector<nlohmann::json> keep_while(const std::function<bool(const nlohmann::json&)>& belongs);
   const Path& path() const { return path_; }
 
  private:

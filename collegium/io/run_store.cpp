@@ -66,6 +66,12 @@ std::string_view run_status_name(RunStatus status) {
   return kStatusNames.at(static_cast<size_t>(status));
 }
 
+std::string short_commit(std::string_view commit) {
+  const auto digits = commit.find('-');
+  return text(commit.substr(0, std::min<size_t>(9, digits)),
+              digits == std::string_view::npos ? "" : commit.substr(digits));
+}
+
 RunStore::RunStore(const Path& runs_root) : database_(prepared_file(runs_root)) {
   prepare_schema();
 }

@@ -34,6 +34,9 @@ struct Run {
   bool operator==(const Run&) const = default;
 };
 
+/// A commit as tables show it: nine digits, and "-dirty" where it has that.
+std::string short_commit(std::string_view commit);
+
 /// Failures are Errors as Database throws them. One thread at a time.
 class RunStore {
  public:

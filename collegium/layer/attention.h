@@ -74,6 +74,8 @@ class Attention {
     }
   };
   virtual ~Attention() = default;
+  /// x_ND: [N, D], sequence after sequence, N = here.B * here.T. `y_ND` has its shape and dtype. With here.cache the
+  /// tokens follow the here.past ones that it holds, and are added to it.
   virtual AttentionOutput forward(const Tensor& x_ND, const route::Context& routing, const AttentionContext& here) = 0;
   /// After each optimiser step.
   virtual void step() {}

@@ -64,6 +64,8 @@ class MoeLayer {
     }
   };
   virtual ~MoeLayer() = default;
+  /// x_ND: [N, D], float32, bfloat16 or float64; `y_ND` has its shape and dtype, and of tokens that context.mask_N
+  /// leaves out any numbers. Throws an Error where the context lacks what facts().needs names.
   virtual LayerOutput forward(const Tensor& x_ND, const route::Context& context) = 0;
   /// The layer's hidden units as those of one wide network, for x_ND and what `forward` gave for it: zero where a token
   /// does not meet the unit. [N, F]; undefined where the layer is no such network.

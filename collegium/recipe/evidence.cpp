@@ -170,7 +170,7 @@ std::string evidence_table(const std::vector<nlohmann::json>& results) {
           << (e["baseline"].empty() ? text(e["relation"].get<std::string>(), " ", e["value"].get<double>())
                                     : text(baseline, ": ", with_spread(e["baseline"])))
           << " | " << r["seeds"].size() << " | " << e["verdict"].get<std::string>() << " | "
-          << e["paper_says"].get<std::string>() << " | " << r["commit"].get<std::string>().substr(0, 9) << " | "
+          << e["paper_says"].get<std::string>() << " | " << io::short_commit(r["commit"].get<std::string>()) << " | "
           << r["machine"].get<std::string>() << " |\n";
     }
   return out.str();

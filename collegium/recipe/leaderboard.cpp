@@ -116,7 +116,7 @@ void measure_speeds(std::vector<Entrant>& entrants, const RunSetting& setting) {
 std::vector<std::string> commits_of(const std::vector<io::Path>& runs, const RunSetting& setting) {
   std::set<std::string> out;
   io::RunStore store(setting.runs_root);
-  for (const auto& run : runs) out.insert(store.find(run.filename().string()).git_commit.substr(0, 9));
+  for (const auto& run : runs) out.insert(io::short_commit(store.find(run.filename().string()).git_commit));
   return {out.begin(), out.end()};
 }
 
@@ -367,7 +367,7 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
                      "recipe in `recipes/layer` and the routed layer of top-k, same width, depth, data, steps and "
                      "seeds\n(")
       << board["seeds"].size() << " seeds; mean ± standard deviation over them), commit "
-      << board["commit"].get<std::string>().substr(0, 9) << ", " << board["machine"].get<std::string>()
+      << io::short_commit(board["commit"].get<std::string>()) << ", " << board["machine"].get<std::string>()
       << ".\nSorted by held-out loss; those that see later tokens stand at the end, for their loss is too good to be "
          "true.\n\n![held-out loss against what it costs]("
       << file << ".svg)\n\n";

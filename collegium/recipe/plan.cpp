@@ -100,4 +100,11 @@ void refuse_if_too_large(const Plan& plan) {
               "what each costs");
 }
 
+void require_buildable(const Recipe& recipe) {
+  const auto build = [](const RunConfig& run) { task_of(run)->imagine(run)->build_model(at::kMeta); };
+  in_recipe(recipe.path, [&] { build(recipe.run); });
+  if (recipe.has_baseline)
+    in_recipe(text(recipe.path, ": baseline ", recipe.baseline_name), [&] { build(recipe.baseline); });
+}
+
 }  // namespace collegium

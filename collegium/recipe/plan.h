@@ -1,5 +1,6 @@
 // What a recipe will cost, before any work.
 #pragma once
+#include "collegium/recipe/recipe.h"
 #include "collegium/recipe/run.h"
 
 namespace collegium {
@@ -27,5 +28,20 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
 
 /// Throws an Error of kind refused that lists the refusals, if any.
 void refuse_if_too_large(const Plan& plan);
+
+/// `make()`, whose complaints about how parts fit together are told with the recipe's path.
+template <class Make>
+auto in_recipe(const std::string& path, const Make& make) {
+  try {
+    return make();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::usage) throw;
+    throw Error(error.kind(), text(path, ": ", error.what()), error.hint());
+  }
+}
+
+/// Builds the models of both sides without memory or data: parts that do not fit together are a usage Error with the
+/// recipe's path (and the baseline's name), long before they would be trained.
+void require_buildable(const Recipe& recipe);
 
 }  // namespace collegium

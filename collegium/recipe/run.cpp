@@ -46,7 +46,7 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
   RunOutcome out{.run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes()};
   if (is_resumed) {
     if (io::list_checkpoints(fs, folder / "checkpoints").empty()) {
-      metrics.truncate_to(0);  // killed before its first checkpoint: begin again
+      metrics.truncate_to(0), timing.truncate_to(0);  // killed before its first checkpoint: begin again
     } else {
       auto loaded = io::load_checkpoint(fs, folder / "checkpoints");
       out.warnings.insert(out.warnings.end(), loaded.warnings.begin(), loaded.warnings.end());

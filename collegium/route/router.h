@@ -76,7 +76,9 @@ class Router {
   static std::unique_ptr<Router> compose(std::unique_ptr<Scorer> scorer, std::string_view scorer_name,
                                          const Composition& composition, const Inputs& inputs);
 
-  /// Routes x_ND. Observations for the balancers are taken in Phase::train only.
+  /// Routes x_ND: [N, D] of any floating dtype; scores are of router_dtype(x_ND). Balancers observe in Phase::train
+  /// only. Throws an Error where the context lacks what the stages need (facts().needs), naming them, and where a
+  /// tensor of it has not one entry a token.
   Routing route(const Tensor& x_ND, const Context& context);
 
   /// After each optimiser step: balancers move their state.

@@ -102,7 +102,7 @@ class Scorer {
   virtual bool has_prototypes() const { return false; }
   /// After each optimiser step, for schedules and running statistics; state is in buffers.
   virtual void step() {}
-  /// Multiply-adds per token, for the plan.
+  /// Per token, multiply and add counted as two, for the plan.
   virtual double flops_per_token() const { return 0; }
   /// The same per token and token of its sequence, for scorers that compare tokens.
   virtual double flops_per_pair() const { return 0; }

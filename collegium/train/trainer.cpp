@@ -142,13 +142,38 @@ void Trainer::restore(const io::CheckpointData& data, io::JsonLines* metrics) {
   if (metrics) metrics->truncate_to(loop.at("metrics_bytes").get<uint64_t>());
 }
 
+namespace {
+
+// What was timed: of a resumed run, what the sessions before recorded up to its checkpoint, too.
+struct Timed {
+  double seconds = 0;           // since the start
+  double training_seconds = 0;  // of them in training steps, `tokens` of which were timed
+  int64_t tokens = 0;
+  double tokens_per_second() const { return training_seconds > 0 ? static_cast<double>(tokens) / training_seconds : 0; }
+};
+
+Timed timed_before(io::JsonLines* timing, int64_t step) {
+  Timed out;
+  if (!timing) return out;
+  for (const auto& row :
+       timing->keep_while([&](const auto& r) { return r.at("step").template get<int64_t>() <= step; }))
+    if (row.contains("training_seconds"))
+      out = {.seconds = row.at("seconds"),
+             .training_seconds = row.at("training_seconds"),
+             .tokens = row.at("timed_tokens")};
+  return out;
+}
+
+}  // namespace
+
 TrainResult Trainer::run(const TrainSinks& sinks) {
   TrainResult result;
   const auto headline = task_.headline();
   const std::string key(headline.key);
-  const auto started = sinks.clock();
-  double busy = 0, since_row = 0;
-  int64_t tokens_here = 0, tokens_since_row = 0;
+  auto timed = timed_before(sinks.timing, step_);
+  const auto started = sinks.clock() - timed.seconds;
+  double since_row = 0;
+  int64_t tokens_since_row = 0;
   const auto say = [&](const std::string& line) {
     if (sinks.progress) sinks.progress->note(line);
   };
@@ -195,17 +220,16 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
       break;
     }
     const auto seconds = sinks.clock() - before;
-    busy += seconds, since_row += seconds;
-    tokens_here += tokens_ - tokens_before, tokens_since_row += tokens_ - tokens_before;
+    timed.training_seconds += seconds, since_row += seconds;
+    timed.tokens += tokens_ - tokens_before, tokens_since_row += tokens_ - tokens_before;
 
     if (sinks.progress)
-      sinks.progress->update(
-          step_,
-          {{"loss", short_number(meter_.loss())},
-           {key, short_number(task_.scores(meter_).at(key))},
-           {"held-out", valid_scores_.empty() ? "-" : short_number(valid_scores_.at(key))},
-           {"", text(short_number(static_cast<double>(tokens_here) / std::max(busy, 1e-9)), " ", headline.speed)}},
-          meter_.mean_load());
+      sinks.progress->update(step_,
+                             {{"loss", short_number(meter_.loss())},
+                              {key, short_number(task_.scores(meter_).at(key))},
+                              {"held-out", valid_scores_.empty() ? "-" : short_number(valid_scores_.at(key))},
+                              {"", text(short_number(timed.tokens_per_second()), " ", headline.speed)}},
+                             meter_.mean_load());
     const bool is_last = step_ == config_.steps;
     if (every(config_.log_every) || is_last) {
       train_scores_ = task_.scores(meter_);
@@ -214,6 +238,8 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
         sinks.timing->append(
             {{"step", step_},
              {"seconds", sinks.clock() - started},
+             {"training_seconds", timed.training_seconds},
+             {"timed_tokens", timed.tokens},
              {"tokens_per_second", static_cast<double>(tokens_since_row) / std::max(since_row, 1e-9)}});
       meter_ = {}, since_row = 0, tokens_since_row = 0;
     }
@@ -232,7 +258,7 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
   }
   if (sinks.progress) sinks.progress->finish();
   result.step = step_, result.tokens = tokens_;
-  result.tokens_per_second = busy > 0 ? static_cast<double>(tokens_here) / busy : 0;
+  result.tokens_per_second = timed.tokens_per_second();
   result.train = train_scores_, result.valid = valid_scores_, result.headline = headline;
   return result;
 }

@@ -107,6 +107,18 @@ TEST_CASE("a bad line within is an Error with its number") {
   CHECK(error.has("/m:2: not JSON"));
 }
 
+TEST_CASE("a log is cut at the first row that does not belong") {
+  FaultyFs fs;
+  JsonLines log(fs, "/m");
+  for (int64_t step = 0; step < 5; ++step) log.append(row_of(step));
+  CHECK(log.keep_while([](const auto&) { return true; }) == rows_to(5));
+  CHECK(log.keep_while([](const auto& row) { return row != row_of(3); }) == rows_to(3));
+  log.append(row_of(3));
+  CHECK(read_json_lines(fs, "/m").rows == rows_to(4));
+  CHECK(log.keep_while([](const auto&) { return false; }).empty());
+  CHECK(log.size() == 0);
+}
+
 TEST_CASE("a row that does not fit is not there, and the next one is whole") {
   for (const auto done : {Done::nothing, Done::half}) {
     FaultyFs fs;

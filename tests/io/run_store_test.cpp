@@ -62,6 +62,12 @@ TEST_CASE("a run comes back with every field, also after it is changed") {
   CHECK(run_status_name(RunStatus::interrupted) == "interrupted");
 }
 
+TEST_CASE("a commit is shown short, and that it had changes stays") {
+  CHECK(short_commit("6198584aa5b0f1c2d3e4") == "6198584aa");
+  CHECK(short_commit("6198584aa5b0f1c2d3e4-dirty") == "6198584aa-dirty");
+  CHECK(short_commit("").empty());
+}
+
 TEST_CASE("runs are listed newest first") {
   TempFolder temp;
   RunStore store(temp.path());

@@ -132,7 +132,9 @@ def timing(rng, steps, every, pace=34000, tokens_per_step=4096):
     for step in range(every, steps + 1, every):
         speed = pace * (1 + 0.03 * rng.gauss(0, 1)) * (0.7 if step % (every * 10) == 0 else 1)
         seconds += every * tokens_per_step / speed
-        rows.append({"step": step, "seconds": seconds, "tokens_per_second": speed})
+        rows.append(
+            {"step": step, "seconds": seconds, "training_seconds": 0.9 * seconds, "tokens_per_second": speed}
+        )
     return rows
 
 

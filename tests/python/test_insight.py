@@ -119,6 +119,16 @@ def test_report_on_layers(place):  # noqa: F811
     assert (place / "docs" / "layers.svg").read_text().count("<g ") == 2
 
 
+def test_evidence_finds_parts_that_do_not_fit_before_any_training(place):  # noqa: F811
+    good, bad = write_recipe(place, "top_k"), place / "bad.toml"
+    expect = '\n[[expect]]\nmeasure = "valid_bpb"\nrelation = "at_most"\nvalue = 20\n'
+    good.write_text(good.read_text() + expect)
+    bad.write_text(good.read_text() + '\n[baseline.model.moe.router]\nname = "top_k"\nk = 9\n')
+    done = cli("evidence", good, bad, "--threads", 1, cwd=place, check=2)
+    assert "bad.toml: baseline baseline: " in done.stderr and "k = 9 is more than the 4 experts" in done.stderr
+    assert not (place / "runs").exists()
+
+
 def test_evidence_of_training_balance_and_of_the_best_loss(place):  # noqa: F811
     path = write_recipe(place, router="base", steps=20, name="even")
     head = 'paper = 73\ntitle = "x"\nclaim = "y"\nseeds = [1, 2]\n'

@@ -132,6 +132,11 @@ def test_a_killed_run_resumes_bitwise(place, router):
     assert step == wanted_step
     for name in wanted:
         assert found[name] == wanted[name], f"{router}: {name} differs after {kills} kills"
+    # The clock goes on where it stood, and a step that was made twice is recorded once.
+    speeds = [row for row in map(json.loads, (only_run(place, "cut") / "timing.jsonl").read_text().splitlines()) if "tokens_per_second" in row]
+    steps, seconds = [row["step"] for row in speeds], [row["seconds"] for row in speeds]
+    assert steps == sorted(set(steps)) and seconds == sorted(seconds)
+    assert all(row["training_seconds"] <= row["seconds"] for row in speeds)
 
 
 def interrupted(place, arguments, checkpoint):

@@ -24,7 +24,7 @@ class LoraExperts final : public Experts, public Makes<LoraExperts, Experts> {
   struct Config {
     int64_t rank = 8;
     double alpha = 0;
-    double init_scale = 1;
+    double init_scale = 0.3;
     void visit(Fields& field) {
       field("rank", rank, {.help = "rank of each update", .min = 1});
       field("alpha", alpha, {.help = "updates count alpha / rank; 0 = rank", .min = 0});

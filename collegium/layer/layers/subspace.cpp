@@ -65,7 +65,7 @@ class SubspaceLayer final : public MoeLayer, public Makes<SubspaceLayer, MoeLaye
     double topology_rate = 10;
     double connection = 0.1;
     double noise = 0.02;
-    double init_scale = 1;
+    double init_scale = 0.3;
     void visit(Fields& field) {
       field("n_experts", n_experts, {.help = "experts, and blocks of the backbone", .unit = "experts", .min = 1});
       field("d_expert", d_expert,

@@ -12,7 +12,7 @@ class LocMoeRouter final : public Preset<LocMoeRouter> {
     double local = 0.8;
     double locality_loss = 0.01;
     double balance_loss = 0.01;
-    double capacity_factor = 1.25;
+    double capacity_factor = 1.25, evaluation_capacity_factor = 2;
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
       field("n_devices", n_devices, {.help = "devices that experts and sequences are spread over", .min = 1});
@@ -22,6 +22,8 @@ class LocMoeRouter final : public Preset<LocMoeRouter> {
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
       field("capacity_factor", capacity_factor,
             {.help = "slots per expert = capacity_factor * k * tokens / experts; 0 = no limit", .min = 0});
+      field("evaluation_capacity_factor", evaluation_capacity_factor,
+            {.help = "the same outside training (2 as Switch's authors have it); 0 = as in training", .min = 0});
     }
   };
 
@@ -30,7 +32,10 @@ class LocMoeRouter final : public Preset<LocMoeRouter> {
     out.scorer = {.name = "linear"};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     if (c.capacity_factor > 0)
-      out.capacity = {.name = "factor", .fields = table({{"factor", c.capacity_factor}, {"priority", "position"}})};
+      out.capacity = {.name = "factor",
+                      .fields = table({{"factor", c.capacity_factor},
+                                       {"evaluation_factor", c.evaluation_capacity_factor},
+                                       {"priority", "position"}})};
     out.gate = {.name = "score"};
     out.balancers.push_back(
         {.name = "locality_loss",
