@@ -5,6 +5,7 @@ target_include_directories(collegium_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(collegium_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror -Wno-missing-field-initializers)
 target_compile_definitions(collegium_options INTERFACE _GLIBCXX_ASSERTIONS)
 target_link_libraries(collegium_options INTERFACE ${TORCH_LIBRARIES} collegium_openmp)
+target_link_options(collegium_options INTERFACE ${TORCH_LINK_OPTIONS})
 target_include_directories(collegium_options SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 if(COLLEGIUM_ASAN)
   # What the sanitizers insert makes GCC 12 see uninitialised values where there are none.

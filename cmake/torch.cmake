@@ -14,11 +14,28 @@ if(NOT Torch_DIR)
   endif()
   set(Torch_DIR ${_prefix}/Torch CACHE PATH "where TorchConfig.cmake is")
 endif()
-find_package(Torch REQUIRED)
-if(Torch_VERSION VERSION_LESS 2.6)
-  message(FATAL_ERROR "torch ${Torch_VERSION} found, 2.6 or newer needed")
+# TorchConfig.cmake itself is not used: that of a CUDA build demands a CUDA toolkit, and nothing here compiles CUDA code.
+get_filename_component(TORCH_INSTALL_PREFIX ${Torch_DIR}/../../.. ABSOLUTE)
+if(NOT EXISTS ${Torch_DIR}/TorchConfigVersion.cmake)
+  message(FATAL_ERROR "Torch_DIR=${Torch_DIR}: no torch there (TorchConfigVersion.cmake is missing)")
 endif()
-set(CMAKE_CXX_FLAGS "${CMAKE_CXX_FLAGS} ${TORCH_CXX_FLAGS}")
+include(${Torch_DIR}/TorchConfigVersion.cmake)
+if(PACKAGE_VERSION VERSION_LESS 2.6)
+  message(FATAL_ERROR "torch ${PACKAGE_VERSION} found, 2.6 or newer needed")
+endif()
+message(STATUS "torch ${PACKAGE_VERSION} in ${TORCH_INSTALL_PREFIX}")
+set(TORCH_INCLUDE_DIRS ${TORCH_INSTALL_PREFIX}/include ${TORCH_INSTALL_PREFIX}/include/torch/csrc/api/include)
+set(TORCH_LIBRARIES ${TORCH_INSTALL_PREFIX}/lib/libtorch.so ${TORCH_INSTALL_PREFIX}/lib/libtorch_cpu.so
+    ${TORCH_INSTALL_PREFIX}/lib/libc10.so)
+# libtorch.so of a CUDA build brings libtorch_cuda.so, whose kernels register themselves when it is loaded: it must stay
+# linked though nothing calls it. The CUDA libraries behind it are found when the program runs, not here.
+set(TORCH_LINK_OPTIONS LINKER:--no-as-needed LINKER:--allow-shlib-undefined)
+# Wheels before 2.7 may have the old ABI of std::string.
+file(STRINGS ${Torch_DIR}/TorchConfig.cmake _abi REGEX "_GLIBCXX_USE_CXX11_ABI=[01]")
+if(_abi)
+  string(REGEX MATCH "_GLIBCXX_USE_CXX11_ABI=[01]" _abi "${_abi}")
+  add_compile_definitions(${_abi})
+endif()
 
 # at::parallel_for runs serially unless our own files are compiled for OpenMP, and a second OpenMP runtime beside
 # torch's would start a second pool of threads. So: compile with -fopenmp, link the runtime that the wheel brings.

@@ -6,9 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(g++ cmake ninja-build ccache git python3 python3-dev python3-venv libcli11-dev libtomlplusplus-dev
+packages=(g++ cmake ninja-build ccache git python3 python3-dev python3-pip python3-venv libcli11-dev libtomlplusplus-dev
           nlohmann-json3-dev libsqlite3-dev libssl-dev libarchive-dev libpcre2-dev)
-[[ "${1:-}" == test ]] && packages+=(doctest-dev chromium)
+# Text to train on comes from PyPI and npm, through their own clients.
+command -v npm >/dev/null || packages+=(npm)
+[[ "${1:-}" == test ]] && packages+=(doctest-dev chromium zsh fish tmux)
 
 missing=()
 for package in "${packages[@]}"; do
