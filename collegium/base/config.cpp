@@ -253,7 +253,7 @@ class Lister final : public Fields {
   }
 
  private:
-  void put(std::string_view n, std::string_view type, Value v, const FieldOptions& o) {
+  void put(std::string_view n, std::string_view type, const Value& v, const FieldOptions& o) {
     FieldInfo info;
     info.name = n, info.type = type, info.default_text = to_toml(v), info.help = o.help, info.unit = o.unit;
     info.catalogue = o.catalogue, info.min = o.min, info.max = o.max;

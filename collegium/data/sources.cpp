@@ -240,7 +240,7 @@ SourcePaths source_paths(std::string_view xdg_cache_home, std::string_view home,
 }
 
 fs::path locate(const Source& source, const SourcePaths& paths, const OnProgress& progress) {
-  const auto cached = paths.cache / source.archive;
+  auto cached = paths.cache / source.archive;
   if (fs::is_regular_file(cached)) {
     check_hash(source, cached, "remove the file; it is then fetched again");
     return cached;

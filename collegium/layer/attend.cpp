@@ -14,7 +14,7 @@ namespace {
 // itself, so that no row is empty.
 Tensor visible(const AttentionContext& here, const at::TensorOptions& options) {
   const auto S = here.past + here.T;
-  const auto causal_TS = at::ones({here.T, S}, options.dtype(at::kBool)).tril(here.past);
+  auto causal_TS = at::ones({here.T, S}, options.dtype(at::kBool)).tril(here.past);
   if (!here.key_mask_BT.defined()) return causal_TS;
   const auto itself_TS = at::eye(here.T, options).to(at::kBool);
   return causal_TS.logical_and(here.key_mask_BT.reshape({here.B, 1, 1, S})).logical_or(itself_TS);
