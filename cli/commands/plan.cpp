@@ -52,7 +52,7 @@ int run_plan(const Arguments& arguments) {
   rows.row({"memory", bytes_text(plan.memory_bytes),
             text(plan.memory_available
                      ? text(bytes_text(*plan.memory_available), setting.device.is_cpu() ? " free" : " on the device")
-                     : text("of ", setting.device, " nobody tells how much it has"),
+                     : text("how much ", setting.device, " has is not known"),
                  "; ", plan.is_memory_probed ? "from steps with smaller batches" : "an estimate")});
   rows.row({"checkpoint", bytes_text(plan.checkpoint_bytes),
             text(bytes_text(plan.disk_bytes), " at most at once, ", bytes_text(plan.disk_available), " free")});

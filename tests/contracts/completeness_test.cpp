@@ -63,9 +63,11 @@ std::string recipes_text() {
   return all;
 }
 
-// Optimizers and schedules of both sides of every recipe: what is trained with, not what a text mentions.
+// Optimizers and schedules of both sides of every recipe, and of a run that sets none: what is trained with, not what a
+// text mentions.
 std::set<std::string> learners_of_recipes() {
-  std::set<std::string> out;
+  const train::TrainConfig unset;
+  std::set<std::string> out = {unset.optimizer.name, unset.schedule.name};
   for (const auto& file : fs::recursive_directory_iterator(kSource / "recipes")) {
     if (file.path().extension() != ".toml") continue;
     const auto recipe = read_recipe(file.path());
@@ -77,15 +79,11 @@ std::set<std::string> learners_of_recipes() {
 
 // Entries that no paper of the catalogue of papers owns. An entry that is not here says `.paper = N`.
 const std::map<std::string, std::set<std::string>> kWithoutPaper = {
-    {"attentions", {"full", "moa"}},
-    {"experts", {"gelu", "lora", "swiglu"}},
-    {"gates", {"group_product"}},
-    {"layers", {"dense", "latent", "peer"}},
-    {"optimizers", {"adamw", "muon"}},
-    {"routers", {"hierarchical"}},
-    {"schedules", {"constant", "cosine", "wsd"}},
-    {"scorers", {"hierarchical"}},
-    {"tasks", {"language"}},
+    {"attentions", {"full", "moa"}}, {"experts", {"gelu", "lora", "swiglu"}},
+    {"gates", {"group_product"}},    {"layers", {"dense", "latent", "peer"}},
+    {"models", {"decoder"}},         {"optimizers", {"adamw", "muon"}},
+    {"routers", {"hierarchical"}},   {"schedules", {"constant", "cosine", "wsd"}},
+    {"scorers", {"hierarchical"}},   {"tasks", {"language"}},
 };
 
 // Stages that some preset router is made of.

@@ -10,6 +10,7 @@
 #include <iomanip>
 #include <sstream>
 
+#include "collegium/layer/experts.h"
 #include "collegium/layer/layer.h"
 #include "collegium/model/depth.h"
 #include "tests/support/attentions.h"
