@@ -291,13 +291,15 @@ def test_a_run_that_breaks_keeps_the_checkpoint_before_it(place):
     assert json.loads(cli("runs", "--json", cwd=place, check=0).stdout)[0]["status"] == "finished"
 
 
-def test_a_run_that_breaks_before_its_first_checkpoint_says_that_there_is_none(place):
+@pytest.mark.parametrize("save_every", [7, 1])
+def test_a_run_that_breaks_with_no_sound_checkpoint_says_so(place, save_every):
+    """The first update breaks it: no step was saved yet, or the only one that was cannot be gone on from."""
     recipe = write_recipe(place)
     done = cli("train", recipe, "--threads", 1, "--no-report", "--set", "train.optimizer.lr=1e30", "--set",
-               "train.schedule.warmup=0", cwd=place, check=4)
+               "train.schedule.warmup=0", "--set", f"train.save_every={save_every}", cwd=place, check=4)
     assert "there is no checkpoint to go on from" in done.stderr
     assert json.loads(cli("runs", "--json", cwd=place, check=0).stdout)[0]["status"] == "nan"
-    assert not list(only_run(place).glob("checkpoints/step-*"))
+    assert not list(only_run(place).glob("checkpoints/*"))
 
 
 BAD = [
