@@ -50,8 +50,10 @@ int run_plan(const Arguments& arguments) {
   rows.row({"tokens", count_text(static_cast<double>(plan.tokens)),
             text(recipe.run.train.steps, " steps of ", plan.tokens / recipe.run.train.steps)});
   rows.row({"memory", bytes_text(plan.memory_bytes),
-            text(bytes_text(plan.memory_available), " free; ",
-                 plan.is_memory_probed ? "from steps with smaller batches" : "an estimate")});
+            text(plan.memory_available
+                     ? text(bytes_text(*plan.memory_available), setting.device.is_cpu() ? " free" : " on the device")
+                     : text("how much ", setting.device, " has is not known"),
+                 "; ", plan.is_memory_probed ? "from steps with smaller batches" : "an estimate")});
   rows.row({"checkpoint", bytes_text(plan.checkpoint_bytes),
             text(bytes_text(plan.disk_bytes), " at most at once, ", bytes_text(plan.disk_available), " free")});
   if (plan.tokens_per_second) {
@@ -66,14 +68,14 @@ int run_plan(const Arguments& arguments) {
                {"tokens", plan.tokens},
                {"memory_bytes", plan.memory_bytes},
                {"memory_probed", plan.is_memory_probed},
-               {"memory_available", plan.memory_available},
+               {"memory_available", plan.memory_available ? Json(*plan.memory_available) : Json()},
                {"checkpoint_bytes", plan.checkpoint_bytes},
                {"disk_bytes", plan.disk_bytes},
                {"fits", plan.refusals.empty()},
                {"refusals", plan.refusals}};
   if (plan.tokens_per_second) json["tokens_per_second"] = *plan.tokens_per_second, json["seconds"] = *plan.seconds;
   if (!plan.refusals.empty()) refuse_if_too_large(plan);
-  out.line("it fits");
+  out.line(plan.memory_available ? "it fits" : text("it fits, if the memory of ", setting.device, " suffices"));
   out.json(json);
   return 0;
 }

@@ -69,8 +69,11 @@ int finish(const Arguments& arguments, const RunOutcome& outcome, const RunSetti
   const auto& r = outcome.result;
   auto json = outcome_json(outcome);
   if (r.reason == train::StopReason::not_finite) {
-    throw Error(ErrorKind::data, text(outcome.run.id, ": stopped: ", r.problem, "; the last checkpoint is good"),
-                "lower train.optimizer.lr, or raise its warm-up, and resume with --allow-drift");
+    const auto kept = r.kept_step ? text("the checkpoint of step ", *r.kept_step, " is kept")
+                                  : std::string("there is no checkpoint to go on from");
+    throw Error(ErrorKind::data, text(outcome.run.id, ": stopped: ", r.problem, "; ", kept),
+                text("lower train.optimizer.lr, or raise its warm-up, and ",
+                     r.kept_step ? "resume with --allow-drift" : "train again"));
   }
   if (r.reason == train::StopReason::interrupted) {
     throw Error(ErrorKind::interrupted, text(outcome.run.id, ": interrupted at step ", r.step, ", checkpoint written"),
@@ -118,6 +121,8 @@ int run_train(const Arguments& arguments) {
   if (!arguments.flag("dry-run")) io::real_file_system().create_directories(setting.runs_root);
   const auto plan = in_recipe(recipe.path, [&] { return make_plan(recipe.run, setting, false); });
   refuse_if_too_large(plan);
+  if (!plan.memory_available)
+    out.note(text("the memory of ", setting.device, " is not known, nor whether it suffices"));
   if (arguments.flag("dry-run")) {
     out.line(text(recipe.path, ": fits; ", count_text(plan.facts.parameters_total), " parameters, ",
                   count_text(plan.facts.parameters_active), " active per token; `collegium plan` shows more"));

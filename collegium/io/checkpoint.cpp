@@ -323,8 +323,15 @@ std::vector<std::string> verify_checkpoint(FileSystem& fs, const Path& folder) {
 }
 
 void remove_checkpoints_after(FileSystem& fs, const Path& dir, int64_t step) {
+  bool is_any_gone = false;
   for (const auto& folder : step_folders(fs, dir))
-    if (folder.step > step) remove_step(fs, dir, folder);
+    if (folder.step > step) remove_step(fs, dir, folder), is_any_gone = true;
+  if (!is_any_gone) return;
+  // LATEST must not name what is gone.
+  if (const auto left = list_checkpoints(fs, dir); left.empty())
+    fs.remove_all(dir / kLatest);
+  else
+    write_atomically(fs, dir / kLatest, as_bytes(left.front().folder.filename().string() + "\n"));
 }
 
 }  // namespace collegium::io

@@ -9,18 +9,10 @@
 #include <optional>
 #include <string>
 
+#include "collegium/kernels/cuda_driver.h"
 #include "collegium/kernels/experts_passes.h"
 
 namespace collegium::kernels {
-
-/// A CUDA device's generation: 9.0 is Hopper.
-struct Capability {
-  int major = 0, minor = 0;
-};
-
-/// Asked of NVIDIA's driver, which is opened when it is there, so that no CUDA header is needed; nothing without a
-/// driver or such a device.
-std::optional<Capability> cuda_capability(int64_t device);
 
 struct ProductChoice {
   bool is_grouped;  ///< at::_grouped_mm, else a loop over the experts

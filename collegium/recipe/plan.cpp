@@ -8,6 +8,7 @@
 
 #include "collegium/base/bytes.h"
 #include "collegium/io/env.h"
+#include "collegium/kernels/cuda_driver.h"
 #include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/workload.h"
 
@@ -50,7 +51,19 @@ std::optional<double> probed_memory(const RunConfig& config, const RunSetting& s
 
 }  // namespace
 
+std::optional<double> memory_of(at::Device device) {
+  if (device.is_cpu()) return static_cast<double>(io::available_memory_bytes());
+  const auto bytes =
+      device.is_cuda() ? kernels::cuda_memory_bytes(device.has_index() ? device.index() : 0) : std::optional<int64_t>();
+  return bytes ? std::optional(static_cast<double>(*bytes)) : std::nullopt;
+}
+
 Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds) {
+  return make_plan_within(memory_of(setting.device), config, setting, measure, measure_seconds);
+}
+
+Plan make_plan_within(std::optional<double> memory, const RunConfig& config, const RunSetting& setting, bool measure,
+                      double measure_seconds) {
   Plan plan;
   const auto& t = config.train;
   const auto task = task_of(config);
@@ -66,7 +79,8 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
   // float32 weights, gradients and two moments; Muon keeps one for matrices, so this is an upper bound.
   constexpr double kStateBytes = 16, kSavedBytes = 12;
   const auto width = t.precision == train::Precision::bf16 ? 0.6 : 1.0;
-  const auto itself = static_cast<double>(io::resident_memory_bytes());
+  // What the process holds already is not on another device.
+  const auto itself = setting.device.is_cpu() ? static_cast<double>(io::resident_memory_bytes()) : 0.0;
   const auto estimate = [&](int64_t sequences) {
     return kStateBytes * f.parameters_total +
            width * f.activation_bytes_per_token * static_cast<double>(sequences * length) + itself;
@@ -75,14 +89,14 @@ Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure,
   plan.checkpoint_bytes = kSavedBytes * f.parameters_total;
   plan.disk_bytes = plan.checkpoint_bytes * static_cast<double>(t.keep + 1);
   plan.disk_available = static_cast<double>(io::free_disk_bytes(setting.runs_root));
-  plan.memory_available = static_cast<double>(io::available_memory_bytes());
+  plan.memory_available = memory;
   // The formula alone refuses nothing that might fit; what is tried must surely fit.
-  const bool is_doubtful = plan.memory_bytes > plan.memory_available;
-  if ((measure || is_doubtful) && 1.5 * estimate(tried_batch(t.batch_size)) < plan.memory_available)
+  const auto is_beyond = [&](double bytes) { return memory && bytes >= *memory; };
+  if ((measure || is_beyond(plan.memory_bytes)) && !is_beyond(1.5 * estimate(tried_batch(t.batch_size))))
     if (const auto probed = probed_memory(config, setting)) plan.memory_bytes = *probed, plan.is_memory_probed = true;
-  if (setting.device.is_cpu() && plan.memory_bytes > plan.memory_available)
-    plan.refusals.push_back(text("needs about ", bytes_text(plan.memory_bytes), " of memory, ",
-                                 bytes_text(plan.memory_available), " are free"));
+  if (is_beyond(plan.memory_bytes))
+    plan.refusals.push_back(text("needs about ", bytes_text(plan.memory_bytes), " of memory, ", bytes_text(*memory),
+                                 setting.device.is_cpu() ? " are free" : text(" are on ", setting.device)));
   if (plan.disk_bytes > plan.disk_available)
     plan.refusals.push_back(text("checkpoints need ", bytes_text(plan.disk_bytes), " of disk below ",
                                  setting.runs_root.string(), ", ", bytes_text(plan.disk_available), " are free"));

@@ -7,12 +7,12 @@ namespace collegium {
 
 struct Plan {
   model::ModelFacts facts;
-  double train_flops_per_token = 0;  ///< forward and backward
-  double memory_bytes = 0;           ///< of the whole process while it trains, at its peak
-  bool is_memory_probed = false;     ///< from steps with few sequences on this machine, else from a formula
-  double memory_available = 0;
-  double checkpoint_bytes = 0;  ///< one checkpoint
-  double disk_bytes = 0;        ///< all that are kept at once
+  double train_flops_per_token = 0;        ///< forward and backward
+  double memory_bytes = 0;                 ///< where it trains, at its peak; on a CPU of the whole process
+  bool is_memory_probed = false;           ///< from steps with few sequences on this machine, else from a formula
+  std::optional<double> memory_available;  ///< where it trains, see memory_of
+  double checkpoint_bytes = 0;             ///< one checkpoint
+  double disk_bytes = 0;                   ///< all that are kept at once
   double disk_available = 0;
   int64_t tokens = 0;
   std::optional<double> tokens_per_second;  ///< measured on this machine; absent when it does not fit or was not asked
@@ -20,11 +20,19 @@ struct Plan {
   std::vector<std::string> refusals;  ///< why it would not work; empty = it fits
 };
 
-/// Plans the run. The vocabulary is that of the config (an upper bound where the tokenizer is still to be trained).
-/// With `measure`, steps with one and two quarters of the batch tell how memory grows with it, and a copy of the model
-/// is trained on random data for about `measure_seconds`, only if it fits. Without, memory comes from a formula, and
-/// steps are only made before it would refuse.
+/// Bytes that a run on `device` may take: on a CPU what is free now, of a CUDA device all that its driver says it has.
+/// Absent where nobody tells.
+std::optional<double> memory_of(at::Device device);
+
+/// Plans the run where memory_of(setting.device) is there to take. The vocabulary is that of the config (an upper bound
+/// where the tokenizer is still to be trained). With `measure`, steps with one and two quarters of the batch tell how
+/// memory grows with it, and a copy of the model is trained on random data for about `measure_seconds`, only if it
+/// fits. Without, memory comes from a formula, and steps are only made before it would refuse.
 Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds = 4);
+
+/// The same with so many bytes of memory; absent: not known, and nothing is refused for it.
+Plan make_plan_within(std::optional<double> memory, const RunConfig& config, const RunSetting& setting, bool measure,
+                      double measure_seconds = 4);
 
 /// Throws an Error of kind refused that lists the refusals, if any.
 void refuse_if_too_large(const Plan& plan);

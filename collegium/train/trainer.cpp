@@ -23,6 +23,13 @@ std::string short_number(double value) {
   return out.str();
 }
 
+// The first tensor that holds a number which is not finite, or "".
+std::string broken_tensor(const std::vector<ParameterRef>& items) {
+  for (const auto& item : items)
+    if (item.tensor->is_floating_point() && !at::isfinite(item.tensor->detach()).all().item<bool>()) return item.name;
+  return "";
+}
+
 }  // namespace
 
 std::span<const std::string_view> enum_names(Precision) {
@@ -125,6 +132,15 @@ io::CheckpointData Trainer::snapshot(const TrainSinks& sinks) const {
   return out;
 }
 
+// After a stop at numbers that are not finite: the step of the newest sound checkpoint from before them.
+std::optional<int64_t> Trainer::keep_finite_checkpoint(const TrainSinks& sinks) const {
+  if (sinks.checkpoints.empty()) return {};
+  io::remove_checkpoints_after(*sinks.fs, sinks.checkpoints, step_ - 1);
+  for (const auto& checkpoint : io::list_checkpoints(*sinks.fs, sinks.checkpoints))
+    if (io::verify_checkpoint(*sinks.fs, checkpoint.folder).empty()) return checkpoint.step;
+  return {};
+}
+
 void Trainer::restore(const io::CheckpointData& data, io::JsonLines* metrics) {
   load_tensors(parameters_, data.weights, "checkpoint weights");
   auto state = data.state;
@@ -206,6 +222,13 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
          << headline.unit;
     say(line.str());
   };
+  const auto stops_at_broken_weights = [&] {
+    const auto name = broken_tensor(parameters_);
+    if (name.empty()) return false;
+    result.reason = StopReason::not_finite;
+    result.problem = text("after step ", step_, " a number of '", name, "' is not finite");
+    return true;
+  };
   const auto every = [&](int64_t period) { return period > 0 && step_ % period == 0; };
 
   if (sinks.progress) sinks.progress->start(config_.steps, "steps", "training", step_);
@@ -244,8 +267,12 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
       meter_ = {}, since_row = 0, tokens_since_row = 0;
     }
     // An evaluation comes before the save of the same step, so that a resumed run does not repeat its row.
-    if (every(config_.eval_every) || is_last) evaluate_now();
+    if (every(config_.eval_every) || is_last) {
+      if (stops_at_broken_weights()) break;
+      evaluate_now();
+    }
     if (sinks.is_interrupted && sinks.is_interrupted()) {
+      if (stops_at_broken_weights()) break;
       say(text("stopping: saving step ", step_));
       save();
       if (!is_last) {
@@ -253,10 +280,12 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
         break;
       }
     } else if (every(config_.save_every) || is_last) {
+      if (stops_at_broken_weights()) break;
       save();
     }
   }
   if (sinks.progress) sinks.progress->finish();
+  if (result.reason == StopReason::not_finite) result.kept_step = keep_finite_checkpoint(sinks);
   result.step = step_, result.tokens = tokens_;
   result.tokens_per_second = timed.tokens_per_second();
   result.train = train_scores_, result.valid = valid_scores_, result.headline = headline;

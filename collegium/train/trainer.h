@@ -50,7 +50,8 @@ struct TrainResult {
   double tokens_per_second = 0;                ///< of this process, evaluations and saves not counted
   std::map<std::string, double> train, valid;  ///< the task's scores in the last row of each kind; empty without one
   Headline headline;
-  std::string problem;  ///< for not_finite: what was not a number, and when
+  std::string problem;               ///< for not_finite: what was not a number, and when
+  std::optional<int64_t> kept_step;  ///< for not_finite: of the newest checkpoint to go on from, if there is one
 };
 
 class Trainer {
@@ -62,8 +63,9 @@ class Trainer {
   /// that are missing, extra or of another shape.
   void restore(const io::CheckpointData& data, io::JsonLines* metrics);
 
-  /// Trains from where it stands to the end, an interrupt, or a loss that is not finite (then the last checkpoint
-  /// holds the last good state).
+  /// Trains from where it stands to the end, an interrupt, or a loss, gradient or weight that is not finite. Weights
+  /// that are not all finite are never saved, and a checkpoint of the very weights whose next pass is not finite is
+  /// removed (to go on from it would meet that pass again): the one before it is kept.
   TrainResult run(const TrainSinks& sinks);
 
   int64_t step() const { return step_; }
@@ -73,6 +75,7 @@ class Trainer {
 
  private:
   io::CheckpointData snapshot(const TrainSinks& sinks) const;
+  std::optional<int64_t> keep_finite_checkpoint(const TrainSinks& sinks) const;
   nlohmann::json row(std::string_view kind, const Meter& meter) const;
 
   TrainConfig config_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -62,6 +63,29 @@ std::string recipes_text() {
   return all;
 }
 
+// Optimizers and schedules of both sides of every recipe, and of a run that sets none: what is trained with, not what a
+// text mentions.
+std::set<std::string> learners_of_recipes() {
+  const train::TrainConfig unset;
+  std::set<std::string> out = {unset.optimizer.name, unset.schedule.name};
+  for (const auto& file : fs::recursive_directory_iterator(kSource / "recipes")) {
+    if (file.path().extension() != ".toml") continue;
+    const auto recipe = read_recipe(file.path());
+    for (const auto* run : {&recipe.run, recipe.has_baseline ? &recipe.baseline : nullptr})
+      if (run) out.insert(run->train.optimizer.name), out.insert(run->train.schedule.name);
+  }
+  return out;
+}
+
+// Entries that no paper of the catalogue of papers owns. An entry that is not here says `.paper = N`.
+const std::map<std::string, std::set<std::string>> kWithoutPaper = {
+    {"attentions", {"full", "moa"}}, {"experts", {"gelu", "lora", "swiglu"}},
+    {"gates", {"group_product"}},    {"layers", {"dense", "latent", "peer"}},
+    {"models", {"decoder"}},         {"optimizers", {"adamw", "muon"}},
+    {"routers", {"hierarchical"}},   {"schedules", {"constant", "cosine", "wsd"}},
+    {"scorers", {"hierarchical"}},   {"tasks", {"language"}},
+};
+
 // Stages that some preset router is made of.
 std::set<std::string> stages_of_presets() {
   std::set<std::string> out;
@@ -119,6 +143,22 @@ TEST_CASE("every entry has a name of its own, a source, a paper's number, a plac
   }
 }
 
+TEST_CASE("an entry has its paper's number, or is listed as one without") {
+  std::map<std::string, std::set<std::string>> found;
+  for (const auto& c : catalogues())
+    for (const auto& e : c.entries)
+      if (e.paper == 0) found[std::string(c.name)].insert(e.name);
+  for (const auto& c : catalogues()) {
+    const std::string name(c.name);
+    const auto listed = kWithoutPaper.count(name) ? kWithoutPaper.at(name) : std::set<std::string>{};
+    for (const auto& entry : found[name])
+      CHECK_MESSAGE(listed.count(entry), name << ": '" << entry << "' has no paper; is that so?");
+    for (const auto& entry : listed)
+      CHECK_MESSAGE(found[name].count(entry), name << ": '" << entry << "' has a paper, or is gone");
+  }
+  for (const auto& [name, entries] : kWithoutPaper) CHECK_MESSAGE(found.count(name), name);
+}
+
 TEST_CASE("every file of a catalogue's folder is in its list") {
   for (const auto& c : catalogues()) {
     std::set<std::string> names;
@@ -144,7 +184,7 @@ TEST_CASE("every entry's default configuration is valid and complete") {
     }
 }
 
-TEST_CASE("every router has a recipe; every layer and stage is used by a recipe or a preset") {
+TEST_CASE("every router has a recipe; every layer, stage, optimizer and schedule is used by a recipe or a preset") {
   for (const auto* e : route::routers()) {
     const auto path = kSource / "recipes/route" / (std::string(e->card.name) + ".toml");
     CHECK_MESSAGE(fs::exists(path), path.string());
@@ -153,17 +193,20 @@ TEST_CASE("every router has a recipe; every layer and stage is used by a recipe 
   const auto stages = stages_of_presets();
   const std::set<std::string> rooms = {"scorers",   "selectors", "capacities", "gates",
                                        "balancers", "layers",    "attentions", "models"};
+  const auto learners = learners_of_recipes();
   for (const auto& c : catalogues())
     for (const auto& e : c.entries)
       if (rooms.count(std::string(c.name)))
         CHECK_MESSAGE((stages.count(e.name) || text_of_recipes.find("\"" + e.name + "\"") != std::string::npos),
                       c.name << ": no recipe and no preset uses '" << e.name << "'");
+      else if (c.name == "optimizers" || c.name == "schedules")
+        CHECK_MESSAGE(learners.count(e.name), c.name << ": no recipe trains with '" << e.name << "'");
 }
 
-TEST_CASE("every router, layer and attention has a golden") {
+TEST_CASE("every router, layer, attention and kind of expert has a golden") {
   for (const auto& c : catalogues())
     for (const auto& e : c.entries)
-      if (c.name == "routers" || c.name == "layers" || c.name == "attentions") {
+      if (c.name == "routers" || c.name == "layers" || c.name == "attentions" || c.name == "experts") {
         const auto path = kSource / "tests/golden" / c.name / (e.name + ".txt");
         CHECK_MESSAGE(fs::exists(path), path.string());
       }

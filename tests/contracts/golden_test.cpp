@@ -1,5 +1,5 @@
-// Goldens: what each router, layer and attention does with the same few numbers, as a text that a person can read and
-// check by hand. Numbers are compared at 1e-4. To write them anew after an intended change:
+// Goldens: what each router, layer, attention and kind of expert does with the same few numbers, as a text that a
+// person can read and check by hand. Numbers are compared at 1e-4. To write them anew after an intended change:
 //
 //   COLLEGIUM_WRITE_GOLDEN=1 test_contracts -tc="goldens*"
 //
@@ -10,6 +10,7 @@
 #include <iomanip>
 #include <sstream>
 
+#include "collegium/layer/experts.h"
 #include "collegium/layer/layer.h"
 #include "collegium/model/depth.h"
 #include "tests/support/attentions.h"
@@ -185,6 +186,36 @@ std::string golden_of(const Entry<layer::Attention>& entry) {
   return out.str();
 }
 
+// Experts of three hidden units; token n goes to experts n and n + 1 (mod 4) with the weights 3/4 and 1/4.
+std::string golden_of(const Entry<layer::Experts>& entry) {
+  const Named named{.name = std::string(entry.card.name)};
+  const auto made = entry.make(
+      named, {.n_experts = kExperts, .d_model = kWidth, .d_expert = 3, .random = Random(1), .options = at::kDouble});
+  fill(*made);
+  const auto token_A = at::arange(2 * kTokens).div(2, "floor"), rank_A = at::arange(2 * kTokens).remainder(2);
+  const auto weight_A = 0.75 - 0.5 * rank_A.to(at::kDouble);
+  const auto asked =
+      Decision::make({token_A, (token_A + rank_A).remainder(kExperts), rank_A, weight_A, weight_A}, kTokens, kExperts);
+  const auto gate_R = asked.score_R().clone().requires_grad_(true);
+  const auto x_ND = golden_inputs();
+  const auto y_ND = made->forward(x_ND, asked.with_gates(gate_R));
+  std::ostringstream out;
+  out << "# experts '" << named.name << "': " << entry.card.summary << "\n# " << kTokens << " tokens, " << kWidth
+      << " features, " << kExperts << " experts of 3 hidden units; default configuration\n"
+      << "parameters_per_expert " << made->parameters_per_expert() << '\n'
+      << "parameters_shared " << made->parameters_shared() << '\n'
+      << "parameters_working_of_two " << number(made->parameters_working(2)) << '\n'
+      << "# each expert alone, for token 0: expert, then one number a feature\n";
+  std::vector<Tensor> alone;
+  for (int64_t e = 0; e < kExperts; ++e) alone.push_back(made->one(x_ND.slice(0, 0, 1), e).detach());
+  write_rows(out, "alone", at::cat(alone));
+  out << "# output of 3/4 of expert n and 1/4 of expert n + 1 for token n: token, then one number a feature\n";
+  write_rows(out, "output", y_ND);
+  write_gradients(out, *made, x_ND, weighted_sum(y_ND));
+  out << "gradient gate " << number(gate_R.grad().norm().item<double>()) << '\n';
+  return out.str();
+}
+
 // Who a block of a mixture of depths works for, by each of its rules; two sequences of three tokens, every second
 // taken.
 std::string golden_of_depth() {
@@ -280,6 +311,10 @@ TEST_CASE("goldens of layers") {
 }
 TEST_CASE("goldens of attentions") {
   check_goldens(layer::attentions(), "attentions");
+}
+
+TEST_CASE("goldens of experts") {
+  check_goldens(layer::experts(), "experts");
 }
 
 TEST_CASE("goldens of mixture of depths") {

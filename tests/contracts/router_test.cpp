@@ -124,6 +124,18 @@ std::unique_ptr<Router> built(const Named& named, uint64_t seed = 1, at::ScalarT
   return router;
 }
 
+// Sets every selection bias of the balancers to numbers that tell experts apart; true where there is one.
+bool set_biases(Router& router) {
+  const at::NoGradGuard no_grad;
+  bool has_bias = false;
+  for (const auto& p : parameters_of(router)) {
+    if (p.trained() || !(p.name == "bias" || p.name.ends_with(".bias"))) continue;
+    p.tensor->copy_(at::arange(p.tensor->numel(), p.tensor->options()).remainder(3).sub(1).mul(0.4));
+    has_bias = true;
+  }
+  return has_bias;
+}
+
 // The same router without a limit on the room, weights copied.
 std::unique_ptr<Router> without_limit(Router& router) {
   auto composition = *router.composition();
@@ -641,17 +653,38 @@ TEST_CASE_FIXTURE(OneThread, "two passes and a step move the state as one pass o
   }
 }
 
-TEST_CASE_FIXTURE(OneThread, "the balance loss describes what was asked for") {
-  int compared = 0;
+TEST_CASE_FIXTURE(OneThread, "the balance loss describes what was asked for, whatever a selection bias does") {
+  int compared = 0, compared_biased = 0, moved = 0;
   for (const auto& v : everything()) {
-    const auto router = built(v.named);
-    const auto& balancers_used = router->composition()->balancers;
-    for (const bool has_mask : {false, true}) {
+    const auto plain = built(v.named), biased = built(v.named);
+    const auto has_bias = set_biases(*biased);
+    const auto& balancers_used = plain->composition()->balancers;
+    for (int kind = 0; kind < (has_bias ? 4 : 2); ++kind) {
+      const bool has_mask = kind % 2 == 1, is_biased = kind >= 2;
       CAPTURE(v.what);
       CAPTURE(has_mask);
+      CAPTURE(is_biased);
       auto context = context_of(kTokens, 1, Phase::train);
       if (has_mask) context.mask_N = at::arange(kTokens).remainder(5).ne(2);
-      const auto r = router->route(inputs(), context);
+      const auto r = (is_biased ? biased : plain)->route(inputs(), context);
+      if (is_biased) {
+        CHECK(r.bias_E.abs().max().item<double>() > 0.3);
+        moved += !same_decision(r.decision, plain->route(inputs(), context).decision);
+      }
+      // Loads are counts of the decision's own rows: what an expert works on, and what was asked of it.
+      std::vector<int64_t> kept(kExperts), asked(kExperts);
+      std::vector<double> first(kExperts);
+      const auto& gone = r.decision.dropped();
+      for (const auto e : ints(r.decision.expert_R())) ++kept[static_cast<size_t>(e)];
+      CHECK(kept == ints(r.decision.kept_E()));
+      const auto wanted_expert = ints(at::cat({r.decision.wanted_R(), gone.expert_Q}));
+      const auto rank = ints(at::cat({r.decision.rank_R(), gone.rank_Q}));
+      for (size_t a = 0; a < wanted_expert.size(); ++a) {
+        if (wanted_expert[a] < 0) continue;  // fills a free slot
+        ++asked[static_cast<size_t>(wanted_expert[a])];
+        first[static_cast<size_t>(wanted_expert[a])] += rank[a] == 0;
+      }
+      CHECK(asked == ints(r.decision.asked_E()));
       size_t term = 0;
       for (const auto& b : balancers_used) {
         if (term >= r.losses.size() || r.losses[term].name != b.name) continue;
@@ -659,12 +692,9 @@ TEST_CASE_FIXTURE(OneThread, "the balance loss describes what was asked for") {
         if (b.name != "balance_loss") continue;
         const auto convention = std::get<std::string>(b.fields.find("convention")->data);
         const auto coefficient = std::get<double>(b.fields.find("coefficient")->data);
-        // By hand, from the counts that the decision gives.
+        // By hand, from those counts and the scores, which no bias enters.
         const auto score = reals(r.scores.score_NE);
-        const auto asked = ints(r.decision.asked_E());
-        const auto expert = ints(at::cat({r.decision.expert_R(), r.decision.dropped().expert_Q}));
-        const auto rank = ints(at::cat({r.decision.rank_R(), r.decision.dropped().rank_Q}));
-        std::vector<double> mean(kExperts), first(kExperts);
+        std::vector<double> mean(kExperts);
         double tokens = 0, all = 0;
         for (int64_t n = 0; n < kTokens; ++n) {
           if (has_mask && !context.mask_N[n].item<bool>()) continue;
@@ -674,7 +704,6 @@ TEST_CASE_FIXTURE(OneThread, "the balance loss describes what was asked for") {
           for (int64_t e = 0; e < kExperts && sum > 0; ++e)
             mean[static_cast<size_t>(e)] += score[static_cast<size_t>(n * kExperts + e)] / sum;
         }
-        for (size_t i = 0; i < expert.size(); ++i) first[static_cast<size_t>(expert[i])] += rank[i] == 0;
         for (const auto a : asked) all += static_cast<double>(a);
         double wanted = 0;
         for (size_t e = 0; e < mean.size(); ++e) {
@@ -685,11 +714,13 @@ TEST_CASE_FIXTURE(OneThread, "the balance loss describes what was asked for") {
         }
         CHECK(loss.raw == doctest::Approx(wanted).epsilon(1e-5));
         CHECK(loss.value.item<double>() == doctest::Approx(wanted * coefficient).epsilon(1e-5));
-        ++compared;
+        ++compared, compared_biased += is_biased;
       }
     }
   }
   CHECK(compared > 20);
+  CHECK(compared_biased > 0);
+  CHECK(moved > 0);
 }
 
 TEST_CASE_FIXTURE(OneThread, "the composition that a router shows builds the same router") {

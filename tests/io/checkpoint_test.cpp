@@ -140,8 +140,12 @@ TEST_CASE("a save below a later checkpoint is refused until the later ones are r
   CHECK(refused.message == "cannot save step 25 in /run/checkpoints: it holds the later checkpoint step-00000030");
   CHECK(steps_in(*fs) == std::vector<int64_t>{30, 20});
   remove_checkpoints_after(*fs, kDir, 20);
+  CHECK(read_text(*fs, kDir / "LATEST") == "step-00000020\n");
   save_checkpoint(*fs, kDir, data_of(25));
   CHECK(steps_in(*fs) == std::vector<int64_t>{25, 20});
+  remove_checkpoints_after(*fs, kDir, 0);
+  CHECK(steps_in(*fs).empty());
+  CHECK_FALSE(fs->exists(kDir / "LATEST"));
 }
 
 TEST_CASE("wrong arguments touch nothing") {

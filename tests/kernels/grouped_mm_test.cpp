@@ -25,6 +25,8 @@ TEST_CASE("torch's grouped product is chosen for bfloat16 on compute capability 
   CHECK(!kernels::uses_grouped_mm(at::zeros({2, 8}, at::kBFloat16), at::zeros({1, 8, 8}, at::kBFloat16)));
   CHECK(!kernels::cuda_capability(-1));
   CHECK(!kernels::cuda_capability(1000));
+  CHECK(!kernels::cuda_memory_bytes(-1));
+  CHECK(!kernels::cuda_memory_bytes(1000));
   CHECK(kernels::cuda_products_report(std::nullopt).find("no CUDA device") != std::string::npos);
   CHECK(kernels::cuda_products_report(Capability{9, 0}).find("_grouped_mm") != std::string::npos);
   CHECK(kernels::cuda_products_report(Capability{8, 6}).find("loop over the experts in every type") !=

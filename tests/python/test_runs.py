@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -102,9 +103,17 @@ def final_state(folder):
     return newest.name, out
 
 
-@pytest.mark.parametrize("router", ["top_k", "switch", "loss_free", "relu", "hash"])
-def test_a_killed_run_resumes_bitwise(place, router):
-    recipe = write_recipe(place, router, steps=300)
+KILLED = [(router, "", 300) for router in ["top_k", "switch", "loss_free", "relu", "hash"]] + [
+    # Slower steps: half as many are killed as often.
+    ("top_k", 'optimizer = { name = "muon" }', 150),
+    ("loss_free", 'precision = "bf16"', 150),
+]
+
+
+@pytest.mark.parametrize("router, train, steps", KILLED, ids=[" ".join(filter(None, k[:2])) for k in KILLED])
+def test_a_killed_run_resumes_bitwise(place, router, train, steps):
+    recipe = write_recipe(place, router, steps=steps)
+    recipe.write_text(recipe.read_text().replace("[train]", f"[train]\n{train}"))
     cli("train", recipe, "--runs", "whole", "--no-report", "--threads", 1, cwd=place, check=0)
     wanted_step, wanted = final_state(only_run(place, "whole"))
 
@@ -131,7 +140,7 @@ def test_a_killed_run_resumes_bitwise(place, router):
     step, found = final_state(only_run(place, "cut"))
     assert step == wanted_step
     for name in wanted:
-        assert found[name] == wanted[name], f"{router}: {name} differs after {kills} kills"
+        assert found[name] == wanted[name], f"{router} {train}: {name} differs after {kills} kills"
     # The clock goes on where it stood, and a step that was made twice is recorded once.
     speeds = [row for row in map(json.loads, (only_run(place, "cut") / "timing.jsonl").read_text().splitlines()) if "tokens_per_second" in row]
     steps, seconds = [row["step"] for row in speeds], [row["seconds"] for row in speeds]
@@ -254,6 +263,43 @@ def test_the_hint_after_an_interrupt_can_be_pasted(place):
     error = interrupted(place, arguments, "my runs/*/checkpoints/LATEST")
     hint = shlex.split(error[error.index("collegium train"):].splitlines()[0])[1:]
     interrupted(place, hint, "my runs/*/checkpoints/LATEST")
+
+
+def finite_weights(checkpoint):
+    from safetensors.numpy import load_file
+    weights = load_file(checkpoint / "weights.safetensors")
+    assert weights
+    return all(np.isfinite(w).all() for w in weights.values() if w.dtype.kind == "f")
+
+
+def test_a_run_that_breaks_keeps_the_checkpoint_before_it(place):
+    recipe = write_recipe(place, steps=40)
+    cli("train", recipe, "--threads", 1, "--no-report", "--set", "train.steps=12", cwd=place, check=0)
+    folder = only_run(place)
+    # The next update throws the weights away; every step is saved.
+    broken = ["--resume", "--run", folder.name, "--allow-drift", "--set", "train.steps=40", "--set", "train.save_every=1",
+              "--set", "train.optimizer.lr=1e30"]
+    done = cli("train", recipe, "--threads", 1, "--no-report", *broken, cwd=place, check=4)
+    assert "is not finite" in done.stderr or "is not a finite number" in done.stderr, done.stderr
+    kept = newest_checkpoint(place)
+    assert f"the checkpoint of step {int(kept.name[5:])} is kept" in done.stderr
+    assert json.loads(cli("runs", "--json", cwd=place, check=0).stdout)[0]["status"] == "nan"
+    assert all(finite_weights(c) for c in folder.glob("checkpoints/step-*"))
+    cli("generate", folder.name, "--prompt", "the ", "-n", 4, cwd=place, check=0)
+    # What the hint says works: a lower rate goes on from what is kept.
+    cli("train", recipe, "--threads", 1, "--no-report", *broken[:-1], "train.optimizer.lr=1e-3", cwd=place, check=0)
+    assert json.loads(cli("runs", "--json", cwd=place, check=0).stdout)[0]["status"] == "finished"
+
+
+@pytest.mark.parametrize("save_every", [7, 1])
+def test_a_run_that_breaks_with_no_sound_checkpoint_says_so(place, save_every):
+    """The first update breaks it: no step was saved yet, or the only one that was cannot be gone on from."""
+    recipe = write_recipe(place)
+    done = cli("train", recipe, "--threads", 1, "--no-report", "--set", "train.optimizer.lr=1e30", "--set",
+               "train.schedule.warmup=0", "--set", f"train.save_every={save_every}", cwd=place, check=4)
+    assert "there is no checkpoint to go on from" in done.stderr
+    assert json.loads(cli("runs", "--json", cwd=place, check=0).stdout)[0]["status"] == "nan"
+    assert not list(only_run(place).glob("checkpoints/*"))
 
 
 BAD = [

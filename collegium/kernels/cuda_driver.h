@@ -1,0 +1,20 @@
+// What NVIDIA's driver says of its devices. It is opened when it is there, so that no CUDA header and no CUDA build is
+// needed to ask. Devices are numbered as in "cuda:N".
+#pragma once
+#include <cstdint>
+#include <optional>
+
+namespace collegium::kernels {
+
+/// A CUDA device's generation: 9.0 is Hopper.
+struct Capability {
+  int major = 0, minor = 0;
+};
+
+/// Nothing without a driver or such a device. Asked once a device.
+std::optional<Capability> cuda_capability(int64_t device);
+
+/// All memory of the device, in bytes, whoever uses it. Nothing without a driver or such a device.
+std::optional<int64_t> cuda_memory_bytes(int64_t device);
+
+}  // namespace collegium::kernels
