@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "collegium/base/error.h"
 
@@ -44,14 +45,53 @@ std::vector<FlatField> flat_fields(const EntryInfo& entry) {
   return out;
 }
 
-std::string labelled(const TableStyle& style, std::string_view label, const std::string& value) {
-  constexpr size_t kColumn = 12;
-  if (value.empty()) return {};
+constexpr size_t kValueColumn = 12;  // where values stand behind their labels
+
+std::string labelled(const TableStyle& style, std::string_view label, const std::vector<std::string>& lines) {
   auto out = text(style.color ? "\x1b[2m" : "", label, style.color ? "\x1b[0m" : "",
-                  std::string(kColumn - std::min(kColumn - 1, label.size()), ' '));
-  const auto lines = style.width == 0 ? std::vector<std::string>{value}
-                                      : wrap_words(value, std::max<size_t>(style.width, kColumn + 10) - kColumn);
-  for (size_t i = 0; i < lines.size(); ++i) out += (i == 0 ? "" : std::string(kColumn, ' ')) + lines[i] + "\n";
+                  std::string(kValueColumn - std::min(kValueColumn - 1, label.size()), ' '));
+  for (size_t i = 0; i < lines.size(); ++i) out += (i == 0 ? "" : std::string(kValueColumn, ' ')) + lines[i] + "\n";
+  return out;
+}
+
+// Cells for a value; 0 = as many as it takes.
+size_t value_width(const TableStyle& style) {
+  return style.width == 0 ? 0 : std::max<size_t>(style.width, kValueColumn + 10) - kValueColumn;
+}
+
+std::string labelled(const TableStyle& style, std::string_view label, const std::string& value) {
+  if (value.empty()) return {};
+  const auto width = value_width(style);
+  return labelled(style, label, width == 0 ? std::vector<std::string>{value} : wrap_words(value, width));
+}
+
+// Lines of an equation that are too long break between its formulas, which two spaces part, and only then at words;
+// what goes on is indented.
+std::vector<std::string> equation_lines(const std::string& equation, size_t width) {
+  std::vector<std::string> out;
+  std::istringstream lines(equation);
+  for (std::string whole; std::getline(lines, whole);) {
+    if (width == 0 || display_width(whole) <= width) {
+      out.push_back(whole);
+      continue;
+    }
+    std::string line;
+    for (size_t at = 0; at < whole.size();) {
+      const auto end = std::min(whole.find("  ", at), whole.size());
+      const auto formula = whole.substr(at, end - at);
+      at = end + 2;
+      if (!line.empty() && display_width(line) + 2 + display_width(formula) <= width) {
+        line += "  " + formula;
+        continue;
+      }
+      const bool is_whole = line.empty() && display_width(formula) <= width;
+      for (const auto& part : wrap_words(formula, is_whole ? width : width - 2)) {
+        if (!line.empty()) out.push_back(line);
+        line = (line.empty() ? "" : "  ") + part;
+      }
+    }
+    out.push_back(line);
+  }
   return out;
 }
 
@@ -139,6 +179,7 @@ std::string entries_text(const std::vector<EntryInfo>& entries, const TableStyle
 std::string entry_text(const EntryInfo& entry, const TableStyle& style) {
   auto out = text(style.color ? "\x1b[1m" : "", entry.catalogue, "/", entry.name, style.color ? "\x1b[0m" : "", "\n\n");
   out += labelled(style, "summary", entry.summary);
+  if (!entry.equation.empty()) out += labelled(style, "equation", equation_lines(entry.equation, value_width(style)));
   out += labelled(style, "paper", entry.paper > 0 ? text("number ", entry.paper) : "none of the catalogue's own");
   out += labelled(style, "source", entry.source);
   out += labelled(style, "taxonomy", entry.taxonomy);
@@ -160,6 +201,7 @@ std::string entries_markdown(const std::vector<EntryInfo>& entries) {
     for (const auto& entry : entries) {
       if (entry.catalogue != catalogue) continue;
       out += text("\n### ", entry.name, "\n\n", entry.summary, "\n\n");
+      if (!entry.equation.empty()) out += text("```\n", entry.equation, "\n```\n\n");
       if (entry.paper > 0) out += text("- Paper: number ", entry.paper, "\n");
       out += text("- Source: ", entry.source, "\n- Taxonomy: ", entry.taxonomy, "\n");
       for (const auto& [claim, value] : entry.claims) out += text("- Claim: ", claim, ": ", value, "\n");
@@ -178,7 +220,8 @@ std::string entries_markdown(const std::vector<EntryInfo>& entries) {
 
 Json entry_json(const EntryInfo& entry, bool fields) {
   Json out = {{"catalogue", entry.catalogue}, {"name", entry.name},         {"paper", entry.paper},
-              {"source", entry.source},       {"taxonomy", entry.taxonomy}, {"summary", entry.summary}};
+              {"source", entry.source},       {"taxonomy", entry.taxonomy}, {"summary", entry.summary},
+              {"equation", entry.equation}};
   if (!fields) return out;
   out["claims"] = Json::object();
   for (const auto& [claim, value] : entry.claims) out["claims"][claim] = value;

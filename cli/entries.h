@@ -29,13 +29,14 @@ std::vector<std::string> names_to_type(const std::vector<EntryInfo>& entries, co
 /// A table: catalogue, name, paper, summary.
 std::string entries_text(const std::vector<EntryInfo>& entries, const TableStyle& style);
 
-/// Everything about one entry: source, place, claims, and the table of its fields.
+/// Everything about one entry: equation, source, place, claims, and the table of its fields.
 std::string entry_text(const EntryInfo& entry, const TableStyle& style);
 
 /// A Markdown page of all entries, by catalogue.
 std::string entries_markdown(const std::vector<EntryInfo>& entries);
 
-/// {catalogue, name, paper, source, taxonomy, summary, claims, fields}; with `fields` false without the last two.
+/// {catalogue, name, paper, source, taxonomy, summary, equation, claims, fields}; with `fields` false without the last
+/// two.
 Json entry_json(const EntryInfo& entry, bool fields);
 
 }  // namespace collegium::cli

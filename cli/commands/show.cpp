@@ -29,8 +29,8 @@ extern constinit const Command show_command = {
     .name = "show",
     .summary = "explain a mechanism and its fields",
     .help =
-        "Shows where a mechanism comes from, what it claims (and the tests hold it to), and every field that a "
-        "recipe can set: type, default, unit and what is allowed.",
+        "Shows a mechanism's equation, where it comes from, what it claims (and the tests hold it to), and every field "
+        "that a recipe can set: type, default, unit and what is allowed.",
     .group = "mechanisms",
     .positionals = kShowArguments,
     .examples = kShowExamples,

@@ -5,6 +5,7 @@
 // An Interface (Scorer, Router, MoeLayer, …) names
 //   Inputs   what every implementation is built from (sizes, random streams, device)
 //   Claims   facts that the contract tests hold each entry to
+// and, if its entries need no equation, `static constexpr bool has_equation = false`.
 #pragma once
 #include <memory>
 #include <span>
@@ -25,6 +26,10 @@ struct Card {
   std::string_view source;    ///< where it is from: paper and section or equation
   std::string_view taxonomy;  ///< place in the survey's taxonomy, "gating/sparse/token choice"
   std::string_view summary;   ///< one sentence
+  /// What the code computes, at most two lines of about 100 columns. x: a token's hidden state, y: the layer's output,
+  /// W and other capitals: weights, E: experts, N: tokens, T: the experts chosen, L: a loss, Greek letters: fields or
+  /// what the equation says; names of other entries stand for their equations.
+  std::string_view equation;
   Claims claims{};
 };
 
@@ -36,13 +41,24 @@ struct Entry {
   Table (*resolve)(const Named& named);  ///< every field with its value; throws on a bad field
 };
 
-/// The entry of mechanism T. Refused by the compiler when the card lacks a name, a source, a place or a summary.
+/// Whether entries of Interface must state an equation: all but those of an Interface that has `has_equation = false`.
+template <class Interface>
+consteval bool needs_equation() {
+  if constexpr (requires { Interface::has_equation; })
+    return Interface::has_equation;
+  else
+    return true;
+}
+
+/// The entry of mechanism T. Refused by the compiler when the card lacks a name, a source, a place, a summary, or an
+/// equation where its Interface needs one.
 template <class T>
 consteval auto entry(Card<typename T::Interface::Claims> card) {
   if (card.name.empty() || card.source.empty() || card.summary.empty() || card.taxonomy.empty())
     throw "a card needs a name, a source, a place in the taxonomy and a summary";
   if (card.paper < 0 || card.paper > 119) throw "papers are numbered 1 to 119; 0 means none";
   using Interface = typename T::Interface;
+  if (needs_equation<Interface>() && card.equation.empty()) throw "a card needs an equation";
   return Entry<Interface>{
       card,
       [](const Named& named, const typename Interface::Inputs& inputs) -> std::unique_ptr<Interface> {
@@ -81,7 +97,7 @@ const Entry<Interface>& find(Entries<Interface> all, const Named& named, std::st
 
 /// An entry without its types: for lists, help, docs and completion.
 struct EntryInfo {
-  std::string catalogue, name, source, taxonomy, summary;
+  std::string catalogue, name, source, taxonomy, summary, equation;
   int paper = 0;
   std::vector<FieldInfo> fields;
   std::vector<std::pair<std::string, std::string>> claims;
@@ -93,7 +109,7 @@ std::vector<EntryInfo> describe(Entries<Interface> all, std::string_view catalog
   for (const auto* e : all) {
     const auto& c = e->card;
     out.push_back({std::string(catalogue), std::string(c.name), std::string(c.source), std::string(c.taxonomy),
-                   std::string(c.summary), c.paper, e->fields(), c.claims.describe()});
+                   std::string(c.summary), std::string(c.equation), c.paper, e->fields(), c.claims.describe()});
   }
   return out;
 }

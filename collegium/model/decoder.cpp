@@ -385,6 +385,8 @@ extern constinit const Entry<LanguageModel> language_model_decoder = entry<Decod
     {.name = "decoder",
      .source = "Vaswani 2017; Zhang 2019 (RMSNorm); Su 2021 (rotary positions)",
      .taxonomy = "architecture/language",
-     .summary = "decoder language model whose attention and feed-forward layers may be mixtures of experts"});
+     .summary = "decoder language model whose attention and feed-forward layers may be mixtures of experts",
+     .equation = "x ← x + Attention(norm(x)), x ← x + FFN(norm(x)) in each layer;  logits = W norm(x)\n"
+                 "norm(x) = γ ⊙ x / √(mean x² + ε);  FFN dense or a mixture"});
 
 }  // namespace collegium::model

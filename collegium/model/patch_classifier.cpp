@@ -126,11 +126,12 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
 
 }  // namespace
 
-extern constinit const Entry<ImageModel> image_model_patch_classifier =
-    entry<PatchClassifier>({.name = "patch_classifier",
-                            .paper = 89,
-                            .source = "Chowdhury 2023 (pMoE): mixtures of two-layer CNNs and the single CNN",
-                            .taxonomy = "architecture/vision",
-                            .summary = "image classifier whose layer over patches may be a mixture of experts"});
+extern constinit const Entry<ImageModel> image_model_patch_classifier = entry<PatchClassifier>(
+    {.name = "patch_classifier",
+     .paper = 89,
+     .source = "Chowdhury 2023 (pMoE): mixtures of two-layer CNNs and the single CNN",
+     .taxonomy = "architecture/vision",
+     .summary = "image classifier whose layer over patches may be a mixture of experts",
+     .equation = "logits = W norm(mean over patches of Layer(F · patch)),  norm(x) = γ ⊙ x / √(mean x² + ε)"});
 
 }  // namespace collegium::model

@@ -42,6 +42,7 @@ class Workload {
 class TaskKind {
  public:
   using Interface = TaskKind;
+  static constexpr bool has_equation = false;  // data and measures
   struct Inputs {};
   struct Claims {
     bool has_text = false;  ///< its models read and write text: generate, explain and samples work

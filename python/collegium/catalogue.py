@@ -53,8 +53,9 @@ def describe(name: str, catalogue: str | None = None) -> dict[str, Any]:
             it the first list counts, in the order of ``collegium.list()``: routers come first.
 
     Returns:
-        dict with ``catalogue, name, paper, source, taxonomy, summary``, ``claims`` (name to text) and ``fields``:
-        a list of dicts with ``name, type, default, unit, help, min, max, choices, catalogue, fields``.
+        dict with ``catalogue, name, paper, source, taxonomy, summary, equation`` (one or two lines; empty for a
+        task), ``claims`` (name to text) and ``fields``: a list of dicts with ``name, type, default, unit, help, min,
+        max, choices, catalogue, fields``.
 
     Raises:
         UsageError: there is no such catalogue, or nothing of this name.
@@ -96,6 +97,7 @@ def show(name: str, catalogue: str | None = None) -> str:
     """``describe`` as text for people: ``print(collegium.show("switch"))``."""
     entry = describe(name, catalogue)
     lines = [f"{entry['name']} ({entry['catalogue']}): {entry['summary']}"]
+    lines += [f"  {line}" for line in entry["equation"].splitlines()]
     lines.append(f"  from: {entry['source']}" + (f"  [paper {entry['paper']}]" if entry["paper"] else ""))
     lines.append(f"  place: {entry['taxonomy']}")
     lines += [f"  {claim}: {value}" for claim, value in entry["claims"].items()]

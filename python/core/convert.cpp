@@ -138,6 +138,7 @@ py::dict dict_from(const EntryInfo& entry) {
   }
   out["catalogue"] = entry.catalogue, out["name"] = entry.name, out["paper"] = entry.paper;
   out["source"] = entry.source, out["taxonomy"] = entry.taxonomy, out["summary"] = entry.summary;
+  out["equation"] = entry.equation;
   out["fields"] = fields_from(entry.fields), out["claims"] = claims;
   return out;
 }

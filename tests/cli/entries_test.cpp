@@ -26,6 +26,7 @@ std::vector<EntryInfo> made_up() {
            .source = "paper A, eq. 4",
            .taxonomy = "gating/Sparse/token",
            .summary = "tokens choose",
+           .equation = "p = softmax(W x),  T = top-k(p)\ny = Σ_{e ∈ T} p_e f_e(x)",
            .paper = 12,
            .fields = {k, mode, noise},
            .claims = {{"chooser", "token"}, {"balance", "none"}}},
@@ -101,6 +102,8 @@ TEST_CASE("one entry shows its origin, its claims and its fields, nested ones do
         "routers/alpha\n"
         "\n"
         "summary     tokens choose\n"
+        "equation    p = softmax(W x),  T = top-k(p)\n"
+        "            y = Σ_{e ∈ T} p_e f_e(x)\n"
         "paper       number 12\n"
         "source      paper A, eq. 4\n"
         "taxonomy    gating/Sparse/token\n"
@@ -116,9 +119,34 @@ TEST_CASE("one entry shows its origin, its claims and its fields, nested ones do
   CHECK(entry_text(made_up()[1], {}).find("It has no fields.") != std::string::npos);
 }
 
+TEST_CASE("a long line of an equation breaks between its formulas, then at words") {
+  auto entry = made_up()[0];
+  entry.equation = "p = softmax(W x),  T = top-k(p);  E = number of experts\ny = p x";
+  entry.fields.clear(), entry.claims.clear();
+  const auto shown = [&](size_t width) {
+    const auto all = entry_text(entry, {.width = width, .unicode = false});
+    const auto from = all.find("equation"), to = all.find("paper ");
+    return all.substr(from, to - from);
+  };
+  CHECK(shown(80) ==
+        "equation    p = softmax(W x),  T = top-k(p);  E = number of experts\n"
+        "            y = p x\n");
+  CHECK(shown(50) ==
+        "equation    p = softmax(W x),  T = top-k(p);\n"
+        "              E = number of experts\n"
+        "            y = p x\n");
+  CHECK(shown(30) ==
+        "equation    p = softmax(W x),\n"
+        "              T = top-k(p);\n"
+        "              E = number of\n"
+        "              experts\n"
+        "            y = p x\n");
+}
+
 TEST_CASE("entries as JSON keep bounds and children") {
   const auto json = entry_json(made_up()[0], true);
   CHECK(json["paper"] == 12);
+  CHECK(json["equation"] == "p = softmax(W x),  T = top-k(p)\ny = Σ_{e ∈ T} p_e f_e(x)");
   CHECK(json["claims"]["chooser"] == "token");
   CHECK(json["fields"][0]["min"] == 1);
   CHECK(json["fields"][0]["max"] == 64);
@@ -130,8 +158,9 @@ TEST_CASE("entries as JSON keep bounds and children") {
 
 TEST_CASE("entries as Markdown, pipes escaped") {
   const auto page = entries_markdown(made_up());
-  CHECK(page.find("## routers\n\n### alpha\n\ntokens choose\n\n- Paper: number 12\n") != std::string::npos);
+  CHECK(page.find("## routers\n\n### alpha\n\ntokens choose\n\n```\np = softmax(W x),") != std::string::npos);
+  CHECK(page.find("p_e f_e(x)\n```\n\n- Paper: number 12\n") != std::string::npos);
   CHECK(page.find("| `mode` | choice | `\"soft\"` |  | soft \\| hard | how |\n") != std::string::npos);
   CHECK(page.find("| `noise.rate` | float |") != std::string::npos);
-  CHECK(page.find("## balancers\n\n### both\n") != std::string::npos);
+  CHECK(page.find("## balancers\n\n### both\n\nthe other one\n\n- Paper") != std::string::npos);
 }

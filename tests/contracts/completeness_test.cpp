@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "collegium/base/text_table.h"
 #include "collegium/recipe/catalogues.h"
 #include "collegium/recipe/workload.h"
 #include "collegium/route/router.h"
@@ -42,6 +43,19 @@ void check_fields(const std::vector<FieldInfo>& fields, const std::set<std::stri
     CHECK_FALSE(f.type.empty());
     if (!f.catalogue.empty()) CHECK(lists.count(f.catalogue));
     check_fields(f.children, lists);
+  }
+}
+
+// Fits a terminal: at most two lines of 110 columns, none of them blank or with spaces at an end.
+void check_equation(const std::string& equation) {
+  if (equation.empty()) return;
+  CHECK(std::count(equation.begin(), equation.end(), '\n') <= 1);
+  std::istringstream lines(equation + "\n");
+  for (std::string line; std::getline(lines, line);) {
+    CAPTURE(line);
+    CHECK(display_width(line) <= 110);
+    REQUIRE_FALSE(line.empty());
+    CHECK((line.front() != ' ' && line.back() != ' '));
   }
 }
 
@@ -132,6 +146,7 @@ TEST_CASE("every entry has a name of its own, a source, a paper's number, a plac
       CHECK_FALSE(e.taxonomy.empty());
       CHECK_FALSE(e.summary.empty());
       CHECK(e.summary.back() != '.');
+      check_equation(e.equation);
       const auto file = source_file(c, e.name);
       CHECK_MESSAGE(fs::exists(file), file.string());
       CHECK_MESSAGE(content(file).find("\"" + e.name + "\"") != std::string::npos, file.string()

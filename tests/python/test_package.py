@@ -45,8 +45,10 @@ def test_every_entry_can_be_described_and_shown():
             assert entry["name"] == name and entry["catalogue"] == catalogue
             assert entry["summary"] and entry["source"] and entry["taxonomy"]
             assert all(field["help"] and field["type"] for field in entry["fields"])
+            assert entry["equation"] or catalogue == "tasks"
             text = collegium.show(name, catalogue)
             assert entry["summary"] in text
+            assert all(line in text for line in entry["equation"].splitlines())
             assert all(field["name"] in text for field in entry["fields"])
 
 

@@ -32,10 +32,11 @@ class FullAttention final : public Attention, public Makes<FullAttention, Attent
 
 }  // namespace
 
-extern constinit const Entry<Attention> attention_full =
-    entry<FullAttention>({.name = "full",
-                          .source = "Vaswani 2017; Su 2021 (rotary positions); Ainslie 2023 (grouped-query attention)",
-                          .taxonomy = "architecture/attention",
-                          .summary = "every token reads all before it, with grouped key-value heads"});
+extern constinit const Entry<Attention> attention_full = entry<FullAttention>(
+    {.name = "full",
+     .source = "Vaswani 2017; Su 2021 (rotary positions); Ainslie 2023 (grouped-query attention)",
+     .taxonomy = "architecture/attention",
+     .summary = "every token reads all before it, with grouped key-value heads",
+     .equation = "y_t = Σ_h O_h Σ_{u ≤ t} softmax_u(⟨q_th, k_uh⟩ / √d) v_uh,  q and k turned by their positions"});
 
 }  // namespace collegium::layer

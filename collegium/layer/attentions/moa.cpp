@@ -130,6 +130,8 @@ extern constinit const Entry<Attention> attention_moa =
     entry<MoaAttention>({.name = "moa",
                          .source = "Zhang 2022 (mixture of attention heads), section 3",
                          .taxonomy = "architecture/attention/sparse",
-                         .summary = "a router chooses each token's heads; all heads share keys and values"});
+                         .summary = "a router chooses each token's heads; all heads share keys and values",
+                         .equation = "y_t = Σ_{h ∈ T_t} g_th O_h Σ_{u ≤ t} softmax_u(⟨Q_h x_t, K x_u⟩ / √d) V x_u\n"
+                                     "T and g by the router over heads;  Q_h x and K x turned by their positions"});
 
 }  // namespace collegium::layer

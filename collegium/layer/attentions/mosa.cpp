@@ -186,11 +186,14 @@ class MosaAttention final : public Attention, public Makes<MosaAttention, Attent
 
 }  // namespace
 
-extern constinit const Entry<Attention> attention_mosa =
-    entry<MosaAttention>({.name = "mosa",
-                          .paper = 26,
-                          .source = "Piekos 2025 (MoSA), section 2; authors' code, mosa/MoSA.py",
-                          .taxonomy = "architecture/attention/sparse",
-                          .summary = "many heads that each choose the few tokens they work for, beside dense ones"});
+extern constinit const Entry<Attention> attention_mosa = entry<MosaAttention>(
+    {.name = "mosa",
+     .paper = 26,
+     .source = "Piekos 2025 (MoSA), section 2; authors' code, mosa/MoSA.py",
+     .taxonomy = "architecture/attention/sparse",
+     .summary = "many heads that each choose the few tokens they work for, beside dense ones",
+     .equation =
+         "y[I] += r[I] ⊙ softmax(Q_I K_Iᵀ / √d, causal) V_I O for each sparse head,  r = sigmoid(⟨w, x⟩)\n"
+         "I = the max(2, ⌊T / sparsity⌋) tokens of largest r, of the sequence or so far;  dense heads besides"});
 
 }  // namespace collegium::layer

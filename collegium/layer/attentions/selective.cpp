@@ -135,6 +135,8 @@ extern constinit const Entry<Attention> attention_selective = entry<SelectiveAtt
      .paper = 74,
      .source = "Yang 2025 (Union of Experts), SMHA; authors' code, SMHA_v2.py",
      .taxonomy = "architecture/attention/decomposed block",
-     .summary = "heads are experts: each token chooses some, each head reads its own tokens"});
+     .summary = "heads are experts: each token chooses some, each head reads its own tokens",
+     .equation = "y_t = Σ_{h ∈ T_t} g_th O_h Σ_{u ≤ t, h ∈ T_u} softmax_u(⟨q_th, k_uh⟩ / √d) v_uh\n"
+                 "T and g by the router over heads;  q and k turned by their positions"});
 
 }  // namespace collegium::layer

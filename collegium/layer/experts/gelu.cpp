@@ -29,6 +29,7 @@ extern constinit const Entry<Experts> experts_gelu =
     entry<GeluExperts>({.name = "gelu",
                         .source = "Hendrycks 2016 (GELU); the feed-forward layer of Vaswani 2017, eq. 2",
                         .taxonomy = "expert network/feed-forward",
-                        .summary = "two-layer feed-forward experts with GELU"});
+                        .summary = "two-layer feed-forward experts with GELU",
+                        .equation = "FFN_e(x) = D_e gelu(U_e x)"});
 
 }  // namespace collegium::layer

@@ -109,10 +109,12 @@ class LoraExperts final : public Experts, public Makes<LoraExperts, Experts> {
 
 }  // namespace
 
-extern constinit const Entry<Experts> experts_lora =
-    entry<LoraExperts>({.name = "lora",
-                        .source = "Hu 2021 (LoRA), section 4.1; Li 2024 (MixLoRA), section 3.2",
-                        .taxonomy = "expert network/low-rank",
-                        .summary = "one shared SwiGLU network, and a low-rank update of it for each expert"});
+extern constinit const Entry<Experts> experts_lora = entry<LoraExperts>(
+    {.name = "lora",
+     .source = "Hu 2021 (LoRA), section 4.1; Li 2024 (MixLoRA), section 3.2",
+     .taxonomy = "expert network/low-rank",
+     .summary = "one shared SwiGLU network, and a low-rank update of it for each expert",
+     .equation = "FFN_e(x) = D_e (silu(g) ⊙ u),  (g, u) = G_e x,  each W_e = W + c B_e A_e of rank r\n"
+                 "W shared by all experts;  c = alpha / r, or 1"});
 
 }  // namespace collegium::layer

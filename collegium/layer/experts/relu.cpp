@@ -26,6 +26,7 @@ extern constinit const Entry<Experts> experts_relu =
                         .paper = 22,
                         .source = "Vaswani 2017, eq. 2; as experts: Yang 2025 (MoE-X)",
                         .taxonomy = "expert network/feed-forward",
-                        .summary = "two-layer feed-forward experts with ReLU, whose hidden units are sparse"});
+                        .summary = "two-layer feed-forward experts with ReLU, whose hidden units are sparse",
+                        .equation = "FFN_e(x) = D_e relu(U_e x)"});
 
 }  // namespace collegium::layer

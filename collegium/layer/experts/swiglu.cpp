@@ -35,6 +35,7 @@ extern constinit const Entry<Experts> experts_swiglu =
     entry<SwigluExperts>({.name = "swiglu",
                           .source = "Shazeer 2020 (GLU variants), eq. 6",
                           .taxonomy = "expert network/feed-forward",
-                          .summary = "gated feed-forward experts: down(silu(gate(x)) * up(x))"});
+                          .summary = "gated feed-forward experts: down(silu(gate(x)) * up(x))",
+                          .equation = "FFN_e(x) = D_e (silu(G_e x) ⊙ U_e x)"});
 
 }  // namespace collegium::layer

@@ -127,11 +127,13 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_autonomous =
-    entry<AutonomousLayer>({.name = "autonomous",
-                            .paper = 82,
-                            .source = "Lv 2025 (Autonomy-of-Experts), section 3; authors' code, AoE.py",
-                            .taxonomy = "gating/sparse/self-selection",
-                            .summary = "no router: experts rank themselves by the norm of their first activations"});
+extern constinit const Entry<MoeLayer> layer_autonomous = entry<AutonomousLayer>(
+    {.name = "autonomous",
+     .paper = 82,
+     .source = "Lv 2025 (Autonomy-of-Experts), section 3; authors' code, AoE.py",
+     .taxonomy = "gating/sparse/self-selection",
+     .summary = "no router: experts rank themselves by the norm of their first activations",
+     .equation = "y = Σ_{e ∈ T} p_e O_e (silu(B_e c_e) ⊙ U_e x),  c_e = A_e x,  p = softmax_e(‖c_e‖),  T = top-k(p)\n"
+                 "O, B, U, A: weights of an expert;  selector, gate and balancers may be others"});
 
 }  // namespace collegium::layer

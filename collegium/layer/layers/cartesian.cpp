@@ -146,11 +146,13 @@ class CartesianLayer final : public MoeLayer, public Makes<CartesianLayer, MoeLa
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_cartesian =
-    entry<CartesianLayer>({.name = "cartesian",
-                           .paper = 86,
-                           .source = "Su 2024 (CartesianMoE), section 3; authors' code, modeling_llama.py",
-                           .taxonomy = "architecture/sparse/composed experts",
-                           .summary = "two routed stages of sub-experts in a row: their pairs are the experts"});
+extern constinit const Entry<MoeLayer> layer_cartesian = entry<CartesianLayer>(
+    {.name = "cartesian",
+     .paper = 86,
+     .source = "Su 2024 (CartesianMoE), section 3; authors' code, modeling_llama.py",
+     .taxonomy = "architecture/sparse/composed experts",
+     .summary = "two routed stages of sub-experts in a row: their pairs are the experts",
+     .equation = "y = a + B_shared(h) + Σ_j g'_j B_j(h),  a = A_shared(x) + Σ_i g_i A_i(x),  h = norm(x + a)\n"
+                 "g, g': weights by the first and the second router"});
 
 }  // namespace collegium::layer

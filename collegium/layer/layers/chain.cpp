@@ -133,11 +133,14 @@ class ChainLayer final : public MoeLayer, public Makes<ChainLayer, MoeLayer> {
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_chain =
-    entry<ChainLayer>({.name = "chain",
-                       .paper = 20,
-                       .source = "Wang 2025 (Chain-of-Experts), section 3; authors' code, modeling_coe.py",
-                       .taxonomy = "architecture/sparse/composed experts",
-                       .summary = "a token goes through the same experts several times, routed anew in each step"});
+extern constinit const Entry<MoeLayer> layer_chain = entry<ChainLayer>(
+    {.name = "chain",
+     .paper = 20,
+     .source = "Wang 2025 (Chain-of-Experts), section 3; authors' code, modeling_coe.py",
+     .taxonomy = "architecture/sparse/composed experts",
+     .summary = "a token goes through the same experts several times, routed anew in each step",
+     .equation =
+         "y = Σ_t f_t(x_{t-1}),  x_t = x_{t-1} + f_t(x_{t-1}),  f_t(x) = Σ_{e ∈ T} g_te FFN_e(x) + shared(x)\n"
+         "g_t by the router of step t;  residual = outer: x_t = f_t(x_{t-1}), y the last;  both: y = last x_t"});
 
 }  // namespace collegium::layer

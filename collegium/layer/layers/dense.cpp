@@ -47,6 +47,7 @@ extern constinit const Entry<MoeLayer> layer_dense =
                        .source = "Vaswani 2017, section 3.3",
                        .taxonomy = "architecture/dense",
                        .summary = "one feed-forward network for every token",
+                       .equation = "y = FFN(x);  swiglu: FFN(x) = W₃ (silu(W₁ x) ⊙ W₂ x)",
                        .claims = {.has_assignment = false}});
 
 }  // namespace collegium::layer

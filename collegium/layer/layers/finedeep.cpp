@@ -142,6 +142,8 @@ extern constinit const Entry<MoeLayer> layer_finedeep = entry<FinedeepLayer>(
      .taxonomy = "architecture/dense/partitioned",
      .summary = "a dense layer cut into small experts on several levels, all at work, each weighed "
                 "by its own answer",
+     .equation = "s_j = s_{j-1} + Σ_i r_ji FFN_ji(h_j),  r_ji = sigmoid(⟨R_ji, FFN_ji(h_j)⟩),  h_j = norm(s_{j-1})\n"
+                 "y = s_M - s_0,  s_0 = h_1 = x,  j = 1 … M sub-layers",
      .claims = {.has_assignment = false}});
 
 }  // namespace collegium::layer

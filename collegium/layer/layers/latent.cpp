@@ -113,10 +113,11 @@ class LatentLayer final : public MoeLayer, public Makes<LatentLayer, MoeLayer> {
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_latent =
-    entry<LatentLayer>({.name = "latent",
-                        .source = "NVIDIA 2025 (Nemotron 3), LatentMoE",
-                        .taxonomy = "architecture/sparse/latent",
-                        .summary = "routed experts work in a narrower space, between two projections they share"});
+extern constinit const Entry<MoeLayer> layer_latent = entry<LatentLayer>(
+    {.name = "latent",
+     .source = "NVIDIA 2025 (Nemotron 3), LatentMoE",
+     .taxonomy = "architecture/sparse/latent",
+     .summary = "routed experts work in a narrower space, between two projections they share",
+     .equation = "y = W_up Σ_{e ∈ T} g_e FFN_e(z) + shared(x),  z = W_down x,  T and g by the router from x"});
 
 }  // namespace collegium::layer

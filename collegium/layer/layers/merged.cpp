@@ -170,12 +170,14 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_merged =
-    entry<MergedLayer>({.name = "merged",
-                        .paper = 76,
-                        .source = "Muqeeth 2023 (SMEAR), section 3; by segment: Zhong 2024 (Lory), section 3.1",
-                        .taxonomy = "architecture/soft/parameter merging",
-                        .summary = "one expert whose parameters are the router's weighted mean of all experts'",
-                        .claims = {.has_assignment = false}});
+extern constinit const Entry<MoeLayer> layer_merged = entry<MergedLayer>(
+    {.name = "merged",
+     .paper = 76,
+     .source = "Muqeeth 2023 (SMEAR), section 3; by segment: Zhong 2024 (Lory), section 3.1",
+     .taxonomy = "architecture/soft/parameter merging",
+     .summary = "one expert whose parameters are the router's weighted mean of all experts'",
+     .equation = "y_t = FFN(x_t; Σ_e p_e θ_e),  p = softmax(mean of W x),  θ_e = parameters of expert e\n"
+                 "mean over t's sequence, or the segment before t's (the first one: p = 1 / E)",
+     .claims = {.has_assignment = false}});
 
 }  // namespace collegium::layer

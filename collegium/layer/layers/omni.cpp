@@ -102,11 +102,13 @@ class OmniLayer final : public MoeLayer, public Makes<OmniLayer, MoeLayer> {
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_omni =
-    entry<OmniLayer>({.name = "omni",
-                      .paper = 27,
-                      .source = "Shi 2026 (OmniMoE), section 3; authors' code, omni_moe.py",
-                      .taxonomy = "architecture/sparse/atomic experts",
-                      .summary = "experts of single vectors, found by row and column, beside a dense network"});
+extern constinit const Entry<MoeLayer> layer_omni = entry<OmniLayer>(
+    {.name = "omni",
+     .paper = 27,
+     .source = "Shi 2026 (OmniMoE), section 3; authors' code, omni_moe.py",
+     .taxonomy = "architecture/sparse/atomic experts",
+     .summary = "experts of single vectors, found by row and column, beside a dense network",
+     .equation = "y = shared(x) + Σ_{(a, b) ∈ T} p_a q_b act(⟨u_ab, x⟩) d_ab,  T = top-k of p_a q_b\n"
+                 "p = softmax(norm(U x)), q = softmax(norm(V x)): rows and columns of a grid of E experts"});
 
 }  // namespace collegium::layer

@@ -97,10 +97,12 @@ class PeerLayer final : public MoeLayer, public Makes<PeerLayer, MoeLayer> {
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_peer =
-    entry<PeerLayer>({.name = "peer",
-                      .source = "He 2024 (Mixture of a Million Experts), section 2; Lample 2019 (product keys)",
-                      .taxonomy = "architecture/sparse/atomic experts",
-                      .summary = "experts of one hidden unit each, found by several heads with product keys"});
+extern constinit const Entry<MoeLayer> layer_peer = entry<PeerLayer>(
+    {.name = "peer",
+     .source = "He 2024 (Mixture of a Million Experts), section 2; Lample 2019 (product keys)",
+     .taxonomy = "architecture/sparse/atomic experts",
+     .summary = "experts of one hidden unit each, found by several heads with product keys",
+     .equation = "y = Σ_h Σ_{(a, b) ∈ T_h} g_hab act(⟨u_ab, x⟩) d_ab,  T_h = top-k of s_h,  g_h = softmax in T_h\n"
+                 "s_hab = ⟨q_h(x), κ_ha⟩ + ⟨q'_h(x), κ'_hb⟩,  q_h, q'_h = normalised queries of head h"});
 
 }  // namespace collegium::layer

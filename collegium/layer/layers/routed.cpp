@@ -174,6 +174,7 @@ extern constinit const Entry<MoeLayer> layer_routed = entry<RoutedLayer>(
      .paper = 106,
      .source = "Shazeer 2017, eq. 1; Fedus 2021; shared experts and segments: Dai 2024 (DeepSeekMoE), section 3",
      .taxonomy = "architecture/sparse",
-     .summary = "a router decides, the chosen experts work, shared ones always do"});
+     .summary = "a router decides, the chosen experts work, shared ones always do",
+     .equation = "y = Σ_{e ∈ T} g_e FFN_e(x) + shared(x),  T and g by the router"});
 
 }  // namespace collegium::layer

@@ -100,12 +100,14 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_soft =
-    entry<SoftLayer>({.name = "soft",
-                      .paper = 115,
-                      .source = "Puigcerver 2023 (Soft MoE), section 2",
-                      .taxonomy = "architecture/soft",
-                      .summary = "slots mix all tokens, tokens mix all slots: no assignment, no drop, not causal",
-                      .claims = {.has_assignment = false}});
+extern constinit const Entry<MoeLayer> layer_soft = entry<SoftLayer>(
+    {.name = "soft",
+     .paper = 115,
+     .source = "Puigcerver 2023 (Soft MoE), section 2",
+     .taxonomy = "architecture/soft",
+     .summary = "slots mix all tokens, tokens mix all slots: no assignment, no drop, not causal",
+     .equation = "y_t = Σ_p softmax_p(ℓ_tp) FFN_{e(p)}(z_p),  z_p = Σ_t softmax_t(ℓ_tp) x_t,  ℓ_tp = λ cos(x_t, φ_p)\n"
+                 "p = slots, e(p) = expert of the slot;  φ and λ learned",
+     .claims = {.has_assignment = false}});
 
 }  // namespace collegium::layer

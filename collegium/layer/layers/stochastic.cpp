@@ -152,12 +152,15 @@ class StochasticLayer final : public MoeLayer, public Makes<StochasticLayer, Moe
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_stochastic =
-    entry<StochasticLayer>({.name = "stochastic",
-                            .paper = 116,
-                            .source = "Do 2025 (S2MoE), section 3",
-                            .taxonomy = "gating/sparse/noise",
-                            .summary = "each token also goes through the experts with noise; a gate and a contrastive "
-                                       "loss join both paths"});
+extern constinit const Entry<MoeLayer> layer_stochastic = entry<StochasticLayer>(
+    {.name = "stochastic",
+     .paper = 116,
+     .source = "Do 2025 (S2MoE), section 3",
+     .taxonomy = "gating/sparse/noise",
+     .summary = "each token also goes through the experts with noise; a gate and a contrastive "
+                "loss join both paths",
+     .equation = "y = g f(x) + (1 - g) f(x'),  x' = a ⊙ x + b,  a ~ N(1, σ²), b ~ N(μ, σ²),  g = sigmoid(⟨w, x⟩)\n"
+                 "L = -α mean_t log softmax_u(cos(f(x_t), f(x'_u)) / τ)_t;  μ, σ of x;  f: routed experts;  "
+                 "evaluation: y = f(x)"});
 
 }  // namespace collegium::layer

@@ -222,11 +222,13 @@ class SubspaceLayer final : public MoeLayer, public Makes<SubspaceLayer, MoeLaye
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_subspace =
-    entry<SubspaceLayer>({.name = "subspace",
-                          .paper = 111,
-                          .source = "CDSP-MoE (arXiv 2512.20291), sections 3 and 4; authors' code",
-                          .taxonomy = "architecture/sparse/shared backbone",
-                          .summary = "experts are learned subspaces of one backbone; conflicting gradients part them"});
+extern constinit const Entry<MoeLayer> layer_subspace = entry<SubspaceLayer>(
+    {.name = "subspace",
+     .paper = 111,
+     .source = "CDSP-MoE (arXiv 2512.20291), sections 3 and 4; authors' code",
+     .taxonomy = "architecture/sparse/shared backbone",
+     .summary = "experts are learned subspaces of one backbone; conflicting gradients part them",
+     .equation = "y = Σ_{e ∈ T} g_e s_e V[S_e]ᵀ act(U[S_e] x),  S_e = top-m of A_e,  s_e = mean σ(A_e) over S_e\n"
+                 "L = α Σ_{i ≠ j} σ(A_ij) relu(-cos(∇_i, ∇_j)) + β mean |A| + γ mean σ(A) (1 - σ(A)),  σ = sigmoid"});
 
 }  // namespace collegium::layer

@@ -72,6 +72,8 @@ extern constinit const Entry<MoeLayer> layer_union =
                        .paper = 74,
                        .source = "Yang 2025 (Union of Experts), UoME; authors' code, UoME_DS.py",
                        .taxonomy = "architecture/sparse/decomposed block",
-                       .summary = "one feed-forward block cut into slices that are its experts"});
+                       .summary = "one feed-forward block cut into slices that are its experts",
+                       .equation = "y = Σ_{e ∈ T} g_e W₂[:, e] act(W₁[e, :] x),  T and g by the router\n"
+                                   "slices e of one block: with all e and g = 1, y = W₂ act(W₁ x)"});
 
 }  // namespace collegium::layer

@@ -143,12 +143,14 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
 
 }  // namespace
 
-extern constinit const Entry<MoeLayer> layer_vector_quantised =
-    entry<VectorQuantisedLayer>({.name = "vector_quantised",
-                                 .paper = 118,
-                                 .source = "Do 2024 (VQMoE), section 3.2; authors' code, vqmoe.py",
-                                 .taxonomy = "gating/sparse/discrete codes",
-                                 .summary = "a learned code points to an expert, beside an ordinary sparse mixture",
-                                 .claims = {.has_exact_gradient = false}});
+extern constinit const Entry<MoeLayer> layer_vector_quantised = entry<VectorQuantisedLayer>(
+    {.name = "vector_quantised",
+     .paper = 118,
+     .source = "Do 2024 (VQMoE), section 3.2; authors' code, vqmoe.py",
+     .taxonomy = "gating/sparse/discrete codes",
+     .summary = "a learned code points to an expert, beside an ordinary sparse mixture",
+     .equation = "y = a Σ_{e ∈ T} g_e FFN_e(x) + b FFN_{c mod E}(x + r (v_c - x)),  (a, b) = softmax(W x)\n"
+                 "c = argmin_c ‖x - v_c‖²;  L = α mean (sg(x) - v_c)² + β mean (x - sg(v_c))²,  sg = no gradient",
+     .claims = {.has_exact_gradient = false}});
 
 }  // namespace collegium::layer

@@ -71,11 +71,13 @@ class AdaptiveL1 final : public Balancer, public Makes<AdaptiveL1, Balancer> {
 
 }  // namespace
 
-extern constinit const Entry<Balancer> balancer_adaptive_l1 =
-    entry<AdaptiveL1>({.name = "adaptive_l1",
-                       .paper = 95,
-                       .source = "Wang 2024 (ReMoE), eq. 8 to 12",
-                       .taxonomy = "training/balance/sparsity control",
-                       .summary = "an L1 norm of ReLU scores that steers to a target number of active experts"});
+extern constinit const Entry<Balancer> balancer_adaptive_l1 = entry<AdaptiveL1>(
+    {.name = "adaptive_l1",
+     .paper = 95,
+     .source = "Wang 2024 (ReMoE), eq. 8 to 12",
+     .taxonomy = "training/balance/sparsity control",
+     .summary = "an L1 norm of ReLU scores that steers to a target number of active experts",
+     .equation = "L = λ / N Σ_t Σ_e f_e s_te,  f_e = E n_e / (k N),  n_e = assignments asked of e, k = target_k\n"
+                 "after each step λ ← λ · growth^sign(Σ_e n_e / N - k)"});
 
 }  // namespace collegium::route

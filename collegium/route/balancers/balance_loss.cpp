@@ -34,11 +34,13 @@ class BalanceLoss final : public Balancer, public Makes<BalanceLoss, Balancer> {
 
 }  // namespace
 
-extern constinit const Entry<Balancer> balancer_balance_loss =
-    entry<BalanceLoss>({.name = "balance_loss",
-                        .paper = 106,
-                        .source = "Fedus 2021, eq. 4 to 6; Lepikhin 2020, algorithm 1; transformers (pooled)",
-                        .taxonomy = "training/balance/auxiliary loss",
-                        .summary = "penalises load times probability, under a named convention"});
+extern constinit const Entry<Balancer> balancer_balance_loss = entry<BalanceLoss>(
+    {.name = "balance_loss",
+     .paper = 106,
+     .source = "Fedus 2021, eq. 4 to 6; Lepikhin 2020, algorithm 1; transformers (pooled)",
+     .taxonomy = "training/balance/auxiliary loss",
+     .summary = "penalises load times probability, under a named convention",
+     .equation = "L = α E Σ_e f_e P_e,  f_e = share of assignments asked of e,  P_e = mean probability\n"
+                 "hf_pooled: f_e = assignments a token;  gshard: α / E Σ_e f_e P_e, f_e = share of first choices"});
 
 }  // namespace collegium::route

@@ -67,6 +67,8 @@ extern constinit const Entry<Balancer> balancer_cluster_variance = entry<Cluster
      .paper = 100,
      .source = "Xie 2022 (MoEC), clustering loss",
      .taxonomy = "training/auxiliary loss/clusters",
-     .summary = "probabilities differ little inside a cluster of experts and much between clusters"});
+     .summary = "probabilities differ little inside a cluster of experts and much between clusters",
+     .equation = "L = α V_in / (V_in + V_between),  V_in = Σ_t Σ_e (p_te - m_{t,c(e)})²\n"
+                 "V_between = Σ_t Σ_c n_c (m_tc - m_t)²,  m: mean p_t of the n_c experts of cluster c, of all"});
 
 }  // namespace collegium::route

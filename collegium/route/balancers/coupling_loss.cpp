@@ -80,11 +80,13 @@ class CouplingLoss final : public Balancer, public Makes<CouplingLoss, Balancer>
 
 }  // namespace
 
-extern constinit const Entry<Balancer> balancer_coupling_loss =
-    entry<CouplingLoss>({.name = "coupling_loss",
-                         .paper = 72,
-                         .source = "Lv 2025 (Expert-Router Coupling loss), section 3",
-                         .taxonomy = "training/auxiliary loss/coupling",
-                         .summary = "an expert answers most to its own router embedding, and that embedding to it"});
+extern constinit const Entry<Balancer> balancer_coupling_loss = entry<CouplingLoss>(
+    {.name = "coupling_loss",
+     .paper = 72,
+     .source = "Lv 2025 (Expert-Router Coupling loss), section 3",
+     .taxonomy = "training/auxiliary loss/coupling",
+     .summary = "an expert answers most to its own router embedding, and that embedding to it",
+     .equation = "L = α mean_{i ≠ j} (relu(M_ij - a M_ii) + relu(M_ji - a M_ii)),  M_ij = ‖hidden_j(r'_i)‖\n"
+                 "r'_i = r_i ⊙ (1 + u),  |u| ≤ min_j ‖r_i - r_j‖ / (2 ‖r_i‖),  r_i = router embedding of expert i"});
 
 }  // namespace collegium::route

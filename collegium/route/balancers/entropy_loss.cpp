@@ -39,6 +39,7 @@ extern constinit const Entry<Balancer> balancer_entropy_loss =
                         .paper = 59,
                         .source = "Huang 2024 (Harder Tasks Need More Experts), section 3.3, eq. 7",
                         .taxonomy = "training/balance/sparsity control",
-                        .summary = "the mean entropy of the tokens' scores: fewer experts under top-p"});
+                        .summary = "the mean entropy of the tokens' scores: fewer experts under top-p",
+                        .equation = "L = -α mean_t Σ_e p_te log p_te"});
 
 }  // namespace collegium::route

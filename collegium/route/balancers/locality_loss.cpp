@@ -78,11 +78,13 @@ class LocalityLoss final : public Balancer, public Makes<LocalityLoss, Balancer>
 
 }  // namespace
 
-extern constinit const Entry<Balancer> balancer_locality_loss =
-    entry<LocalityLoss>({.name = "locality_loss",
-                         .paper = 70,
-                         .source = "Li 2024 (LocMoE), locality loss",
-                         .taxonomy = "training/auxiliary loss/locality",
-                         .summary = "keeps work on its device and spreads it evenly there"});
+extern constinit const Entry<Balancer> balancer_locality_loss = entry<LocalityLoss>(
+    {.name = "locality_loss",
+     .paper = 70,
+     .source = "Li 2024 (LocMoE), locality loss",
+     .taxonomy = "training/auxiliary loss/locality",
+     .summary = "keeps work on its device and spreads it evenly there",
+     .equation = "L = α Σ_h N_h / N · KL(P_h ‖ Q_h),  P_h = mean p of the N_h tokens at home on device h\n"
+                 "Q_h = local / E_h for the E_h experts on h, (1 - local) / (E - E_h) for the others"});
 
 }  // namespace collegium::route

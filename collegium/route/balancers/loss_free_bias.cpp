@@ -46,11 +46,13 @@ class LossFreeBias final : public Balancer, public Makes<LossFreeBias, Balancer>
 
 }  // namespace
 
-extern constinit const Entry<Balancer> balancer_loss_free_bias =
-    entry<LossFreeBias>({.name = "loss_free_bias",
-                         .paper = 84,
-                         .source = "Wang 2024 (Auxiliary-Loss-Free Load Balancing), algorithm 1",
-                         .taxonomy = "training/balance/bias",
-                         .summary = "a selection bias per expert, moved against its recent load"});
+extern constinit const Entry<Balancer> balancer_loss_free_bias = entry<LossFreeBias>(
+    {.name = "loss_free_bias",
+     .paper = 84,
+     .source = "Wang 2024 (Auxiliary-Loss-Free Load Balancing), algorithm 1",
+     .taxonomy = "training/balance/bias",
+     .summary = "a selection bias per expert, moved against its recent load",
+     .equation = "b_e ← b_e + rate · sign(mean_j n_j - n_e) after each step,  n_e = assignments asked of e\n"
+                 "selection by s + b, weights by s"});
 
 }  // namespace collegium::route

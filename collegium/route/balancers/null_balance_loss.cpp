@@ -39,6 +39,8 @@ extern constinit const Entry<Balancer> balancer_null_balance_loss =
                             .paper = 87,
                             .source = "Zeng 2024 (AdaMoE), section 3.3",
                             .taxonomy = "training/balance/auxiliary loss",
-                            .summary = "Switch's loss in which all null experts are charged their mean load"});
+                            .summary = "Switch's loss in which all null experts are charged their mean load",
+                            .equation = "L = α E Σ_e f_e P_e over true and null experts,  P_e = mean probability\n"
+                                        "f_e = share of assignments asked of e, for null experts the mean of theirs"});
 
 }  // namespace collegium::route

@@ -27,10 +27,12 @@ class ZLoss final : public Balancer, public Makes<ZLoss, Balancer> {
 
 }  // namespace
 
-extern constinit const Entry<Balancer> balancer_z_loss = entry<ZLoss>({.name = "z_loss",
-                                                                       .paper = 106,
-                                                                       .source = "Zoph 2022 (ST-MoE), eq. 5",
-                                                                       .taxonomy = "training/stability/z-loss",
-                                                                       .summary = "keeps the router's logits small"});
+extern constinit const Entry<Balancer> balancer_z_loss =
+    entry<ZLoss>({.name = "z_loss",
+                  .paper = 106,
+                  .source = "Zoph 2022 (ST-MoE), eq. 5",
+                  .taxonomy = "training/stability/z-loss",
+                  .summary = "keeps the router's logits small",
+                  .equation = "L = α mean_t (log Σ_e exp ℓ_te)²,  ℓ = logits"});
 
 }  // namespace collegium::route

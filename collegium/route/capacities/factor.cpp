@@ -60,12 +60,14 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
 
 }  // namespace
 
-extern constinit const Entry<Capacity> capacity_factor =
-    entry<FactorCapacity>({.name = "factor",
-                           .paper = 106,
-                           .source = "Fedus 2021 (Switch Transformer), eq. 3; Lepikhin 2020 (GShard), section 2.2",
-                           .taxonomy = "system/capacity/drop",
-                           .summary = "a fixed number of slots per expert, the rest is dropped",
-                           .claims = kFactorClaims});
+extern constinit const Entry<Capacity> capacity_factor = entry<FactorCapacity>(
+    {.name = "factor",
+     .paper = 106,
+     .source = "Fedus 2021 (Switch Transformer), eq. 3; Lepikhin 2020 (GShard), section 2.2",
+     .taxonomy = "system/capacity/drop",
+     .summary = "a fixed number of slots per expert, the rest is dropped",
+     .equation = "each expert keeps the first C = max(minimum, ⌈factor · A / E⌉) of its assignments\n"
+                 "A = assignments asked for, in order of position, rank or score",
+     .claims = kFactorClaims});
 
 }  // namespace collegium::route

@@ -76,6 +76,8 @@ extern constinit const Entry<Capacity> capacity_rectify = entry<RectifyCapacity>
      .source = "Zeng 2024 (Turn Waste into Worth: Rectify-Router), section 3",
      .taxonomy = "system/capacity/reroute",
      .summary = "dropped tokens move to experts on their device, free slots take the best tokens",
+     .equation = "C = max(minimum, ⌈factor · A / E⌉) slots an expert,  A = assignments asked for\n"
+                 "dropped t → argmax_e s_te over experts of its device with room;  free slot of e → argmax_t s_te",
      .claims = kRectifyClaims});
 
 }  // namespace collegium::route

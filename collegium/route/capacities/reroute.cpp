@@ -49,12 +49,14 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
 
 }  // namespace
 
-extern constinit const Entry<Capacity> capacity_reroute =
-    entry<RerouteCapacity>({.name = "reroute",
-                            .paper = 106,
-                            .source = "Fedus 2021 (Switch Transformer), appendix B, no token left behind",
-                            .taxonomy = "system/capacity/reroute",
-                            .summary = "what finds no slot goes to the next-best expert with room",
-                            .claims = kRerouteClaims});
+extern constinit const Entry<Capacity> capacity_reroute = entry<RerouteCapacity>(
+    {.name = "reroute",
+     .paper = 106,
+     .source = "Fedus 2021 (Switch Transformer), appendix B, no token left behind",
+     .taxonomy = "system/capacity/reroute",
+     .summary = "what finds no slot goes to the next-best expert with room",
+     .equation = "C = max(minimum, ⌈factor · A / E⌉) slots an expert,  A = assignments asked for\n"
+                 "dropped t → argmax_e s_te over experts with room that do not have t yet",
+     .claims = kRerouteClaims});
 
 }  // namespace collegium::route

@@ -25,6 +25,7 @@ extern constinit const Entry<Capacity> capacity_unlimited =
                       .source = "Gale 2022 (MegaBlocks), dropless routing; the limit of a large capacity factor",
                       .taxonomy = "system/capacity/dropless",
                       .summary = "every assignment is kept",
+                      .equation = "kept = asked for,  C = ∞",
                       .claims = kUnlimitedClaims});
 
 }  // namespace collegium::route

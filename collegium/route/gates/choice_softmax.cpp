@@ -43,11 +43,12 @@ class ChoiceSoftmaxGate final : public Gate, public Makes<ChoiceSoftmaxGate, Gat
 
 }  // namespace
 
-extern constinit const Entry<Gate> gate_choice_softmax =
-    entry<ChoiceSoftmaxGate>({.name = "choice_softmax",
-                              .paper = 89,
-                              .source = "Chowdhury 2023 (pMoE)",
-                              .taxonomy = "gating/weights/normalised",
-                              .summary = "softmax over what an expert took from one sequence"});
+extern constinit const Entry<Gate> gate_choice_softmax = entry<ChoiceSoftmaxGate>(
+    {.name = "choice_softmax",
+     .paper = 89,
+     .source = "Chowdhury 2023 (pMoE)",
+     .taxonomy = "gating/weights/normalised",
+     .summary = "softmax over what an expert took from one sequence",
+     .equation = "g_te = exp(ℓ_te) / Σ_{u ∈ T_e} exp(ℓ_ue),  T_e = tokens of the same sequence that e took"});
 
 }  // namespace collegium::route

@@ -54,6 +54,8 @@ extern constinit const Entry<Gate> gate_group_product =
     entry<GroupProductGate>({.name = "group_product",
                              .source = "Shazeer 2017, eq. 12",
                              .taxonomy = "gating/weights/normalised",
-                             .summary = "the group's share among the chosen groups times the expert's inside it"});
+                             .summary = "the group's share among the chosen groups times the expert's inside it",
+                             .equation = "g_e = S_γ / Σ_{chosen γ'} S_γ' · s_e / Σ_{j ∈ T ∩ γ} s_j\n"
+                                         "γ = group of e,  S_γ = Σ_{j ∈ γ} s_j,  T = kept experts of the token"});
 
 }  // namespace collegium::route

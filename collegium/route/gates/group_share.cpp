@@ -51,6 +51,7 @@ extern constinit const Entry<Gate> gate_group_share =
                            .paper = 114,
                            .source = "Yang 2021 (M6-T), section 3.3: a softmax of its own in each prototype",
                            .taxonomy = "gating/weights/normalised",
-                           .summary = "the score's share of its own group's scores"});
+                           .summary = "the score's share of its own group's scores",
+                           .equation = "g_e = s_e / Σ_{j ∈ γ} s_j,  γ = group of e"});
 
 }  // namespace collegium::route

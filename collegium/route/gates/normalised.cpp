@@ -52,11 +52,12 @@ class NormalisedGate final : public Gate, public Makes<NormalisedGate, Gate> {
 
 }  // namespace
 
-extern constinit const Entry<Gate> gate_normalised =
-    entry<NormalisedGate>({.name = "normalised",
-                           .paper = 106,
-                           .source = "Lepikhin 2020 (GShard), algorithm 1; Jiang 2024 (Mixtral), section 2.1",
-                           .taxonomy = "gating/weights/normalised",
-                           .summary = "the score's share of the token's chosen scores"});
+extern constinit const Entry<Gate> gate_normalised = entry<NormalisedGate>(
+    {.name = "normalised",
+     .paper = 106,
+     .source = "Lepikhin 2020 (GShard), algorithm 1; Jiang 2024 (Mixtral), section 2.1",
+     .taxonomy = "gating/weights/normalised",
+     .summary = "the score's share of the token's chosen scores",
+     .equation = "g_e = scale · s_e / (Σ_{j ∈ T} s_j + ε),  T = experts that the token asked for"});
 
 }  // namespace collegium::route

@@ -32,10 +32,12 @@ class OneGate final : public Gate, public Makes<OneGate, Gate> {
 
 }  // namespace
 
-extern constinit const Entry<Gate> gate_one = entry<OneGate>({.name = "one",
-                                                              .paper = 25,
-                                                              .source = "Roller 2021 (Hash Layers), section 3",
-                                                              .taxonomy = "gating/weights/equal",
-                                                              .summary = "all of a token's experts count the same"});
+extern constinit const Entry<Gate> gate_one =
+    entry<OneGate>({.name = "one",
+                    .paper = 25,
+                    .source = "Roller 2021 (Hash Layers), section 3",
+                    .taxonomy = "gating/weights/equal",
+                    .summary = "all of a token's experts count the same",
+                    .equation = "g_e = scale / |T|,  T = experts that the token asked for"});
 
 }  // namespace collegium::route

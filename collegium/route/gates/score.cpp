@@ -31,6 +31,7 @@ extern constinit const Entry<Gate> gate_score = entry<ScoreGate>({.name = "score
                                                                   .paper = 106,
                                                                   .source = "Fedus 2021 (Switch Transformer), eq. 2",
                                                                   .taxonomy = "gating/weights/score",
-                                                                  .summary = "the weight is the score itself"});
+                                                                  .summary = "the weight is the score itself",
+                                                                  .equation = "g_e = scale · s_e"});
 
 }  // namespace collegium::route

@@ -38,11 +38,13 @@ class AdaMoeRouter final : public Preset<AdaMoeRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_ada_moe =
-    entry<AdaMoeRouter>({.name = "ada_moe",
-                         .paper = 87,
-                         .source = "Zeng 2024 (AdaMoE), section 3",
-                         .taxonomy = "gating/sparse/dynamic",
-                         .summary = "null experts that do no work, a larger k, and a loss that treats them alike"});
+extern constinit const Entry<Router> router_ada_moe = entry<AdaMoeRouter>(
+    {.name = "ada_moe",
+     .paper = 87,
+     .source = "Zeng 2024 (AdaMoE), section 3",
+     .taxonomy = "gating/sparse/dynamic",
+     .summary = "null experts that do no work, a larger k, and a loss that treats them alike",
+     .equation = "p = softmax(W x),  T = top-k(p) without null experts;  y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x)\n"
+                 "L = α E' Σ_e f_e P_e,  f = shares of choices (null ones: their mean),  P = mean p,  E' = all"});
 
 }  // namespace collegium::route

@@ -27,12 +27,14 @@ class AttentionAwareRouter final : public Preset<AttentionAwareRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_attention_aware =
-    entry<AttentionAwareRouter>({.name = "attention_aware",
-                                 .paper = 9,
-                                 .source = "Nguyen 2025 (SMoE with a graph of tokens), section 3",
-                                 .taxonomy = "gating/sparse/token choice",
-                                 .summary = "top-k over scores mixed along the attention",
-                                 .claims = {.needs = {.attention = true}}});
+extern constinit const Entry<Router> router_attention_aware = entry<AttentionAwareRouter>(
+    {.name = "attention_aware",
+     .paper = 9,
+     .source = "Nguyen 2025 (SMoE with a graph of tokens), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k over scores mixed along the attention",
+     .equation = "s_t = Σ_{u ≤ t} a_tu p_u / Σ_{u ≤ t} a_tu,  p = softmax(W x),  a = attention, mean over heads\n"
+                 "y = Σ_{e ∈ T} s_e / Σ_T s · FFN_e(x),  T = top-k(s);  L = α balance_loss",
+     .claims = {.needs = {.attention = true}}});
 
 }  // namespace collegium::route

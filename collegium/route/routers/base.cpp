@@ -31,12 +31,14 @@ class BaseRouter final : public Preset<BaseRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_base =
-    entry<BaseRouter>({.name = "base",
-                       .paper = 73,
-                       .source = "Lewis 2021 (BASE layers), section 3",
-                       .taxonomy = "gating/sparse/balanced assignment",
-                       .summary = "optimal balanced assignment in training, the best expert in evaluation, no loss",
-                       .claims = {.is_causal_in_training = false}});
+extern constinit const Entry<Router> router_base = entry<BaseRouter>(
+    {.name = "base",
+     .paper = 73,
+     .source = "Lewis 2021 (BASE layers), section 3",
+     .taxonomy = "gating/sparse/balanced assignment",
+     .summary = "optimal balanced assignment in training, the best expert in evaluation, no loss",
+     .equation = "y = sigmoid(ℓ_a) FFN_a(x),  ℓ = W x;  evaluation: a = argmax ℓ\n"
+                 "training: a maximises Σ_t ℓ_{t, a(t)} with ⌊N / E⌋ or ⌈N / E⌉ tokens for every expert",
+     .claims = {.is_causal_in_training = false}});
 
 }  // namespace collegium::route

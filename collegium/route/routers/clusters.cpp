@@ -35,11 +35,14 @@ class ClustersRouter final : public Preset<ClustersRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_clusters =
-    entry<ClustersRouter>({.name = "clusters",
-                           .paper = 100,
-                           .source = "Xie 2022 (MoEC)",
-                           .taxonomy = "gating/sparse/token choice",
-                           .summary = "top-k over clusters of experts, with a variance constraint and expert dropout"});
+extern constinit const Entry<Router> router_clusters = entry<ClustersRouter>(
+    {.name = "clusters",
+     .paper = 100,
+     .source = "Xie 2022 (MoEC)",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k over clusters of experts, with a variance constraint and expert dropout",
+     .equation =
+         "p = softmax(W x) over the experts that dropout leaves;  y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x)\n"
+         "T = top-k(p);  L = α balance_loss + β V_in / V,  V: variance of softmax(W x), in clusters and whole"});
 
 }  // namespace collegium::route

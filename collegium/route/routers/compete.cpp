@@ -34,12 +34,14 @@ class CompeteRouter final : public Preset<CompeteRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_compete =
-    entry<CompeteRouter>({.name = "compete",
-                          .paper = 60,
-                          .source = "Pham 2024 and Nguyen 2025 (CompeteSMoE), section 3",
-                          .taxonomy = "gating/sparse/competition",
-                          .summary = "top-k by a router that imitates competitions between all experts",
-                          .claims = {.needs = {.experts = true}}});
+extern constinit const Entry<Router> router_compete = entry<CompeteRouter>(
+    {.name = "compete",
+     .paper = 60,
+     .source = "Pham 2024 and Nguyen 2025 (CompeteSMoE), section 3",
+     .taxonomy = "gating/sparse/competition",
+     .summary = "top-k by a router that imitates competitions between all experts",
+     .equation = "p = softmax(W x), in some training steps softmax_e(mean softplus(FFN_e(x)) / τ);  T = top-k(p)\n"
+                 "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x);  L = α balance_loss + δ mean (softmax(W x) - p)², p as given",
+     .claims = {.needs = {.experts = true}}});
 
 }  // namespace collegium::route

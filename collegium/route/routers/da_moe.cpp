@@ -34,12 +34,14 @@ class DaMoeRouter final : public Preset<DaMoeRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_da_moe =
-    entry<DaMoeRouter>({.name = "da_moe",
-                        .paper = 29,
-                        .source = "Akhavan Aghdam 2024 (DA-MoE), section 3",
-                        .taxonomy = "gating/sparse/dynamic number of experts",
-                        .summary = "experts per token by its importance in the layer's attention",
-                        .claims = {.needs = {.attention = true}}});
+extern constinit const Entry<Router> router_da_moe = entry<DaMoeRouter>(
+    {.name = "da_moe",
+     .paper = 29,
+     .source = "Akhavan Aghdam 2024 (DA-MoE), section 3",
+     .taxonomy = "gating/sparse/dynamic number of experts",
+     .summary = "experts per token by its importance in the layer's attention",
+     .equation = "y = Σ_{e ∈ T} p_e FFN_e(x),  p = softmax(W x),  T = top-k_t(p);  L = α balance_loss\n"
+                 "k_t: from min_k to max_k by the rank so far of t's attention to itself, budget on average",
+     .claims = {.needs = {.attention = true}}});
 
 }  // namespace collegium::route

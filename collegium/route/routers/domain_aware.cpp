@@ -32,11 +32,13 @@ class DomainAwareRouter final : public Preset<DomainAwareRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_domain_aware =
-    entry<DomainAwareRouter>({.name = "domain_aware",
-                              .paper = 10,
-                              .source = "Input Domain Aware MoE, 2025",
-                              .taxonomy = "gating/sparse/token choice",
-                              .summary = "top-k over a mixture model of hidden states, apart from the task"});
+extern constinit const Entry<Router> router_domain_aware = entry<DomainAwareRouter>(
+    {.name = "domain_aware",
+     .paper = 10,
+     .source = "Input Domain Aware MoE, 2025",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k over a mixture model of hidden states, apart from the task",
+     .equation = "p_e = N(z; μ_e, σ_e²) / Σ_j N(z; μ_j, σ_j²);  y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  T = top-k(p)\n"
+                 "L = -α mean log(Σ_e N(z; μ_e, σ_e²) / E) / width of z,  z = x / rms(x) without gradient"});
 
 }  // namespace collegium::route

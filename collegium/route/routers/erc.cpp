@@ -34,12 +34,14 @@ class ErcRouter final : public Preset<ErcRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_erc =
-    entry<ErcRouter>({.name = "erc",
-                      .paper = 72,
-                      .source = "Lv 2025 (Expert-Router Coupling loss), section 3",
-                      .taxonomy = "gating/sparse/token choice",
-                      .summary = "top-k routing with router embeddings coupled to what experts answer to",
-                      .claims = {.needs = {.experts = true}}});
+extern constinit const Entry<Router> router_erc = entry<ErcRouter>(
+    {.name = "erc",
+     .paper = 72,
+     .source = "Lv 2025 (Expert-Router Coupling loss), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k routing with router embeddings coupled to what experts answer to",
+     .equation = "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  p = softmax(R x),  T = top-k(p);  h_j = hidden units of j\n"
+                 "L = α balance_loss + β mean_{i ≠ j} (relu(M_ij - a M_ii) + relu(M_ji - a M_ii)),  M_ij = ‖h_j(R_i)‖",
+     .claims = {.needs = {.experts = true}}});
 
 }  // namespace collegium::route

@@ -30,6 +30,8 @@ extern constinit const Entry<Router> router_expert_choice = entry<ExpertChoiceRo
      .source = "Zhou 2022 (Expert Choice), section 3.2",
      .taxonomy = "gating/sparse/expert choice",
      .summary = "each expert takes its own best tokens: equal loads without a loss",
+     .equation = "y_t = Σ_{e : t ∈ T_e} p_te FFN_e(x_t),  p = softmax(W x)\n"
+                 "T_e = the C tokens of largest p_te,  C = ⌈capacity_factor · N / E⌉",
      .claims = {.chooser = Chooser::expert, .is_exactly_balanced = true, .is_causal = false}});
 
 }  // namespace collegium::route

@@ -48,11 +48,13 @@ class GroupLimitedRouter final : public Preset<GroupLimitedRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_group_limited =
-    entry<GroupLimitedRouter>({.name = "group_limited",
-                               .paper = 55,
-                               .source = "DeepSeek-V3 (2024), section 2.1.2: node-limited routing",
-                               .taxonomy = "gating/sparse/grouped",
-                               .summary = "sigmoid top-k over a token's best groups, balanced by a selection bias"});
+extern constinit const Entry<Router> router_group_limited = entry<GroupLimitedRouter>(
+    {.name = "group_limited",
+     .paper = 55,
+     .source = "DeepSeek-V3 (2024), section 2.1.2: node-limited routing",
+     .taxonomy = "gating/sparse/grouped",
+     .summary = "sigmoid top-k over a token's best groups, balanced by a selection bias",
+     .equation = "y = c Σ_{e ∈ T} s_e / Σ_T s · FFN_e(x),  s = sigmoid(W x),  b_e ← b_e + u sign(mean_j n_j - n_e)\n"
+                 "T = top-k(s + b) in the groups of largest sum of their two best s + b;  n_e = load of e"});
 
 }  // namespace collegium::route

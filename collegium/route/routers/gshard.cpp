@@ -35,12 +35,14 @@ class GShardRouter final : public Preset<GShardRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_gshard =
-    entry<GShardRouter>({.name = "gshard",
-                         .paper = 106,
-                         .source = "Lepikhin 2020 (GShard), algorithm 1; the baseline of P106",
-                         .taxonomy = "gating/sparse/token choice",
-                         .summary = "top-2 routing, first choices before second ones, loss over first choices",
-                         .claims = {.is_causal = false}});
+extern constinit const Entry<Router> router_gshard = entry<GShardRouter>(
+    {.name = "gshard",
+     .paper = 106,
+     .source = "Lepikhin 2020 (GShard), algorithm 1; the baseline of P106",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-2 routing, first choices before second ones, loss over first choices",
+     .equation = "y = Σ_{e ∈ T with room} p_e / Σ_T p · FFN_e(x),  p = softmax(W x),  T = top-2(p)\n"
+                 "L = α E Σ_e f_e P_e,  f = shares of first choices, P = mean p;  room: ⌈c N / E⌉ tokens an expert",
+     .claims = {.is_causal = false}});
 
 }  // namespace collegium::route

@@ -26,12 +26,13 @@ class HashRouter final : public Preset<HashRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_hash =
-    entry<HashRouter>({.name = "hash",
-                       .paper = 25,
-                       .source = "Roller 2021 (Hash Layers), section 3.1",
-                       .taxonomy = "gating/sparse/fixed",
-                       .summary = "the token id decides: no parameters, no router forward pass",
-                       .claims = {.chooser = Chooser::nobody, .needs = {.token_ids = true}}});
+extern constinit const Entry<Router> router_hash = entry<HashRouter>(
+    {.name = "hash",
+     .paper = 25,
+     .source = "Roller 2021 (Hash Layers), section 3.1",
+     .taxonomy = "gating/sparse/fixed",
+     .summary = "the token id decides: no parameters, no router forward pass",
+     .equation = "y = 1/k Σ_{e ∈ T} FFN_e(x),  T = {h_1(id), …, h_k(id)},  h_j = seeded hashes of the token id",
+     .claims = {.chooser = Chooser::nobody, .needs = {.token_ids = true}}});
 
 }  // namespace collegium::route

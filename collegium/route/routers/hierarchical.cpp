@@ -43,10 +43,12 @@ class HierarchicalRouter final : public Preset<HierarchicalRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_hierarchical =
-    entry<HierarchicalRouter>({.name = "hierarchical",
-                               .source = "Shazeer 2017, appendix B",
-                               .taxonomy = "gating/sparse/hierarchical",
-                               .summary = "groups first, then experts inside them: the probabilities multiply"});
+extern constinit const Entry<Router> router_hierarchical = entry<HierarchicalRouter>(
+    {.name = "hierarchical",
+     .source = "Shazeer 2017, appendix B",
+     .taxonomy = "gating/sparse/hierarchical",
+     .summary = "groups first, then experts inside them: the probabilities multiply",
+     .equation = "p_e = P_{g(e)} Q_e,  P = softmax(W₁ x) over groups,  Q = softmax(W₂ x) inside each group\n"
+                 "y = Σ_{g ∈ top(P)} Σ_{e ∈ top-k(Q in g)} p_e FFN_e(x);  L = α balance_loss"});
 
 }  // namespace collegium::route

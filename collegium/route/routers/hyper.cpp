@@ -29,11 +29,13 @@ class HyperRouter final : public Preset<HyperRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_hyper =
-    entry<HyperRouter>({.name = "hyper",
-                        .paper = 75,
-                        .source = "Do 2023 (HyperRouter), section 3",
-                        .taxonomy = "gating/sparse/token choice",
-                        .summary = "top-k with a router weight that a fixed random network generates"});
+extern constinit const Entry<Router> router_hyper = entry<HyperRouter>(
+    {.name = "hyper",
+     .paper = 75,
+     .source = "Do 2023 (HyperRouter), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k with a router weight that a fixed random network generates",
+     .equation = "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  p = softmax(W x),  T = top-k(p);  L = α balance_loss\n"
+                 "W = H₂ relu(H₁ v),  v learned, H₁ and H₂ random and fixed"});
 
 }  // namespace collegium::route

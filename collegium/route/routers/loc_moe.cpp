@@ -47,11 +47,13 @@ class LocMoeRouter final : public Preset<LocMoeRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_loc_moe =
-    entry<LocMoeRouter>({.name = "loc_moe",
-                         .paper = 70,
-                         .source = "Li 2024 (LocMoE)",
-                         .taxonomy = "gating/sparse/token choice",
-                         .summary = "top-1 that keeps work on the token's own device while balancing the load"});
+extern constinit const Entry<Router> router_loc_moe = entry<LocMoeRouter>(
+    {.name = "loc_moe",
+     .paper = 70,
+     .source = "Li 2024 (LocMoE)",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-1 that keeps work on the token's own device while balancing the load",
+     .equation = "y = Σ_{e ∈ T with room} p_e FFN_e(x),  p = softmax(W x),  T = top-k(p),  room: ⌈c k N / E⌉\n"
+                 "L = α balance_loss + β Σ_h N_h / N · KL(mean p on device h ‖ Q_h),  Q_h: `local` stays on h"});
 
 }  // namespace collegium::route

@@ -31,11 +31,13 @@ class LossFreeRouter final : public Preset<LossFreeRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_loss_free =
-    entry<LossFreeRouter>({.name = "loss_free",
-                           .paper = 84,
-                           .source = "Wang 2024 (Auxiliary-Loss-Free Load Balancing), section 3",
-                           .taxonomy = "gating/sparse/token choice",
-                           .summary = "sigmoid top-k, balanced by a selection bias instead of a loss"});
+extern constinit const Entry<Router> router_loss_free = entry<LossFreeRouter>(
+    {.name = "loss_free",
+     .paper = 84,
+     .source = "Wang 2024 (Auxiliary-Loss-Free Load Balancing), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "sigmoid top-k, balanced by a selection bias instead of a loss",
+     .equation = "y = scale Σ_{e ∈ T} s_e / Σ_T s · FFN_e(x),  s = sigmoid(W x),  T = top-k(s + b)\n"
+                 "b_e ← b_e + rate · sign(mean_j n_j - n_e) after each step,  n_e = tokens that asked for e"});
 
 }  // namespace collegium::route

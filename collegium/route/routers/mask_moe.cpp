@@ -36,12 +36,14 @@ class MaskMoeRouter final : public Preset<MaskMoeRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_mask_moe =
-    entry<MaskMoeRouter>({.name = "mask_moe",
-                          .paper = 90,
-                          .source = "Su 2024 (MaskMoE), section 3",
-                          .taxonomy = "gating/sparse/token choice",
-                          .summary = "top-k where rare tokens see one expert and frequent ones see all",
-                          .claims = {.needs = {.token_ids = true}}});
+extern constinit const Entry<Router> router_mask_moe = entry<MaskMoeRouter>(
+    {.name = "mask_moe",
+     .paper = 90,
+     .source = "Su 2024 (MaskMoE), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k where rare tokens see one expert and frequent ones see all",
+     .equation = "y = Σ_{e ∈ T} p_e FFN_e(x),  p = softmax(W x) over V(id),  T = top-k(p);  L = α balance_loss\n"
+                 "V(id) = all experts for a frequent token id, `visible` hashed ones for a rare one",
+     .claims = {.needs = {.token_ids = true}}});
 
 }  // namespace collegium::route

@@ -29,12 +29,14 @@ class PatchChoiceRouter final : public Preset<PatchChoiceRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_patch_choice =
-    entry<PatchChoiceRouter>({.name = "patch_choice",
-                              .paper = 89,
-                              .source = "Chowdhury 2023 (pMoE)",
-                              .taxonomy = "gating/sparse/expert choice",
-                              .summary = "each expert takes its l best patches of every image; the rest is left out",
-                              .claims = {.chooser = Chooser::expert, .is_exactly_balanced = true, .is_causal = false}});
+extern constinit const Entry<Router> router_patch_choice = entry<PatchChoiceRouter>(
+    {.name = "patch_choice",
+     .paper = 89,
+     .source = "Chowdhury 2023 (pMoE)",
+     .taxonomy = "gating/sparse/expert choice",
+     .summary = "each expert takes its l best patches of every image; the rest is left out",
+     .equation = "y_t = Σ_{e : t ∈ T_e} g_te FFN_e(x_t),  g_te = exp ℓ_te / Σ_{u ∈ T_e} exp ℓ_ue,  ℓ = W x\n"
+                 "T_e = the l patches of largest ℓ_te, of each image",
+     .claims = {.chooser = Chooser::expert, .is_exactly_balanced = true, .is_causal = false}});
 
 }  // namespace collegium::route

@@ -43,6 +43,8 @@ extern constinit const Entry<Router> router_progressive = entry<ProgressiveRoute
      .paper = 23,
      .source = "Tan 2025 (ReXMoE), progressive scaling routing",
      .taxonomy = "gating/sparse/token choice",
-     .summary = "top-k over a pool that grows from the layer's own experts to its neighbours'"});
+     .summary = "top-k over a pool that grows from the layer's own experts to its neighbours'",
+     .equation = "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  p = softmax(W x) over the first n experts,  T = top-k(p)\n"
+                 "n grows from the layer's own experts to all of the pool;  L = α balance_loss + β z_loss"});
 
 }  // namespace collegium::route

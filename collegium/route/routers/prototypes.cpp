@@ -37,11 +37,12 @@ class PrototypesRouter final : public Preset<PrototypesRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_prototypes =
-    entry<PrototypesRouter>({.name = "prototypes",
-                             .paper = 114,
-                             .source = "Yang 2021 (M6-T), section 3.3",
-                             .taxonomy = "gating/sparse/grouped",
-                             .summary = "k top-1 routers, each over its own share of the experts"});
+extern constinit const Entry<Router> router_prototypes = entry<PrototypesRouter>(
+    {.name = "prototypes",
+     .paper = 114,
+     .source = "Yang 2021 (M6-T), section 3.3",
+     .taxonomy = "gating/sparse/grouped",
+     .summary = "k top-1 routers, each over its own share of the experts",
+     .equation = "y = Σ_γ p_a FFN_a(x),  a = argmax_{e ∈ γ} p_e,  p = softmax(W x) inside each prototype γ"});
 
 }  // namespace collegium::route

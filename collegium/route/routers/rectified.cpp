@@ -42,12 +42,14 @@ class RectifiedRouter final : public Preset<RectifiedRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_rectified =
-    entry<RectifiedRouter>({.name = "rectified",
-                            .paper = 112,
-                            .source = "Zeng 2024 (Turn Waste into Worth: Rectify-Router), section 3",
-                            .taxonomy = "gating/sparse/token choice",
-                            .summary = "top-1 whose dropped tokens move nearby and whose free slots are filled",
-                            .claims = {.is_causal = false}});
+extern constinit const Entry<Router> router_rectified = entry<RectifiedRouter>(
+    {.name = "rectified",
+     .paper = 112,
+     .source = "Zeng 2024 (Turn Waste into Worth: Rectify-Router), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-1 whose dropped tokens move nearby and whose free slots are filled",
+     .equation = "y = Σ_{e ∈ T} p_e FFN_e(x),  p = softmax(W x),  T = top-k(p), ⌈c k N / E⌉ tokens an expert\n"
+                 "dropped t → argmax p_te near with room,  free slot of e → argmax_t p_te;  L = α balance_loss",
+     .claims = {.is_causal = false}});
 
 }  // namespace collegium::route

@@ -30,11 +30,13 @@ class RecurrentRouter final : public Preset<RecurrentRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_recurrent =
-    entry<RecurrentRouter>({.name = "recurrent",
-                            .paper = 103,
-                            .source = "Qiu 2024 (RMoE), section 3",
-                            .taxonomy = "gating/sparse/token choice",
-                            .summary = "top-k over scores that a GRU carries from layer to layer"});
+extern constinit const Entry<Router> router_recurrent = entry<RecurrentRouter>(
+    {.name = "recurrent",
+     .paper = 103,
+     .source = "Qiu 2024 (RMoE), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k over scores that a GRU carries from layer to layer",
+     .equation = "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  p = softmax(W r_i),  T = top-k(p);  L = α balance_loss\n"
+                 "r_i = GRU(P x_i, r_{i-1}),  i = layers with experts from below, r_0 = 0"});
 
 }  // namespace collegium::route

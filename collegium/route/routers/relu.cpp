@@ -32,11 +32,13 @@ class ReluRouter final : public Preset<ReluRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_relu =
-    entry<ReluRouter>({.name = "relu",
-                       .paper = 95,
-                       .source = "Wang 2024 (ReMoE), section 3",
-                       .taxonomy = "gating/sparse/dynamic",
-                       .summary = "ReLU scores: as many experts as a token needs, fully differentiable"});
+extern constinit const Entry<Router> router_relu = entry<ReluRouter>(
+    {.name = "relu",
+     .paper = 95,
+     .source = "Wang 2024 (ReMoE), section 3",
+     .taxonomy = "gating/sparse/dynamic",
+     .summary = "ReLU scores: as many experts as a token needs, fully differentiable",
+     .equation = "y = Σ_{e : s_e > 0} s_e FFN_e(x),  s = relu(W x);  L = λ / N Σ_t Σ_e f_e s_te,  f_e = E n_e / (k N)\n"
+                 "after each step λ ← λ · growth^sign(Σ_e n_e / N - k),  n_e = tokens of e, k = target_k"});
 
 }  // namespace collegium::route

@@ -38,12 +38,14 @@ class SelectiveSinkhornRouter final : public Preset<SelectiveSinkhornRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_selective_sinkhorn =
-    entry<SelectiveSinkhornRouter>({.name = "selective_sinkhorn",
-                                    .paper = 43,
-                                    .source = "Nguyen 2025 (Selective Sinkhorn Routing), section 4",
-                                    .taxonomy = "gating/sparse/optimal transport",
-                                    .summary = "top-k that a share of training passes balances by optimal transport",
-                                    .claims = {.is_causal_in_training = false}});
+extern constinit const Entry<Router> router_selective_sinkhorn = entry<SelectiveSinkhornRouter>(
+    {.name = "selective_sinkhorn",
+     .paper = 43,
+     .source = "Nguyen 2025 (Selective Sinkhorn Routing), section 4",
+     .taxonomy = "gating/sparse/optimal transport",
+     .summary = "top-k that a share of training passes balances by optimal transport",
+     .equation = "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  T = top-k(p),  p = softmax(ℓ),  ℓ = W x\n"
+                 "share of training passes: p_te = u_t v_e exp(ℓ_te / ε) with Σ_e p_te = 1, Σ_t p_te ≈ N / E",
+     .claims = {.is_causal_in_training = false}});
 
 }  // namespace collegium::route

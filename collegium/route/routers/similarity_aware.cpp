@@ -30,11 +30,13 @@ class SimilarityAwareRouter final : public Preset<SimilarityAwareRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_similarity_aware =
-    entry<SimilarityAwareRouter>({.name = "similarity_aware",
-                                  .paper = 9,
-                                  .source = "Nguyen 2025 (SMoE with a graph of tokens), section 2",
-                                  .taxonomy = "gating/sparse/token choice",
-                                  .summary = "top-k over scores mixed with those of similar tokens"});
+extern constinit const Entry<Router> router_similarity_aware = entry<SimilarityAwareRouter>(
+    {.name = "similarity_aware",
+     .paper = 9,
+     .source = "Nguyen 2025 (SMoE with a graph of tokens), section 2",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-k over scores mixed with those of similar tokens",
+     .equation = "s_t = Σ_{u ≤ t} w_tu softmax(W x_u),  w_t = softmax_{u ≤ t}(⟨x_t, x_u⟩ / τ),  τ = √D unless given\n"
+                 "y = Σ_{e ∈ T} s_e / Σ_T s · FFN_e(x),  T = top-k(s);  L = α balance_loss"});
 
 }  // namespace collegium::route

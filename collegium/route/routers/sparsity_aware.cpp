@@ -29,12 +29,14 @@ class SparsityAwareRouter final : public Preset<SparsityAwareRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_sparsity_aware =
-    entry<SparsityAwareRouter>({.name = "sparsity_aware",
-                                .paper = 22,
-                                .source = "Yang 2025 (MoE-X), sparsity-aware routing",
-                                .taxonomy = "gating/sparse/token choice",
-                                .summary = "tokens go to the experts whose hidden units should be the sparsest",
-                                .claims = {.needs = {.experts = true}}});
+extern constinit const Entry<Router> router_sparsity_aware = entry<SparsityAwareRouter>(
+    {.name = "sparsity_aware",
+     .paper = 22,
+     .source = "Yang 2025 (MoE-X), sparsity-aware routing",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "tokens go to the experts whose hidden units should be the sparsest",
+     .equation = "p = softmax(-erf(z) / τ),  z_e = ⟨μ_e, x⟩ / √(2 ⟨σ_e², x²⟩),  μ_e, σ_e²: weights into e's units\n"
+                 "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  T = top-k(p);  L = α balance_loss",
+     .claims = {.needs = {.experts = true}}});
 
 }  // namespace collegium::route

@@ -34,12 +34,14 @@ class StableRouter final : public Preset<StableRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_stable =
-    entry<StableRouter>({.name = "stable",
-                         .paper = 78,
-                         .source = "Dai 2022 (StableMoE), section 3",
-                         .taxonomy = "gating/sparse/distilled",
-                         .summary = "top-1 routing that is learned first and frozen by token id then",
-                         .claims = {.needs = {.token_ids = true}}});
+extern constinit const Entry<Router> router_stable = entry<StableRouter>(
+    {.name = "stable",
+     .paper = 78,
+     .source = "Dai 2022 (StableMoE), section 3",
+     .taxonomy = "gating/sparse/distilled",
+     .summary = "top-1 routing that is learned first and frozen by token id then",
+     .equation = "y = s_a FFN_a(x),  s = sigmoid(W x);  first a = argmax s, then a = argmax C v,  v by token id\n"
+                 "first: L = β Σ_e (E n_e / N - 1) Σ_{t → e} s_te / N - mean log softmax(C v)_a,  n_e = tokens of e",
+     .claims = {.needs = {.token_ids = true}}});
 
 }  // namespace collegium::route

@@ -12,11 +12,13 @@ class StagesRouter final : public Preset<StagesRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_stages =
-    entry<StagesRouter>({.name = "stages",
-                         .paper = 25,
-                         .source = "the stage contract: any scorer, selector, capacity, gate and balancers",
-                         .taxonomy = "gating/sparse/composed",
-                         .summary = "a router written out stage by stage"});
+extern constinit const Entry<Router> router_stages = entry<StagesRouter>(
+    {.name = "stages",
+     .paper = 25,
+     .source = "the stage contract: any scorer, selector, capacity, gate and balancers",
+     .taxonomy = "gating/sparse/composed",
+     .summary = "a router written out stage by stage",
+     .equation = "y = Σ_{e ∈ T} g_e FFN_e(x),  T = capacity(selector(s, b)),  g = gate(s, T),  s = scorer(x)\n"
+                 "b = Σ biases and L = Σ losses of the balancers"});
 
 }  // namespace collegium::route

@@ -42,11 +42,13 @@ class SwitchRouter final : public Preset<SwitchRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_switch =
-    entry<SwitchRouter>({.name = "switch",
-                         .paper = 106,
-                         .source = "Fedus 2021 (Switch Transformer), section 2",
-                         .taxonomy = "gating/sparse/token choice",
-                         .summary = "top-1 routing with a capacity factor and a load-balancing loss"});
+extern constinit const Entry<Router> router_switch = entry<SwitchRouter>(
+    {.name = "switch",
+     .paper = 106,
+     .source = "Fedus 2021 (Switch Transformer), section 2",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-1 routing with a capacity factor and a load-balancing loss",
+     .equation = "y = p_a FFN_a(x),  p = softmax(W x),  a = argmax p;  0 where a has C = ⌈c N / E⌉ tokens already\n"
+                 "L = α E Σ_e f_e P_e,  f = shares of choices, P = mean p"});
 
 }  // namespace collegium::route

@@ -39,11 +39,13 @@ class SwitchMixtureRouter final : public Preset<SwitchMixtureRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_switch_mixture =
-    entry<SwitchMixtureRouter>({.name = "switch_mixture",
-                                .paper = 55,
-                                .source = "Jiang 2021 (SAM), section 3",
-                                .taxonomy = "gating/sparse/grouped",
-                                .summary = "one group of experts a token, several experts mixed inside it"});
+extern constinit const Entry<Router> router_switch_mixture = entry<SwitchMixtureRouter>(
+    {.name = "switch_mixture",
+     .paper = 55,
+     .source = "Jiang 2021 (SAM), section 3",
+     .taxonomy = "gating/sparse/grouped",
+     .summary = "one group of experts a token, several experts mixed inside it",
+     .equation = "y = Σ_{e ∈ T} p_e FFN_e(x),  p = softmax(W x),  T = top-k(p in γ);  L = α balance_loss\n"
+                 "γ = the group of largest Σ_{e ∈ γ} p_e"});
 
 }  // namespace collegium::route

@@ -26,12 +26,13 @@ class ThorRouter final : public Preset<ThorRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_thor =
-    entry<ThorRouter>({.name = "thor",
-                       .paper = 62,
-                       .source = "Zuo 2021 (THOR), section 3",
-                       .taxonomy = "gating/sparse/random",
-                       .summary = "randomly drawn experts, to be trained with the consistency loss",
-                       .claims = {.chooser = Chooser::nobody}});
+extern constinit const Entry<Router> router_thor = entry<ThorRouter>(
+    {.name = "thor",
+     .paper = 62,
+     .source = "Zuo 2021 (THOR), section 3",
+     .taxonomy = "gating/sparse/random",
+     .summary = "randomly drawn experts, to be trained with the consistency loss",
+     .equation = "y = 1/k Σ_{e ∈ T} FFN_e(x),  T ~ uniform over the sets of k experts, drawn for each token",
+     .claims = {.chooser = Chooser::nobody}});
 
 }  // namespace collegium::route

@@ -38,11 +38,13 @@ class TopKRouter final : public Preset<TopKRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_top_k =
-    entry<TopKRouter>({.name = "top_k",
-                       .paper = 106,
-                       .source = "Shazeer 2017, section 2.1; Jiang 2024 (Mixtral), section 2.1",
-                       .taxonomy = "gating/sparse/token choice",
-                       .summary = "softmax scores, k experts per token, weights that sum to one"});
+extern constinit const Entry<Router> router_top_k = entry<TopKRouter>(
+    {.name = "top_k",
+     .paper = 106,
+     .source = "Shazeer 2017, section 2.1; Jiang 2024 (Mixtral), section 2.1",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "softmax scores, k experts per token, weights that sum to one",
+     .equation = "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  p = softmax(W x),  T = top-k(p)\n"
+                 "L = α E Σ_e f_e P_e + β mean (log Σ_e exp(W x)_e)²,  f = shares of choices, P = mean p"});
 
 }  // namespace collegium::route

@@ -39,11 +39,13 @@ class TopPRouter final : public Preset<TopPRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_top_p =
-    entry<TopPRouter>({.name = "top_p",
-                       .paper = 59,
-                       .source = "Huang 2024 (Harder Tasks Need More Experts), section 3",
-                       .taxonomy = "gating/sparse/dynamic",
-                       .summary = "as many experts as it takes to reach a confidence, with an entropy loss"});
+extern constinit const Entry<Router> router_top_p = entry<TopPRouter>(
+    {.name = "top_p",
+     .paper = 59,
+     .source = "Huang 2024 (Harder Tasks Need More Experts), section 3",
+     .taxonomy = "gating/sparse/dynamic",
+     .summary = "as many experts as it takes to reach a confidence, with an entropy loss",
+     .equation = "y = Σ_{e ∈ T} s_e FFN_e(x),  s = softmax(W x),  T = the fewest best experts with Σ_T s ≥ p\n"
+                 "L = α balance_loss - β mean Σ_e s_e log s_e"});
 
 }  // namespace collegium::route

@@ -65,6 +65,8 @@ extern constinit const Entry<Router> router_union = entry<UnionRouter>(
      .paper = 74,
      .source = "Yang 2025 (Union of Experts), hierarchical routing; authors' code, UoME_DS.py",
      .taxonomy = "gating/sparse/hierarchical",
-     .summary = "patches choose experts, experts keep their best share of the data; weights sum to k"});
+     .summary = "patches choose experts, experts keep their best share of the data; weights sum to k",
+     .equation = "y = k Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  p = softmax(W x_f),  T = top-k(p),  f = patch's first\n"
+                 "data_share q: an expert keeps ⌈q n⌉ tokens of a sequence of n;  L = α balance_loss + β z_loss"});
 
 }  // namespace collegium::route

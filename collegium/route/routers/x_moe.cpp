@@ -38,11 +38,13 @@ class XMoeRouter final : public Preset<XMoeRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_x_moe =
-    entry<XMoeRouter>({.name = "x_moe",
-                       .paper = 19,
-                       .source = "Chi 2022 (X-MoE), section 3",
-                       .taxonomy = "gating/sparse/token choice",
-                       .summary = "top-1 over cosines in a low-dimensional space, with a learned temperature"});
+extern constinit const Entry<Router> router_x_moe = entry<XMoeRouter>(
+    {.name = "x_moe",
+     .paper = 19,
+     .source = "Chi 2022 (X-MoE), section 3",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "top-1 over cosines in a low-dimensional space, with a learned temperature",
+     .equation = "y = Σ_{e ∈ T} p_e FFN_e(x),  p = softmax_e(cos(P x, w_e) / τ),  T = top-k(p);  L = α balance_loss\n"
+                 "P: projection to half as many dimensions as experts, τ learned"});
 
 }  // namespace collegium::route

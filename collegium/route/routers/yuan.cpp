@@ -28,11 +28,13 @@ class YuanRouter final : public Preset<YuanRouter> {
 
 }  // namespace
 
-extern constinit const Entry<Router> router_yuan =
-    entry<YuanRouter>({.name = "yuan",
-                       .paper = 79,
-                       .source = "Wu 2024 (Yuan 2.0-M32), attention router",
-                       .taxonomy = "gating/sparse/token choice",
-                       .summary = "two experts a token, after the experts have attended to each other"});
+extern constinit const Entry<Router> router_yuan = entry<YuanRouter>(
+    {.name = "yuan",
+     .paper = 79,
+     .source = "Wu 2024 (Yuan 2.0-M32), attention router",
+     .taxonomy = "gating/sparse/token choice",
+     .summary = "two experts a token, after the experts have attended to each other",
+     .equation = "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  p = softmax_i(Σ_j softmax_j(q_i κ_j) v_j),  T = top-k(p)\n"
+                 "(q, κ, v) = W x, a number each for every expert;  L = α balance_loss"});
 
 }  // namespace collegium::route

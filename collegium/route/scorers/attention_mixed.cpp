@@ -67,12 +67,14 @@ class AttentionMixedScorer final : public WrappedScorer, public Makes<AttentionM
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_attention_mixed =
-    entry<AttentionMixedScorer>({.name = "attention_mixed",
-                                 .paper = 9,
-                                 .source = "Nguyen 2025 (SMoE with a graph of tokens), section 3",
-                                 .taxonomy = "gating/sparse/token interaction",
-                                 .summary = "scores mixed with those of the tokens that are attended to",
-                                 .claims = {.reads_other_tokens = true}});
+extern constinit const Entry<Scorer> scorer_attention_mixed = entry<AttentionMixedScorer>(
+    {.name = "attention_mixed",
+     .paper = 9,
+     .source = "Nguyen 2025 (SMoE with a graph of tokens), section 3",
+     .taxonomy = "gating/sparse/token interaction",
+     .summary = "scores mixed with those of the tokens that are attended to",
+     .equation = "s_t = Σ_{u ≤ t} a_tu s'_u / Σ_{u ≤ t} a_tu,  s' = scores of the wrapped scorer\n"
+                 "a = attention of this layer, mean over heads",
+     .claims = {.reads_other_tokens = true}});
 
 }  // namespace collegium::route

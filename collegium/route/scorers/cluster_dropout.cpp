@@ -79,11 +79,13 @@ class ClusterDropoutScorer final : public WrappedScorer, public Makes<ClusterDro
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_cluster_dropout =
-    entry<ClusterDropoutScorer>({.name = "cluster_dropout",
-                                 .paper = 100,
-                                 .source = "Xie 2022 (MoEC), cluster-level expert dropout",
-                                 .taxonomy = "training/regularisation/expert dropout",
-                                 .summary = "in training, a share of each cluster's experts is out for the step"});
+extern constinit const Entry<Scorer> scorer_cluster_dropout = entry<ClusterDropoutScorer>(
+    {.name = "cluster_dropout",
+     .paper = 100,
+     .source = "Xie 2022 (MoEC), cluster-level expert dropout",
+     .taxonomy = "training/regularisation/expert dropout",
+     .summary = "in training, a share of each cluster's experts is out for the step",
+     .equation = "training: p = softmax over the experts left of ℓ,  ℓ = logits of the wrapped scorer\n"
+                 "left: of each cluster of n all but ⌊share · n⌋, drawn each step;  evaluation: all"});
 
 }  // namespace collegium::route

@@ -82,6 +82,8 @@ extern constinit const Entry<Scorer> scorer_competition = entry<CompetitionScore
      .paper = 60,
      .source = "Pham 2024 and Nguyen 2025 (CompeteSMoE), section 3",
      .taxonomy = "gating/sparse/competition",
-     .summary = "on scheduled steps the strongest responses win, and a router learns to foresee them"});
+     .summary = "on scheduled steps the strongest responses win, and a router learns to foresee them",
+     .equation = "competing: p = softmax_e(mean softplus(FFN_e(x)) / τ);  else p = p', the wrapped scorer's\n"
+                 "competing: L = α mean_te (p'_te - p_te)², p as given;  in a share of training steps"});
 
 }  // namespace collegium::route

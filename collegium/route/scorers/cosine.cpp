@@ -81,6 +81,8 @@ extern constinit const Entry<Scorer> scorer_cosine =
                          .paper = 19,
                          .source = "Chi 2022 (X-MoE), section 3",
                          .taxonomy = "gating/sparse/cosine",
-                         .summary = "cosine in a low-dimensional space, divided by a learned temperature"});
+                         .summary = "cosine in a low-dimensional space, divided by a learned temperature",
+                         .equation = "s = φ(ℓ),  ℓ_e = cos(P x, w_e) / τ,  φ = softmax or sigmoid\n"
+                                     "P: projection to half as many dimensions as experts, τ ≥ 0.01 learned"});
 
 }  // namespace collegium::route

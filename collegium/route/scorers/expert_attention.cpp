@@ -95,6 +95,8 @@ extern constinit const Entry<Scorer> scorer_expert_attention =
                                   .paper = 79,
                                   .source = "Wu 2024 (Yuan 2.0-M32), attention router",
                                   .taxonomy = "gating/sparse/attention",
-                                  .summary = "experts attend to each other, token by token, before one is chosen"});
+                                  .summary = "experts attend to each other, token by token, before one is chosen",
+                                  .equation = "(q, k, v) = W x, a number each for every expert\n"
+                                              "p = softmax(ℓ),  ℓ_i = Σ_j softmax_j(q_i k_j) v_j"});
 
 }  // namespace collegium::route

@@ -111,12 +111,14 @@ class FrequencyMaskScorer final : public WrappedScorer, public Makes<FrequencyMa
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_frequency_mask =
-    entry<FrequencyMaskScorer>({.name = "frequency_mask",
-                                .paper = 90,
-                                .source = "Su 2024 (MaskMoE), section 3",
-                                .taxonomy = "gating/sparse/masked",
-                                .summary = "rare token ids see one hashed expert, frequent ones see all",
-                                .claims = {.closes_experts = true}});
+extern constinit const Entry<Scorer> scorer_frequency_mask = entry<FrequencyMaskScorer>(
+    {.name = "frequency_mask",
+     .paper = 90,
+     .source = "Su 2024 (MaskMoE), section 3",
+     .taxonomy = "gating/sparse/masked",
+     .summary = "rare token ids see one hashed expert, frequent ones see all",
+     .equation = "p_e = m_e p'_e / Σ_j m_j p'_j,  p' = softmax scores of the wrapped scorer\n"
+                 "m_e = 1 where the token id sees expert e: frequent ids see all, rare ones those of a hash",
+     .claims = {.closes_experts = true}});
 
 }  // namespace collegium::route

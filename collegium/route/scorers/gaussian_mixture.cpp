@@ -106,12 +106,14 @@ class GaussianMixtureScorer final : public Scorer, public Makes<GaussianMixtureS
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_gaussian_mixture =
-    entry<GaussianMixtureScorer>({.name = "gaussian_mixture",
-                                  .paper = 10,
-                                  .source = "Input Domain Aware MoE, 2025 (abstract; see the file's assumptions)",
-                                  .taxonomy = "gating/sparse/mixture model",
-                                  .summary = "responsibilities of a mixture over hidden states, trained by likelihood",
-                                  .claims = {.learns_from_task = false}});
+extern constinit const Entry<Scorer> scorer_gaussian_mixture = entry<GaussianMixtureScorer>(
+    {.name = "gaussian_mixture",
+     .paper = 10,
+     .source = "Input Domain Aware MoE, 2025 (abstract; see the file's assumptions)",
+     .taxonomy = "gating/sparse/mixture model",
+     .summary = "responsibilities of a mixture over hidden states, trained by likelihood",
+     .equation = "p_e = π_e N(z; μ_e, σ_e²) / Σ_j π_j N(z; μ_j, σ_j²),  z = x / rms(x) without gradient\n"
+                 "L = -α mean_t log Σ_e π_e N(z_t; μ_e, σ_e²) / width of z,  π_e = 1 / E or learned",
+     .claims = {.learns_from_task = false}});
 
 }  // namespace collegium::route

@@ -67,6 +67,8 @@ extern constinit const Entry<Scorer> scorer_hierarchical =
     entry<HierarchicalScorer>({.name = "hierarchical",
                                .source = "Shazeer 2017, appendix B",
                                .taxonomy = "gating/sparse/hierarchical",
-                               .summary = "probability of a group times that of the expert inside it"});
+                               .summary = "probability of a group times that of the expert inside it",
+                               .equation = "p_e = P_{g(e)} Q_e,  g(e) = group of e\n"
+                                           "P = softmax(W₁ x) over groups,  Q = softmax(W₂ x) inside each group"});
 
 }  // namespace collegium::route

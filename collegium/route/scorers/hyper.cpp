@@ -75,6 +75,8 @@ extern constinit const Entry<Scorer> scorer_hyper =
                         .paper = 75,
                         .source = "Do 2023 (HyperRouter), section 3",
                         .taxonomy = "gating/sparse/generated",
-                        .summary = "a fixed random network generates the router's weight from a trained embedding"});
+                        .summary = "a fixed random network generates the router's weight from a trained embedding",
+                        .equation = "s = φ(W x),  W = H₂ relu(H₁ v),  φ = softmax, sigmoid or relu\n"
+                                    "v learned, H₁ and H₂ random and fixed"});
 
 }  // namespace collegium::route

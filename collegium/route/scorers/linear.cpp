@@ -63,6 +63,8 @@ extern constinit const Entry<Scorer> scorer_linear =
                          .paper = 106,
                          .source = "Fedus 2021 (Switch Transformer), eq. 1 and section 2.4",
                          .taxonomy = "gating/sparse/linear",
-                         .summary = "dot product of the token with one learned embedding per expert"});
+                         .summary = "dot product of the token with one learned embedding per expert",
+                         .equation = "s = φ(W (x ⊙ n)),  φ = softmax, sigmoid or relu\n"
+                                     "n ~ U[1 - jitter, 1 + jitter] in training, else 1"});
 
 }  // namespace collegium::route

@@ -22,6 +22,7 @@ extern constinit const Entry<Scorer> scorer_none =
                      .paper = 25,
                      .source = "Roller 2021 (Hash Layers), section 3: routing without a learned router",
                      .taxonomy = "gating/sparse/fixed",
-                     .summary = "no scores, no parameters, no forward pass"});
+                     .summary = "no scores, no parameters, no forward pass",
+                     .equation = "s = ∅: no scores are made of x"});
 
 }  // namespace collegium::route

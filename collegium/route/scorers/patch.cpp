@@ -89,12 +89,14 @@ class PatchScorer final : public WrappedScorer, public Makes<PatchScorer, Scorer
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_patch =
-    entry<PatchScorer>({.name = "patch",
-                        .paper = 74,
-                        .source = "Yang 2025 (Union of Experts), expert selection; authors' code, UoME_ES.py",
-                        .taxonomy = "gating/sparse/by patch",
-                        .summary = "the tokens of a patch share its scores, so they choose together",
-                        .claims = {.reads_other_tokens = true}});
+extern constinit const Entry<Scorer> scorer_patch = entry<PatchScorer>(
+    {.name = "patch",
+     .paper = 74,
+     .source = "Yang 2025 (Union of Experts), expert selection; authors' code, UoME_ES.py",
+     .taxonomy = "gating/sparse/by patch",
+     .summary = "the tokens of a patch share its scores, so they choose together",
+     .equation = "s_t = s'_{f(t)},  f(t) = first token of t's patch,  s' = scores of the wrapped scorer\n"
+                 "pool = mean: s_t = mean of s' over the patch",
+     .claims = {.reads_other_tokens = true}});
 
 }  // namespace collegium::route

@@ -91,12 +91,14 @@ class ProgressiveScorer final : public WrappedScorer, public Makes<ProgressiveSc
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_progressive =
-    entry<ProgressiveScorer>({.name = "progressive",
-                              .paper = 23,
-                              .source = "Tan 2025 (ReXMoE), progressive scaling routing",
-                              .taxonomy = "gating/sparse/masked",
-                              .summary = "candidates grow from the layer's own experts to those of its neighbours",
-                              .claims = {.closes_experts = true}});
+extern constinit const Entry<Scorer> scorer_progressive = entry<ProgressiveScorer>(
+    {.name = "progressive",
+     .paper = 23,
+     .source = "Tan 2025 (ReXMoE), progressive scaling routing",
+     .taxonomy = "gating/sparse/masked",
+     .summary = "candidates grow from the layer's own experts to those of its neighbours",
+     .equation = "s = φ(ℓ_1 … ℓ_n),  s_e = 0 for e > n,  ℓ and φ of the wrapped scorer\n"
+                 "n = m + ⌊(E - m) (t - start) / steps⌋, from m own experts to E,  t = optimiser steps",
+     .claims = {.closes_experts = true}});
 
 }  // namespace collegium::route

@@ -100,6 +100,8 @@ extern constinit const Entry<Scorer> scorer_recurrent =
                             .paper = 103,
                             .source = "Qiu 2024 (RMoE), section 3",
                             .taxonomy = "gating/sparse/recurrent",
-                            .summary = "a GRU carries what routers decided from layer to layer"});
+                            .summary = "a GRU carries what routers decided from layer to layer",
+                            .equation = "s = φ(W r_i),  r_i = GRU(P x_i, r_{i-1}),  φ = softmax, sigmoid or relu\n"
+                                        "i = layers with experts from below, r_0 = 0"});
 
 }  // namespace collegium::route

@@ -83,6 +83,8 @@ extern constinit const Entry<Scorer> scorer_similarity_mixed =
                                   .source = "Nguyen 2025 (SMoE with a graph of tokens), section 2",
                                   .taxonomy = "gating/sparse/token interaction",
                                   .summary = "scores mixed with those of similar earlier tokens",
+                                  .equation = "s_t = Σ_{u ≤ t} w_tu s'_u,  w_t = softmax_{u ≤ t}(⟨x_t, x_u⟩ / τ)\n"
+                                              "s' = scores of the wrapped scorer,  τ = √D unless given",
                                   .claims = {.reads_other_tokens = true}});
 
 }  // namespace collegium::route

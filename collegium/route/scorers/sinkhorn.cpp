@@ -81,12 +81,14 @@ class SinkhornScorer final : public WrappedScorer, public Makes<SinkhornScorer, 
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_sinkhorn =
-    entry<SinkhornScorer>({.name = "sinkhorn",
-                           .paper = 43,
-                           .source = "Nguyen 2025 (Selective Sinkhorn Routing), sections 3 and 4",
-                           .taxonomy = "gating/sparse/optimal transport",
-                           .summary = "scores from a balanced transport plan in a share of training passes",
-                           .claims = {.is_causal_in_training = false}});
+extern constinit const Entry<Scorer> scorer_sinkhorn = entry<SinkhornScorer>(
+    {.name = "sinkhorn",
+     .paper = 43,
+     .source = "Nguyen 2025 (Selective Sinkhorn Routing), sections 3 and 4",
+     .taxonomy = "gating/sparse/optimal transport",
+     .summary = "scores from a balanced transport plan in a share of training passes",
+     .equation = "share of training passes: p_te = u_t v_e exp(ℓ_te / ε) with Σ_e p_te = 1, Σ_t p_te ≈ N / E\n"
+                 "else p = softmax(ℓ);  u, v by Sinkhorn iterations, ℓ = logits of the wrapped scorer",
+     .claims = {.is_causal_in_training = false}});
 
 }  // namespace collegium::route

@@ -55,11 +55,13 @@ class SparsityScorer final : public Scorer, public Makes<SparsityScorer, Scorer>
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_sparsity =
-    entry<SparsityScorer>({.name = "sparsity",
-                           .paper = 22,
-                           .source = "Yang 2025 (MoE-X), sparsity-aware routing",
-                           .taxonomy = "gating/sparse/by experts' weights",
-                           .summary = "predicted sparsity of each expert's hidden units, from the experts' weights"});
+extern constinit const Entry<Scorer> scorer_sparsity = entry<SparsityScorer>(
+    {.name = "sparsity",
+     .paper = 22,
+     .source = "Yang 2025 (MoE-X), sparsity-aware routing",
+     .taxonomy = "gating/sparse/by experts' weights",
+     .summary = "predicted sparsity of each expert's hidden units, from the experts' weights",
+     .equation = "p = softmax(-erf(z) / τ),  z_e = ⟨μ_e, x⟩ / √(2 ⟨σ_e², x²⟩)\n"
+                 "μ_e, σ_e²: mean and variance over expert e's units of their weights for each feature"});
 
 }  // namespace collegium::route

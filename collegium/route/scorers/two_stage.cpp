@@ -112,11 +112,13 @@ class TwoStageScorer final : public WrappedScorer, public Makes<TwoStageScorer, 
 
 }  // namespace
 
-extern constinit const Entry<Scorer> scorer_two_stage =
-    entry<TwoStageScorer>({.name = "two_stage",
-                           .paper = 78,
-                           .source = "Dai 2022 (StableMoE), section 3",
-                           .taxonomy = "gating/sparse/distilled",
-                           .summary = "a learned router first, then its imitation by token id, frozen"});
+extern constinit const Entry<Scorer> scorer_two_stage = entry<TwoStageScorer>(
+    {.name = "two_stage",
+     .paper = 78,
+     .source = "Dai 2022 (StableMoE), section 3",
+     .taxonomy = "gating/sparse/distilled",
+     .summary = "a learned router first, then its imitation by token id, frozen",
+     .equation = "first: s = s',  L = β Σ_e (E n_e / N - 1) Σ_{t → e} s_te / N - γ mean log softmax(C v)_a\n"
+                 "then: s_e = s'_e for e = argmax C v, else 0;  v = embedding of the token id, a = argmax s"});
 
 }  // namespace collegium::route

@@ -174,6 +174,8 @@ extern constinit const Entry<Selector> selector_balanced_assignment = entry<Bala
      .source = "Lewis 2021 (BASE layers), section 3; Bertsekas 1989, auction for similar objects",
      .taxonomy = "gating/sparse/balanced assignment",
      .summary = "training assigns equal loads of the largest total score, evaluation the best expert",
+     .equation = "training: a maximises Σ_t ℓ_{t, a(t)} with ⌊N / E⌋ or ⌈N / E⌉ tokens for every expert\n"
+                 "evaluation: a(t) = argmax_e ℓ_te;  ℓ = logits",
      .claims = kBalancedClaims});
 
 }  // namespace collegium::route

@@ -67,12 +67,13 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
 
 }  // namespace
 
-extern constinit const Entry<Selector> selector_expert_choice =
-    entry<ExpertChoiceSelector>({.name = "expert_choice",
-                                 .paper = 65,
-                                 .source = "Zhou 2022 (Expert Choice), section 3.2",
-                                 .taxonomy = "gating/sparse/expert choice",
-                                 .summary = "each expert takes its own best tokens, a fixed number of them",
-                                 .claims = kExpertChoiceClaims});
+extern constinit const Entry<Selector> selector_expert_choice = entry<ExpertChoiceSelector>(
+    {.name = "expert_choice",
+     .paper = 65,
+     .source = "Zhou 2022 (Expert Choice), section 3.2",
+     .taxonomy = "gating/sparse/expert choice",
+     .summary = "each expert takes its own best tokens, a fixed number of them",
+     .equation = "T_e = the C tokens of largest s_te,  C = min(N, ⌈capacity_factor · N / E⌉)",
+     .claims = kExpertChoiceClaims});
 
 }  // namespace collegium::route

@@ -72,6 +72,8 @@ extern constinit const Entry<Selector> selector_grouped_top_k = entry<GroupedTop
      .source = "Jiang 2021 (SAM), section 3; Yang 2021 (M6-T), section 3.3; DeepSeek-V3, section 2.1.2",
      .taxonomy = "gating/sparse/grouped",
      .summary = "each token takes its best groups of experts, then its best experts inside them",
+     .equation = "Γ = the top_groups groups of largest max, sum or sum of the two largest s_e + b_e\n"
+                 "T = top-k(s + b) over all of Γ, or in each group of Γ;  b = bias of the balancers",
      .claims = kGroupedTopKClaims});
 
 }  // namespace collegium::route

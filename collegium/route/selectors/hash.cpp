@@ -66,12 +66,13 @@ class HashSelector final : public Selector, public Makes<HashSelector, Selector>
 
 }  // namespace
 
-extern constinit const Entry<Selector> selector_hash =
-    entry<HashSelector>({.name = "hash",
-                         .paper = 25,
-                         .source = "Roller 2021 (Hash Layers), section 3.1, random hash",
-                         .taxonomy = "gating/sparse/fixed",
-                         .summary = "the token id decides, through a seeded hash",
-                         .claims = kHashClaims});
+extern constinit const Entry<Selector> selector_hash = entry<HashSelector>(
+    {.name = "hash",
+     .paper = 25,
+     .source = "Roller 2021 (Hash Layers), section 3.1, random hash",
+     .taxonomy = "gating/sparse/fixed",
+     .summary = "the token id decides, through a seeded hash",
+     .equation = "T = {h_1(id), …, h_k(id)},  h_j(id) uniform in 0 … E - 1, the next free one where it is taken",
+     .claims = kHashClaims});
 
 }  // namespace collegium::route

@@ -178,12 +178,14 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
 
 }  // namespace
 
-extern constinit const Entry<Selector> selector_importance_top_k =
-    entry<ImportanceTopKSelector>({.name = "importance_top_k",
-                                   .paper = 29,
-                                   .source = "Akhavan Aghdam 2024 (DA-MoE), section 3",
-                                   .taxonomy = "gating/sparse/dynamic number of experts",
-                                   .summary = "more experts for tokens that attention finds important, on a budget",
-                                   .claims = kImportanceClaims});
+extern constinit const Entry<Selector> selector_importance_top_k = entry<ImportanceTopKSelector>(
+    {.name = "importance_top_k",
+     .paper = 29,
+     .source = "Akhavan Aghdam 2024 (DA-MoE), section 3",
+     .taxonomy = "gating/sparse/dynamic number of experts",
+     .summary = "more experts for tokens that attention finds important, on a budget",
+     .equation = "T = top-k_t(s + b),  k_t = min_k + number of j ≤ S with r_t - d_t / slack ≥ (j / (S + 1))^c\n"
+                 "S = max_k - min_k,  r: rank so far of t · attention_tt,  d: experts beyond budget so far",
+     .claims = kImportanceClaims});
 
 }  // namespace collegium::route

@@ -88,6 +88,7 @@ extern constinit const Entry<Selector> selector_patch_choice =
                                 .source = "Chowdhury 2023 (pMoE): l patches to each expert by priority",
                                 .taxonomy = "gating/sparse/expert choice",
                                 .summary = "each expert takes its l best patches of every image",
+                                .equation = "T_e = the l tokens of largest s_te, of each sequence",
                                 .claims = kPatchChoiceClaims});
 
 }  // namespace collegium::route

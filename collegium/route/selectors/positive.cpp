@@ -55,6 +55,7 @@ extern constinit const Entry<Selector> selector_positive =
                              .source = "Wang 2024 (ReMoE), eq. 6",
                              .taxonomy = "gating/sparse/dynamic",
                              .summary = "every expert with a score above zero",
+                             .equation = "T = {e : s_e > 0}",
                              .claims = kPositiveClaims});
 
 }  // namespace collegium::route

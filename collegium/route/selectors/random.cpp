@@ -70,6 +70,7 @@ extern constinit const Entry<Selector> selector_random =
                            .source = "Zuo 2021 (THOR), section 3",
                            .taxonomy = "gating/sparse/random",
                            .summary = "chance decides, in training and in evaluation",
+                           .equation = "T ~ uniform over the sets of k experts, drawn for each token",
                            .claims = kRandomClaims});
 
 }  // namespace collegium::route

@@ -56,6 +56,7 @@ extern constinit const Entry<Selector> selector_top_k =
                          .source = "Shazeer 2017, eq. 5; Fedus 2021 (k = 1), eq. 2",
                          .taxonomy = "gating/sparse/token choice",
                          .summary = "each token takes its k best experts",
+                         .equation = "T = top-k(s + b),  b = selection bias of the balancers, 0 without one",
                          .claims = kTopKClaims});
 
 }  // namespace collegium::route

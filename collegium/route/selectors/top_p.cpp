@@ -97,6 +97,7 @@ extern constinit const Entry<Selector> selector_top_p =
                          .source = "Huang 2024 (Harder Tasks Need More Experts), section 3.2",
                          .taxonomy = "gating/sparse/dynamic",
                          .summary = "experts by descending score until their sum reaches p",
+                         .equation = "T = the fewest best experts with Σ_{e ∈ T} s_e ≥ p, at most max_k",
                          .claims = kTopPClaims});
 
 }  // namespace collegium::route

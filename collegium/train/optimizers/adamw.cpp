@@ -35,6 +35,8 @@ extern constinit const Entry<Optimizer> optimizer_adamw =
     entry<AdamW>({.name = "adamw",
                   .source = "Loshchilov 2019 (AdamW), algorithm 2",
                   .taxonomy = "training/optimiser",
-                  .summary = "Adam with decoupled weight decay"});
+                  .summary = "Adam with decoupled weight decay",
+                  .equation = "m ← β₁ m + (1 - β₁) ∇,  v ← β₂ v + (1 - β₂) ∇²,  θ ← θ - η (m' / (√v' + ε) + λ θ)\n"
+                              "m' = m / (1 - β₁^t),  v' = v / (1 - β₂^t),  λ = 0 for vectors"});
 
 }  // namespace collegium::train

@@ -98,6 +98,8 @@ extern constinit const Entry<Optimizer> optimizer_muon =
     entry<Muon>({.name = "muon",
                  .source = "Jordan 2024 (Muon); Liu 2025 (Moonlight), section 2.2",
                  .taxonomy = "training/optimiser",
-                 .summary = "orthogonalised momentum for matrices, each expert's by itself; AdamW for the rest"});
+                 .summary = "orthogonalised momentum for matrices, each expert's by itself; AdamW for the rest",
+                 .equation = "m ← μ m + (1 - μ) ∇,  W ← (1 - η λ) W - 0.2 η √max(rows, columns) · NS((1 - μ) ∇ + μ m)\n"
+                             "NS: X ← X / ‖X‖, then several times X ← 3.4445 X - 4.775 X Xᵀ X + 2.0315 (X Xᵀ)² X"});
 
 }  // namespace collegium::train

@@ -26,6 +26,7 @@ extern constinit const Entry<Schedule> schedule_constant =
     entry<ConstantSchedule>({.name = "constant",
                              .source = "common practice",
                              .taxonomy = "training/schedule",
-                             .summary = "warm-up, then constant"});
+                             .summary = "warm-up, then constant",
+                             .equation = "f(t) = min(1, (t + 1) / warmup)"});
 
 }  // namespace collegium::train

@@ -32,10 +32,12 @@ class CosineSchedule final : public Schedule, public Makes<CosineSchedule, Sched
 
 }  // namespace
 
-extern constinit const Entry<Schedule> schedule_cosine =
-    entry<CosineSchedule>({.name = "cosine",
-                           .source = "Loshchilov 2017 (SGDR), eq. 5, without restarts",
-                           .taxonomy = "training/schedule",
-                           .summary = "warm-up, then half a cosine down to a floor"});
+extern constinit const Entry<Schedule> schedule_cosine = entry<CosineSchedule>(
+    {.name = "cosine",
+     .source = "Loshchilov 2017 (SGDR), eq. 5, without restarts",
+     .taxonomy = "training/schedule",
+     .summary = "warm-up, then half a cosine down to a floor",
+     .equation = "f(t) = (t + 1) / w for t < w, else c + (1 - c) (1 + cos(π (t - w) / (n - w))) / 2\n"
+                 "w = warmup, c = floor, n = steps of the run"});
 
 }  // namespace collegium::train

@@ -36,6 +36,8 @@ extern constinit const Entry<Schedule> schedule_wsd =
     entry<WsdSchedule>({.name = "wsd",
                         .source = "Hu 2024 (MiniCPM), section 4.2; Hagele 2024 (linear decay)",
                         .taxonomy = "training/schedule",
-                        .summary = "warm-up, constant, then a linear fall in the last part of the run"});
+                        .summary = "warm-up, constant, then a linear fall in the last part of the run",
+                        .equation = "f(t) = min(1, (t + 1) / w) · (c + (1 - c) min(1, (n - t) / (decay · n)))\n"
+                                    "w = warmup, c = floor, n = steps of the run"});
 
 }  // namespace collegium::train
