@@ -35,6 +35,6 @@ extern constinit const Entry<Router> router_sparsity_aware =
                                 .source = "Yang 2025 (MoE-X), sparsity-aware routing",
                                 .taxonomy = "gating/sparse/token choice",
                                 .summary = "tokens go to the experts whose hidden units should be the sparsest",
-                                .claims = {.needs = {.experts = true}}});
+                                .claims = {.needs = {.experts = true, .unit_predictions = true}}});
 
 }  // namespace collegium::route
