@@ -276,7 +276,8 @@ std::vector<Meeting> meetings(const Decision& d, int64_t token, const Tensor& sc
 std::string fate_of(const Meeting& m, const route::Reasons& why) {
   if (m.is_filled) return "fills a free slot: not asked for, but the expert had room";
   if (m.is_moved) return "the wanted expert was full, this one had room";
-  if (m.is_dropped) return text("asked for and dropped: ", m.asked, " asked, room for ", m.kept);
+  if (m.is_dropped)
+    return text("asked for and dropped: ", m.asked, " asked, room for ", m.kept, "; a place would have to come free");
   if (m.is_kept && !m.turns_at && !why.rule.empty()) return "chosen; no score of this token decides";
   if (m.is_kept && m.margin)
     return text("chosen; lost only if its ", why.compares, " fell by ", number_text(*m.margin));

@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "collegium/base/error.h"
+
 namespace collegium::route {
 
 Tensor kth_of_others(const Tensor& t_NE, const Tensor& k_N1) {
@@ -22,6 +24,10 @@ Tensor kth_of_others(const Tensor& t_NE, const Tensor& k_N1) {
 
 Tensor kth_of_others(const Tensor& t_NE, int64_t k) {
   return kth_of_others(t_NE, at::full({t_NE.size(0), 1}, k, t_NE.options().dtype(at::kLong).requires_grad(false)));
+}
+
+std::string best_of(int64_t n, std::string_view what) {
+  return n == 1 ? text("best ", what) : text(n, " best ", what, "s");
 }
 
 }  // namespace collegium::route

@@ -5,6 +5,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 namespace collegium::route {
 
@@ -14,5 +16,8 @@ using at::Tensor;
 /// largest. -inf where there are fewer others, +inf for k = 0. k_N1: int64 [N, 1], k >= 0. Without gradient.
 Tensor kth_of_others(const Tensor& t_NE, const Tensor& k_N1);
 Tensor kth_of_others(const Tensor& t_NE, int64_t k);
+
+/// "best expert", "3 best experts".
+std::string best_of(int64_t n, std::string_view what);
 
 }  // namespace collegium::route

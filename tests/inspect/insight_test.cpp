@@ -119,7 +119,7 @@ TEST_CASE("why a token got its experts, and what would have to change") {
   const auto dropped = d.keep_only(longs({1, 1, 1, 1, 0, 1, 1, 1}).to(at::kBool), route::DropReason::capacity);
   const auto gone = explain_token(dropped, 1, score_NE, {});
   CHECK(gone[1]["expert"] == 1);
-  CHECK(gone[1]["fate"] == "asked for and dropped: 3 asked, room for 2");
+  CHECK(gone[1]["fate"] == "asked for and dropped: 3 asked, room for 2; a place would have to come free");
   CHECK_FALSE(gone[1].contains("gate"));
 }
 

@@ -61,7 +61,7 @@ def test_explain_a_token(trained):
 
 
 @pytest.mark.parametrize("router, rule, words", [
-    ('{ name = "group_limited", k = 2, groups = 2, top_groups = 1 }', "each token takes its 1 best of 2 groups", "which would take group"),
+    ('{ name = "group_limited", k = 2, groups = 2, top_groups = 1 }', "each token takes its best group of 2, then its 2 best experts in there", "which would take group"),
     ("hash", "a hash of the token's id decides", "no score of this token decides"),
 ])
 def test_explain_says_who_chooses(place, router, rule, words):  # noqa: F811

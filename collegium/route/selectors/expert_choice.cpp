@@ -65,7 +65,7 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
     const auto C = tokens_of_each(M, E);
     out.turns_at_NE =
         kth_of_others(out.compared_NE.masked_fill(masked_N1, -infinity).t(), C).t().masked_fill(masked_N1, infinity);
-    out.rule = text("experts choose: each takes its ", C, " best of ", M, " tokens");
+    out.rule = text("experts choose: each takes its ", best_of(C, "token"), " of ", M);
     return out;
   }
   // Not ReLU: its zeros tie, and an expert would take tokens it does not want in the order of their position.

@@ -15,6 +15,7 @@
 
 #include "collegium/route/gather.h"
 #include "collegium/route/stages.h"
+#include "collegium/route/turning.h"
 
 namespace collegium::route {
 namespace {
@@ -142,8 +143,8 @@ class GroupedTopKSelector final : public Selector, public Makes<GroupedTopKSelec
     out.turns_at_NE = turns_NE.to(out.compared_NE);
     out.group_taken_NE = taken_NE.to(out.compared_NE.device());
     for (int64_t e = 0; e < E; ++e) out.group_E.push_back(e / S);
-    out.rule = text("each token takes its ", rule_.top_groups, " best of ", rule_.groups, " groups, then the ", rule_.k,
-                    is_each() ? " best experts of each" : " best experts of them together");
+    out.rule = text("each token takes its ", best_of(rule_.top_groups, "group"), " of ", rule_.groups, ", then its ",
+                    best_of(rule_.k, "expert"), is_each() ? " in each" : " in there");
     return out;
   }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }

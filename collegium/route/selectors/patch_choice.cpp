@@ -65,7 +65,7 @@ class PatchChoiceSelector final : public Selector, public Makes<PatchChoiceSelec
     const auto ints = compared_NE.options().dtype(at::kLong);
     const auto real_M = context.mask_N.defined() ? context.mask_N.nonzero().flatten() : at::arange(N, ints);
     Reasons out{.compared_NE = compared_NE,
-                .rule = text("experts choose: each takes its ", l_, " best of the sequence")};
+                .rule = text("experts choose: each takes its ", best_of(l_, "token"), " of the sequence")};
     out.turns_at_NE = at::full_like(compared_NE, std::numeric_limits<double>::infinity());
     if (real_M.size(0) == 0) return out;
     const auto where = places(real_M, context);

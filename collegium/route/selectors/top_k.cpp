@@ -38,7 +38,7 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
   }
   Reasons reasons(const Scores& scores, const Tensor& bias_E, const Context&) override {
     constexpr auto infinity = std::numeric_limits<double>::infinity();
-    Reasons out{.compared_NE = scores.score_NE.detach(), .rule = text("each token takes its ", k_, " best experts")};
+    Reasons out{.compared_NE = scores.score_NE.detach(), .rule = text("each token takes its ", best_of(k_, "expert"))};
     if (bias_E.defined()) out.compared_NE = out.compared_NE + bias_E.detach().to(out.compared_NE);
     if (!scores.open_NE.defined()) {
       out.turns_at_NE = kth_of_others(out.compared_NE, k_);
