@@ -114,13 +114,14 @@ function inspectLayer(layer, history) {
   return parts;
 }
 
-function inspectHistory(history, index) {
-  const rows = history.filter((row) => list(row.layers)[index]);
+function inspectHistory(history, layer) {
+  const of = (row) => list(row.layers).find((one) => one.layer === layer);
+  const rows = history.filter(of);
   if (rows.length < 2) return null;
   const clock = makeClock([], []);
   const steps = column(rows, "step");
   const line = (key, title, read, style, more) => {
-    const values = rows.map((row) => number(row.layers[index][key]));
+    const values = rows.map((row) => number(of(row)[key]));
     if (!hasAny(values)) return null;
     return lineChart({
       title, read, compact: true, height: 104, label: `${title}: crosshair`,
@@ -146,9 +147,9 @@ function inspectPage(data) {
   const layers = list(data.layers);
   const history = list(data.history).filter((row) => isNumber(row.step));
   setSpan([{ clock: makeClock([], []), steps: history.map((row) => row.step) }]);
-  const sections = layers.map((layer, i) =>
+  const sections = layers.map((layer) =>
     section(`layer-${layer.layer}`, `Layer ${layer.layer}, ${layer.n_experts} experts`, null, inspectLayer(layer, history),
-      layers.length === list(history[0]?.layers).length && inspectHistory(history, i)),
+      inspectHistory(history, layer.layer)),
   );
   return [
     el(

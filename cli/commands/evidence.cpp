@@ -25,6 +25,8 @@ constexpr Option kEvidenceOptions[] = {
      .value = "DIR",
      .help = "keep results here, NAME.json a recipe, and a table of all in README.md",
      .complete = Complete::folders},
+    {.name = "any-code",
+     .help = "finished runs of other versions of the code count, too (the stored result names their commits)"},
     {.name = "again", .help = "train and judge also where the stored result is of this very code and recipe"},
     {.name = "page",
      .value = "FILE",
@@ -78,6 +80,7 @@ int run_evidence(const Arguments& arguments) {
   auto json = Json::array();
   bool any_failed = false;
   const auto& code = setting.code;
+  const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
   for (const auto& recipe : recipes) {
     const auto hash = recipe_hash(recipe);
     if (arguments.given("store") && !arguments.flag("again") && !code.empty()) {
@@ -91,7 +94,7 @@ int run_evidence(const Arguments& arguments) {
         }
       }
     }
-    const auto evidence = gather_evidence(recipe, setting);
+    const auto evidence = gather_evidence(recipe, setting, reuse);
     out.line(text(recipe.name, ": ", recipe.claim));
     TextTable rows(
         {"measure", recipe.name, recipe.has_baseline ? recipe.baseline_name : "bound", "verdict", "the paper says"});
@@ -104,7 +107,7 @@ int run_evidence(const Arguments& arguments) {
     }
     out.block(rows.render(out.table_style()));
     auto result = evidence_json(evidence, setting);
-    result["code"] = code, result["recipe_hash"] = hash;
+    result["recipe_hash"] = hash;
     if (arguments.given("store")) store_result(arguments.text("store"), recipe.name, result);
     if (arguments.given("page")) {
       auto folders = evidence.ours;
@@ -133,7 +136,8 @@ extern constinit const Command evidence_command = {
     .summary = "train recipes and their baselines over seeds, and judge their claims",
     .help =
         "Verdicts: held, not shown at this scale, failed. Finished runs of the same configuration, seed and commit "
-        "are used again, so a cut-off gathering goes on where it stopped. Exits with 1 when a claim failed.",
+        "are used again, so a cut-off gathering goes on where it stopped; with --any-code those of other commits, too, "
+        "so new expectations can be judged on runs that are there. Exits with 1 when a claim failed.",
     .group = "train and use",
     .positionals = kEvidenceArguments,
     .options = kEvidenceOptions,

@@ -67,14 +67,17 @@ int run_explain(const Arguments& arguments) {
                 data["step"].get<int64_t>(), ": ", tokens));
   for (const auto& layer : data["layers"]) {
     out.line("");
-    out.line(text("layer ", layer["layer"].get<int64_t>()));
-    TextTable table({"expert", "score", "bias", "rank", "gate", "asked by", "kept by", "why"});
+    const auto rule = layer["rule"].get<std::string>();
+    out.line(text("layer ", layer["layer"].get<int64_t>(), rule.empty() ? "" : ": ", rule));
+    TextTable table(
+        {"expert", "score", "bias", "margin", "group", "rank", "slot", "gate", "asked by", "kept by", "why"});
     int64_t shown = 0;
     for (const auto& e : layer["experts"]) {
       if (arguments.integer("experts") > 0 && shown++ >= arguments.integer("experts") && !e["chosen"].get<bool>())
         break;
-      table.row({cell(e, "expert"), cell(e, "score"), cell(e, "bias"), cell(e, "rank"), cell(e, "gate"),
-                 cell(e, "asked_by"), cell(e, "kept_by"), e["fate"].get<std::string>()});
+      table.row({cell(e, "expert"), cell(e, "score"), cell(e, "bias"), cell(e, "margin"), cell(e, "group"),
+                 cell(e, "rank"), cell(e, "slot"), cell(e, "gate"), cell(e, "asked_by"), cell(e, "kept_by"),
+                 e["fate"].get<std::string>()});
     }
     out.block(table.render(out.table_style()));
   }
@@ -88,9 +91,11 @@ extern constinit const Command explain_command = {
     .name = "explain",
     .summary = "why one token got its experts",
     .help =
-        "Routes a text through the run's newest checkpoint and shows, for one token and each layer, every expert's "
-        "score, selection bias, rank, gate weight, how many tokens of the text asked for it and how many it kept, and "
-        "what would have to change for another decision.",
+        "Routes a text through the run's newest checkpoint and shows, for one token and each layer, who chooses and "
+        "every expert's score, selection bias, margin (how far what is compared lies above, or below, the value where "
+        "the choice turns while all other scores stay), group, rank (0 = first choice), slot (its place in the "
+        "expert's buffer), gate weight, how many tokens of the text asked for it and how many it kept, and what would "
+        "have to change for another decision.",
     .group = "understand",
     .positionals = kExplainArguments,
     .options = kExplainOptions,

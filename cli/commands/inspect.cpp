@@ -1,4 +1,5 @@
 // `collegium inspect`: what a run's routing does, from a trace.
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -110,6 +111,29 @@ void print_experts(Output& out, const nlohmann::json& layers) {
   }
 }
 
+// At most so many evaluations of a layer, evenly spaced, the last one among them.
+constexpr size_t kShownEvaluations = 12;
+
+void print_history(Output& out, const nlohmann::json& data) {
+  const auto& history = data.value("history", nlohmann::json::array());
+  if (history.size() < 2) return;
+  const auto shown = std::min(history.size(), kShownEvaluations);
+  for (const auto& l : data["layers"]) {
+    out.line("");
+    out.line(text("layer ", l["layer"].get<int64_t>(), " during training, held-out text"));
+    TextTable table({"step", "MaxVio", "entropy", "fluctuation", "load"});
+    for (size_t i = 0; i < shown; ++i) {
+      const auto& row = history[(history.size() - 1) * i / (shown - 1)];
+      for (const auto& then : row["layers"])
+        if (then["layer"] == l["layer"])
+          table.row({text(row["step"].get<int64_t>()), number_text(then, "max_violation"), number_text(then, "entropy"),
+                     share_text(then, "fluctuation"),
+                     load_sparkline(then["load"].get<std::vector<double>>(), out.terminal(), 32)});
+    }
+    out.block(table.render(out.table_style()));
+  }
+}
+
 int run_inspect(const Arguments& arguments) {
   auto& out = arguments.out();
   apply_threads(arguments);
@@ -147,6 +171,7 @@ int run_inspect(const Arguments& arguments) {
                 data["layers"].size(), " layers with experts"));
   print_layers(out, data["layers"]);
   print_experts(out, data["layers"]);
+  print_history(out, data);
   out.line("");
   out.line(text("page: ", page.string()));
   data["page"] = page.string();
@@ -166,7 +191,9 @@ extern constinit const Command inspect_command = {
         "much of the choice the token's class or id explains, and each expert's typical tokens. A trace that "
         "`generate --trace` or `inspect --trace` wrote can be inspected without its model.\n\n"
         "class info and token info: share of the uncertainty about a token's class (or id) that its expert removes, "
-        "0 to 1. as before: share of tokens whose first expert has the same number in the layer before.",
+        "0 to 1. as before: share of tokens whose first expert has the same number in the layer before. Of a run, the "
+        "loads of its evaluations during training follow. fluctuation: share of held-out tokens whose first expert "
+        "changed since the evaluation before.",
     .group = "understand",
     .positionals = kInspectArguments,
     .options = kInspectOptions,

@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "cli/built_from.h"
 #include "cli/command.h"
 #include "cli/entries.h"
 #include "collegium/io/fs.h"
 #include "collegium/io/json.h"
 #include "collegium/recipe/catalogues.h"
+#include "collegium/recipe/evidence.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/recipe.h"
 
@@ -57,25 +59,35 @@ int list_room(const Arguments& arguments) {
   for (const auto& file : fs.list(root / room))
     if (file.ends_with(".toml")) recipes.push_back(read_recipe(root / room / file));
   std::stable_sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.paper < b.paper; });
+  const auto code = built_from().code;
   TextTable rows({"paper", "recipe", "status", "verdicts", "what it should show"});
   auto list = Json::array();
   for (const auto& recipe : recipes) {
     Json row = {{"paper", recipe.paper},       {"recipe", recipe.name},
                 {"claim", recipe.claim},       {"recipe_hash", recipe_hash(recipe)},
-                {"status", "no evidence yet"}, {"verdicts", Json::object()}};
-    std::string verdicts;
+                {"status", "no evidence yet"}, {"verdicts", Json::array()}};
+    std::string verdicts, status = row["status"].get<std::string>();
     if (const auto path = store / (recipe.name + ".json"); fs.exists(path)) {
       const auto stored = io::parse_json(io::read_text(fs, path), path.string());
+      const auto commits = stored.value("commit", ""), by = stored.value("code", "");
       row["status"] =
           stored.value("recipe_hash", "") == recipe_hash(recipe) ? "measured" : "measured before the recipe changed";
-      row["commit"] = stored.value("commit", "");
+      row["commit"] = commits, row["is_this_code"] = Json();
+      if (!by.empty() && !code.empty()) row["is_this_code"] = by == code;
+      status = text(row["status"].get<std::string>(), row["is_this_code"] == false ? ", by other code: " : ", by ",
+                    short_commits(commits));
       for (const auto& e : stored["expectations"]) {
-        const auto measure = e["measure"].get<std::string>(), verdict = e["verdict"].get<std::string>();
-        row["verdicts"][measure] = verdict;
-        verdicts += (verdicts.empty() ? "" : "; ") + measure + ": " + verdict;
+        Json one = {{"measure", e["measure"]}, {"relation", e["relation"]}, {"verdict", e["verdict"]}};
+        // A measure that is expected twice is told by how it must stand.
+        const auto same = std::ranges::count_if(stored["expectations"],
+                                                [&](const auto& other) { return other["measure"] == e["measure"]; });
+        const auto relation = same > 1 ? " " + e["relation"].get<std::string>() : "";
+        verdicts += text(verdicts.empty() ? "" : "; ", e["measure"].get<std::string>(), relation, ": ",
+                         e["verdict"].get<std::string>());
+        row["verdicts"].push_back(std::move(one));
       }
     }
-    rows.row({paper_name(recipe.paper), recipe.name, row["status"].get<std::string>(), verdicts, recipe.claim});
+    rows.row({paper_name(recipe.paper), recipe.name, status, verdicts, recipe.claim});
     list.push_back(std::move(row));
   }
   out.block(rows.render(out.table_style()));

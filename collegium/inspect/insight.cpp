@@ -223,80 +223,99 @@ nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText
   return out;
 }
 
-nlohmann::json explain_token(const Decision& d, int64_t token, const Tensor& score_NE, const Tensor& bias_E) {
-  require(token >= 0 && token < d.n_tokens(), "explain: there is no token ", token, " among ", d.n_tokens());
-  const auto E = static_cast<size_t>(d.n_experts());
-  struct Seen {
-    std::optional<double> score, bias, gate, margin;
-    int64_t rank = -1, slot = -1;
-    bool is_kept = false, is_dropped = false, is_filled = false, is_moved = false;
+namespace {
+
+// What happened between one token and one expert.
+struct Meeting {
+  std::optional<double> score, bias, compared, turns_at, gate, margin;
+  int64_t rank = -1, slot = -1, group = -1, moved_to = -1, asked = 0, kept = 0;
+  bool is_kept = false, is_dropped = false, is_filled = false, is_moved = false, takes_group = false;
+  bool is_chosen() const { return rank >= 0; }
+};
+
+std::vector<Meeting> meetings(const Decision& d, int64_t token, const Tensor& score_NE, const Tensor& bias_E,
+                              const route::Reasons& why) {
+  std::vector<Meeting> out(static_cast<size_t>(d.n_experts()));
+  const auto fill = [&](const Tensor& t_X, auto&& set) {
+    if (!t_X.defined()) return;
+    const auto row = reals(t_X);
+    for (size_t e = 0; e < std::min(out.size(), row.size()); ++e) set(out[e], row[e]);
   };
-  std::vector<Seen> seen(E);
-  if (score_NE.defined()) {
-    const auto row = reals(score_NE[token]);
-    for (size_t e = 0; e < std::min(E, row.size()); ++e) seen[e].score = row[e];
+  const auto row_of = [&](const Tensor& t_NE) { return t_NE.defined() ? t_NE[token] : Tensor(); };
+  fill(row_of(score_NE), [](Meeting& m, double v) { m.score = v; });
+  fill(bias_E, [](Meeting& m, double v) { m.bias = v; });
+  fill(row_of(why.compared_NE), [](Meeting& m, double v) { m.compared = v; });
+  fill(row_of(why.turns_at_NE), [](Meeting& m, double v) { m.turns_at = v; });
+  fill(row_of(why.group_taken_NE), [](Meeting& m, double v) { m.takes_group = v > 0; });
+  for (size_t e = 0; e < std::min(out.size(), why.group_E.size()); ++e) out[e].group = why.group_E[e];
+  const auto asked_E = ints(d.asked_E()), kept_E = ints(d.kept_E());
+  for (size_t e = 0; e < out.size(); ++e) {
+    auto& m = out[e];
+    m.asked = asked_E[e], m.kept = kept_E[e];
+    if (!m.compared && m.score) m.compared = *m.score + m.bias.value_or(0);
   }
-  if (bias_E.defined()) {
-    const auto bias = reals(bias_E);
-    for (size_t e = 0; e < std::min(E, bias.size()); ++e) seen[e].bias = bias[e];
-  }
-  const auto rows = d.token_R().eq(token).nonzero().flatten();
-  for (const auto r : ints(rows)) {
-    auto& s = seen[static_cast<size_t>(d.expert_R()[r].item<int64_t>())];
-    s.is_kept = true, s.rank = d.rank_R()[r].item<int64_t>(), s.slot = d.slot_R()[r].item<int64_t>();
-    s.gate = d.gate_R()[r].item<double>();
-    if (const auto m = d.margin_R()[r].item<double>(); std::isfinite(m)) s.margin = m;
-    const auto wanted = d.wanted_R()[r].item<int64_t>();
-    s.is_filled = wanted < 0, s.is_moved = wanted >= 0 && wanted != d.expert_R()[r].item<int64_t>();
+  for (const auto r : ints(d.token_R().eq(token).nonzero().flatten())) {
+    const auto expert = d.expert_R()[r].item<int64_t>(), wanted = d.wanted_R()[r].item<int64_t>();
+    auto& m = out[static_cast<size_t>(expert)];
+    m.is_kept = true, m.rank = d.rank_R()[r].item<int64_t>(), m.slot = d.slot_R()[r].item<int64_t>();
+    m.gate = d.gate_R()[r].item<double>();
+    m.is_filled = wanted < 0, m.is_moved = wanted >= 0 && wanted != expert;
+    if (m.is_moved) out[static_cast<size_t>(wanted)].moved_to = expert;
+    if (const auto margin = d.margin_R()[r].item<double>(); std::isfinite(margin)) m.margin = margin;
   }
   for (const auto q : ints(d.dropped().token_Q.eq(token).nonzero().flatten())) {
-    auto& s = seen[static_cast<size_t>(d.dropped().expert_Q[q].item<int64_t>())];
-    s.is_dropped = true, s.rank = d.dropped().rank_Q[q].item<int64_t>();
+    auto& m = out[static_cast<size_t>(d.dropped().expert_Q[q].item<int64_t>())];
+    m.is_dropped = true, m.rank = d.dropped().rank_Q[q].item<int64_t>();
   }
-  const auto compared = [&](size_t e) { return seen[e].score.value_or(0) + seen[e].bias.value_or(0); };
-  double last_chosen = std::numeric_limits<double>::infinity();
-  bool any = false;
-  for (size_t e = 0; e < E; ++e)
-    if (seen[e].rank >= 0 && !seen[e].is_filled && !seen[e].is_moved && seen[e].score)
-      last_chosen = std::min(last_chosen, compared(e)), any = true;
+  for (auto& m : out)
+    if (!m.is_chosen() && m.moved_to < 0 && m.compared && m.turns_at && std::isfinite(*m.turns_at))
+      m.margin = *m.compared - *m.turns_at;
+  return out;
+}
 
-  const auto asked_E = ints(d.asked_E()), kept_E = ints(d.kept_E());
-  std::vector<size_t> order(E);
+std::string fate_of(const Meeting& m, const route::Reasons& why) {
+  if (m.is_filled) return "fills a free slot: not asked for, but the expert had room";
+  if (m.is_moved) return "the wanted expert was full, this one had room";
+  if (m.is_dropped)
+    return text("asked for and dropped: ", m.asked, " asked, room for ", m.kept, "; a place would have to come free");
+  if (m.is_kept && !m.turns_at && !why.rule.empty()) return "chosen; no score of this token decides";
+  if (m.is_kept && m.margin)
+    return text("chosen; lost only if its ", why.compares, " fell by ", number_text(*m.margin));
+  if (m.is_kept) return "chosen; nothing rivals it";
+  if (m.moved_to >= 0)
+    return text("asked for and full: ", m.asked, " asked, room for ", m.kept, "; moved to ", m.moved_to);
+  if (!m.turns_at) return why.rule.empty() ? "not chosen" : "not chosen; no score of this token decides";
+  if (*m.turns_at < m.compared.value_or(0)) return "not chosen here, though the router would: the layer takes fewer";
+  if (!m.margin) return text("not chosen: closed to this token, whatever its ", why.compares);
+  const auto group = m.group >= 0 && !m.takes_group ? text(", which would take group ", m.group, ", too") : "";
+  return text("not chosen: its ", why.compares, " would have to rise by ", number_text(-*m.margin), group);
+}
+
+}  // namespace
+
+nlohmann::json explain_token(const Decision& d, int64_t token, const Tensor& score_NE, const Tensor& bias_E,
+                             const route::Reasons& reasons) {
+  require(token >= 0 && token < d.n_tokens(), "explain: there is no token ", token, " among ", d.n_tokens());
+  const auto all = meetings(d, token, score_NE, bias_E, reasons);
+  std::vector<size_t> order(all.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    const auto chosen = [&](size_t e) { return seen[e].rank >= 0; };
-    if (chosen(a) != chosen(b)) return chosen(a);
-    return compared(a) > compared(b);
+    if (all[a].is_chosen() != all[b].is_chosen()) return all[a].is_chosen();
+    return all[a].compared.value_or(0) > all[b].compared.value_or(0);
   });
   nlohmann::json out = nlohmann::json::array();
   for (const auto e : order) {
-    const auto& s = seen[e];
-    nlohmann::json row = {{"expert", e}, {"chosen", s.rank >= 0}, {"asked_by", asked_E[e]}, {"kept_by", kept_E[e]}};
-    if (s.score) row["score"] = *s.score, row["compared"] = compared(e);
-    if (s.bias) row["bias"] = *s.bias;
-    if (s.rank >= 0) row["rank"] = s.rank;
-    if (s.is_kept) row["gate"] = *s.gate, row["slot"] = s.slot;
-    std::string fate;
-    if (s.is_filled)
-      fate = "fills a free slot: not asked for, but the expert had room";
-    else if (s.is_moved)
-      fate = "the wanted expert was full, this one had room";
-    else if (s.is_dropped)
-      fate = text("asked for and dropped: ", asked_E[e], " asked, room for ", kept_E[e]);
-    else if (s.is_kept && s.margin)
-      fate = text("chosen; lost only if its score fell by ", number_text(*s.margin));
-    else if (s.is_kept)
-      fate = "chosen; nothing rivals it";
-    else if (s.score && any)
-      fate =
-          text("not chosen: its score would have to rise by ", number_text(std::max(0.0, last_chosen - compared(e))));
-    else
-      fate = "not chosen";
-    if (s.margin)
-      row["margin"] = *s.margin;
-    else if (s.score && any && s.rank < 0)
-      row["margin"] = compared(e) - last_chosen;
-    row["fate"] = fate;
+    const auto& m = all[e];
+    nlohmann::json row = {{"expert", e}, {"chosen", m.is_chosen()}, {"asked_by", m.asked}, {"kept_by", m.kept}};
+    const auto add = [&](const char* key, const std::optional<double>& value) {
+      if (value) row[key] = *value;
+    };
+    add("score", m.score), add("bias", m.bias), add("compared", m.compared), add("gate", m.gate);
+    add("margin", m.margin);
+    if (m.group >= 0) row["group"] = m.group, row["group_taken"] = m.takes_group;
+    if (m.is_chosen()) row["rank"] = m.rank;
+    if (m.is_kept) row["slot"] = m.slot;
+    row["fate"] = fate_of(m, reasons);
     out.push_back(std::move(row));
   }
   return out;

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "collegium/route/stages.h"
 #include "collegium/route/trace.h"
 
 namespace collegium {
@@ -34,12 +35,15 @@ std::string_view token_class(std::string_view token);
 nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText& text = {});
 
 /// Why one token got its experts in one layer of a recorded pass: a list over experts, best first, of
-///   {expert, score, bias, compared (score + bias), chosen, rank, gate, slot, asked_by (tokens that asked for it),
-///   kept_by,
-///    margin (how far `compared` is above the best expert not chosen, or below the last one chosen), fate}
-/// where fate is a sentence: chosen; dropped for capacity; or what would have to change. score_NE and bias_E may be
-/// undefined.
+///   {expert, score, bias, compared (what the selector compared: score + bias, or a logit), chosen,
+///    group, group_taken (where experts are in groups),
+///    rank (0 = first choice of the chooser), slot (capacity rank: place in the expert's buffer), gate,
+///    asked_by (tokens that asked for it), kept_by,
+///    margin (how far `compared` is above the value where the choice turns; below it, negative), fate}
+/// where fate is a sentence: chosen; dropped or moved for capacity; or what would have to change. What does not apply
+/// is absent. score_NE and bias_E may be undefined; without `reasons` nothing is said of what would have to change for
+/// an expert that was not chosen.
 nlohmann::json explain_token(const route::Decision& decision, int64_t token, const at::Tensor& score_NE,
-                             const at::Tensor& bias_E);
+                             const at::Tensor& bias_E, const route::Reasons& reasons = {});
 
 }  // namespace collegium

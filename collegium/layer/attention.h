@@ -40,6 +40,7 @@ struct AttentionOutput {
   std::vector<route::LossTerm> losses;
   std::optional<route::Decision> decision;  ///< where heads are experts: present if facts().n_experts > 0
   Tensor score_NE, bias_E;                  ///< as in LayerOutput
+  route::Reasons reasons;                   ///< as in LayerOutput
 };
 
 /// Costs are those of a whole sequence of `context_length` tokens, divided by its tokens.

@@ -27,6 +27,7 @@ class FeedForwardExperts : public Experts {
   Tensor one(const Tensor& x_RD, int64_t expert) override;
   Tensor hidden(const Tensor& x_RD, int64_t expert) override;
   route::UnitPrediction predict_units(const Tensor& x_ND, int64_t n_experts) override;
+  bool predicts_units() const override { return true; }
   std::vector<View> view(int64_t expert) override;
   void collect(ParameterList& list) override;
   int64_t parameters_per_expert() const override;

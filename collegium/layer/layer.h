@@ -29,6 +29,7 @@ struct LayerOutput {
   std::optional<route::Decision> decision;  ///< absent in a dense layer, and in soft ones unless context.record
   Tensor carried_NH;        ///< for the router of the next layer with experts; undefined when there is none
   Tensor score_NE, bias_E;  ///< what was compared, without gradient; only if context.record, and where there is any
+  route::Reasons reasons;   ///< what the choices turn on; only if context.explain, and where a router chooses
   std::vector<Statistic> statistics;  ///< of the pass, by distinct names; only if context.record (activations.h)
 };
 

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "collegium/layer/expert_pool.h"
 #include "collegium/layer/show_choice.h"
 
@@ -29,6 +31,14 @@ std::unique_ptr<route::Router> make_router(const Named& named, int64_t n_experts
                     .n_own = n_own});
 }
 
+void require_answers(const route::Router& router, const Named& named_router, const route::ExpertProbe& probe,
+                     const Named& expert) {
+  const auto missing = router.facts().needs.missing(
+      {.token_ids = true, .attention = true, .experts = true, .unit_predictions = probe.predicts_units()});
+  require(missing.empty(), "router '", named_router.name, "' needs ", missing, ", which experts of the kind '",
+          expert.name, "' do not give here");
+}
+
 RoutedPart::RoutedPart(const Named& expert, const Named& named_router, int64_t n_experts, int64_t d_expert,
                        const MoeLayer::Inputs& in, int64_t n_together, ExpertPool* pool)
     : n_candidates_(pool ? pool->n_members() * n_experts : n_experts) {
@@ -39,6 +49,7 @@ RoutedPart::RoutedPart(const Named& expert, const Named& named_router, int64_t n
     experts = make_experts(expert, n_experts, d_expert, in, "experts", n_together);
   }
   router = make_router(named_router, n_candidates_, in, in.random.at("router"), pool ? n_experts : 0);
+  require_answers(*router, named_router, *experts, expert);
 }
 
 namespace {
@@ -53,6 +64,7 @@ class TurnedProbe final : public route::ExpertProbe {
     const auto all = of_.predict_units(x_ND, n_);
     return {at::roll(all.mean_NE, -first_, 1), at::roll(all.variance_NE, -first_, 1)};
   }
+  bool predicts_units() const override { return of_.predicts_units(); }
 
  private:
   route::ExpertProbe& of_;
@@ -74,6 +86,9 @@ route::Routing RoutedPart::route(const Tensor& x_ND, const route::Context& conte
   };
   turn(routing.scores.logit_NE, 1), turn(routing.scores.score_NE, 1), turn(routing.scores.open_NE, 1);
   turn(routing.scores.prototype_ED, 0), turn(routing.bias_E, 0);
+  auto& why = routing.reasons;
+  turn(why.compared_NE, 1), turn(why.turns_at_NE, 1), turn(why.group_taken_NE, 1);
+  if (!why.group_E.empty()) std::rotate(why.group_E.rbegin(), why.group_E.rbegin() + first_, why.group_E.rend());
   return routing;
 }
 

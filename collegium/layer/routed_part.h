@@ -17,6 +17,10 @@ std::unique_ptr<Experts> make_experts(const Named& kind, int64_t n_experts, int6
 std::unique_ptr<route::Router> make_router(const Named& named, int64_t n_experts, const MoeLayer::Inputs& in,
                                            const Random& random, int64_t n_own = 0);
 
+/// Refuses a router that asks of its experts what `probe`, experts of this kind, cannot say.
+void require_answers(const route::Router& router, const Named& named_router, const route::ExpertProbe& probe,
+                     const Named& expert);
+
 /// Experts and their router, from the streams "experts" and "router" of `in`.
 struct RoutedPart {
   /// With a pool, the layer's own experts are in it and the router chooses among all of it, its own first.

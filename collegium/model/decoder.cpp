@@ -154,7 +154,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                            .mask_N = context.mask_BT.defined() ? context.mask_BT.reshape({-1}) : Tensor(),
                            .sequence_N = at::arange(B, token_BT.options()).repeat_interleave(T),
                            .n_sequences = B,
-                           .record = context.record};
+                           .record = context.record,
+                           .explain = context.explain};
     layer::AttentionContext reading{.B = B, .T = T, .past = past};
     if (context.mask_BT.defined() && has_gaps(context.mask_BT)) {
       require(!cache, "decoder: with a cache, padding must come last in each sequence");
@@ -302,7 +303,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     routing.attention_BTT = read.attention_BTT, routing.random = random, routing.carried_NH = carried_NH;
     add_losses(out, read.losses, text("layer ", i, ": attention "));
     if (read.decision) {
-      if (routing.record) out.records.push_back({input_ND.detach(), read.score_NE, read.bias_E});
+      if (routing.record) out.records.push_back({input_ND.detach(), read.score_NE, read.bias_E, read.reasons});
       out.decisions.push_back(std::move(*read.decision));
     }
     return read.y_ND;
@@ -314,7 +315,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     auto done = l.feed_forward->forward(input_ND, routing);
     if (wants_units) out.units_NF = l.feed_forward->units(input_ND, done);
     if (l.has_experts) routing.carried_NH = done.carried_NH;
-    if (routing.record && l.has_experts) out.records.push_back({input_ND.detach(), done.score_NE, done.bias_E});
+    if (routing.record && l.has_experts)
+      out.records.push_back({input_ND.detach(), done.score_NE, done.bias_E, done.reasons});
     if (routing.record) out.statistics.resize(i + 1), out.statistics[i] = std::move(done.statistics);
     add_losses(out, done.losses, text("layer ", i, ": "));
     if (done.decision) out.decisions.push_back(std::move(*done.decision));

@@ -23,6 +23,7 @@ struct ModelContext {
   Random random{0};                     ///< noise of this step
   at::ScalarType compute = at::kFloat;  ///< kFloat, kBFloat16 or kDouble; routers stay in float32
   bool record = false;                  ///< keep the decisions of soft layers too
+  bool explain = false;                 ///< and what choices turn on
   int64_t units_of = -1;                ///< layer whose hidden units are wanted; -1 = none
 };
 
@@ -30,6 +31,7 @@ struct ModelContext {
 struct LayerRecord {
   Tensor input_ND;          ///< what it routed
   Tensor score_NE, bias_E;  ///< undefined where there is none
+  route::Reasons reasons;   ///< if context.explain, where a router chooses
 };
 
 struct ModelOutput {

@@ -50,7 +50,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
     const auto needs = layer_->facts().needs;
     require(!needs.token_ids && !needs.attention,
             "patch_classifier: ", config.moe.path.empty() ? "layer" : config.moe.path, ": its router needs ",
-            needs.missing({.experts = true}), ", which patches of an image do not have");
+            needs.missing({.experts = true, .unit_predictions = true}), ", which patches of an image do not have");
     norm_D_ = at::ones({D}, in.options).requires_grad_(true);
     head_KD_ = in.random.at("head").normal({in.n_classes, D}, config.init_std, in.options).requires_grad_(true);
   }
@@ -71,13 +71,14 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
         .sequence_N = at::arange(B, at::TensorOptions().dtype(at::kLong).device(x_ND.device())).repeat_interleave(P),
         .n_sequences = B,
         .record = context.record,
+        .explain = context.explain,
         .random = context.random.at("layer")};
     auto done = layer_->forward(x_ND, routing);
     ModelOutput out;
     const auto mean_BD = done.y_ND.view({B, P, config_.d_model}).mean(1);
     out.hidden_ND = kernels::rms_norm(mean_BD, norm_D_, config_.norm_epsilon);
     if (context.record && layer_->facts().n_experts > 0)
-      out.records.push_back({x_ND.detach(), done.score_NE, done.bias_E});
+      out.records.push_back({x_ND.detach(), done.score_NE, done.bias_E, done.reasons});
     if (context.record) out.statistics.push_back(std::move(done.statistics));
     for (auto& term : done.losses) {
       term.name = "layer 0: " + term.name;

@@ -9,6 +9,7 @@
 #include "collegium/io/json.h"
 #include "collegium/recipe/aux_terms.h"
 #include "collegium/recipe/measures.h"
+#include "collegium/recipe/toml.h"
 
 namespace collegium {
 namespace {
@@ -36,22 +37,35 @@ bool is_of_this_code(const io::Run& run, const RunSetting& setting) {
   return fs.exists(path) && io::parse_json(io::read_text(fs, path), path.string()).value("code", "") == setting.code;
 }
 
-// A finished run of this configuration and seed, from an earlier gathering that was cut short.
+// Whether a stored configuration is `wanted`. One of older code lacks the fields that are new since: they count as
+// what they are when nobody sets them, and a configuration that this code cannot read is another one.
+bool is_configuration(const std::string& stored, const std::string& wanted, Reuse reuse) {
+  if (stored == wanted || reuse == Reuse::this_code) return stored == wanted;
+  try {
+    return to_toml(resolved(read_run_config(parse_toml(stored, "config.toml")))) == wanted;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+// The newest finished run of this configuration and seed; one of this code before others.
 std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& setting, Reuse reuse) {
   io::RunStore store(setting.runs_root);
   const auto wanted = to_toml(resolved(config));
+  std::optional<io::Path> other;
   for (const auto& run : store.list()) {
     const io::Path folder = run.folder;
     if (run.status != io::RunStatus::finished || run.seed != config.seed) continue;
     if (!io::real_file_system().exists(folder / "config.toml")) continue;
-    if (io::read_text(io::real_file_system(), folder / "config.toml") != wanted) continue;
-    if (reuse == Reuse::any_code || is_of_this_code(run, setting)) return folder;
+    if (!is_configuration(io::read_text(io::real_file_system(), folder / "config.toml"), wanted, reuse)) continue;
+    if (is_of_this_code(run, setting)) return folder;
+    if (reuse == Reuse::any_code && !other) other = folder;
   }
-  return {};
+  return other;
 }
 
 io::Path run_or_reuse(RunConfig config, int64_t seed, const std::string& name, const Recipe& recipe,
-                      const RunSetting& setting, Reuse reuse = Reuse::this_code) {
+                      const RunSetting& setting, Reuse reuse) {
   config.seed = seed;
   if (const auto done = finished_run(config, setting, reuse)) return *done;
   const auto outcome = start_run(config, name, recipe.path, setting);
@@ -106,22 +120,46 @@ std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, R
   return out;
 }
 
-Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {
-  check_aux_terms(recipe);
+namespace {
+
+// A measure of two runs has a bound below 1 and no other relation: a run that never gets to the baseline's loss counts
+// its own steps.
+void check_pairs(const Recipe& recipe) {
+  for (const auto& e : recipe.expectations) {
+    if (find_measure(e.measure).place != Measure::Place::pair) continue;
+    require(recipe.has_baseline, "expect ", e.measure, ": a comparison needs a [baseline] in the recipe");
+    require(e.relation == Relation::at_most && e.value < 1, "expect ", e.measure,
+            ": the relation must be at_most, with a value below 1, which a run that never gets there does not reach");
+  }
+}
+
+std::vector<double> pairs_of(const std::vector<MeasuredRun>& ours, const std::vector<MeasuredRun>& baseline) {
+  std::vector<double> out;
+  for (size_t i = 0; i < ours.size(); ++i) out.push_back(ours[i].steps_to_loss_of(baseline[i]));
+  return out;
+}
+
+}  // namespace
+
+Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse reuse) {
+  check_aux_terms(recipe), check_pairs(recipe);
   Evidence out{.recipe = recipe};
   const auto start = setting.clock();
   // Ours and the baseline take turns, so that a busy moment of the machine meets both.
   for (const auto seed : recipe.seeds) {
-    out.ours.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting));
+    out.ours.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting, reuse));
     if (recipe.has_baseline)
       out.baseline.push_back(
-          run_or_reuse(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe, setting));
+          run_or_reuse(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe, setting, reuse));
   }
   const std::vector<MeasuredRun> ours(out.ours.begin(), out.ours.end());
   const std::vector<MeasuredRun> baseline(out.baseline.begin(), out.baseline.end());
   for (const auto& e : recipe.expectations) {
     JudgedExpectation judged{.expectation = e};
-    for (const auto& run : ours) judged.ours.push_back(run.of(e.measure));
+    if (find_measure(e.measure).place == Measure::Place::pair)
+      judged.ours = pairs_of(ours, baseline);
+    else
+      for (const auto& run : ours) judged.ours.push_back(run.of(e.measure));
     const bool is_comparison = e.relation == Relation::below_baseline || e.relation == Relation::above_baseline;
     if (is_comparison)
       for (const auto& run : baseline) judged.baseline.push_back(run.of(e.measure));
@@ -132,19 +170,51 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting) {
   return out;
 }
 
+namespace {
+
+// What made the runs, each version once, in the order of the runs.
+struct Origin {
+  std::vector<std::string> commits, codes, machines, torch;
+};
+
+Origin origin_of(const Evidence& evidence, const RunSetting& setting) {
+  Origin out;
+  io::RunStore store(setting.runs_root);
+  const auto add = [](std::vector<std::string>& to, const std::string& what) {
+    if (std::find(to.begin(), to.end(), what) == to.end()) to.push_back(what);
+  };
+  auto folders = evidence.ours;
+  folders.insert(folders.end(), evidence.baseline.begin(), evidence.baseline.end());
+  for (const auto& folder : folders) {
+    const auto path = folder / "env.json";
+    const auto env = io::parse_json(io::read_text(io::real_file_system(), path), path.string());
+    add(out.commits, store.find(folder.string()).git_commit);
+    add(out.codes, env.value("code", ""));
+    const auto cpu = env.value("cpu", nlohmann::json::object());
+    add(out.machines, text(cpu.value("model", "?"), ", ", env.value("threads", 0), " threads"));
+    add(out.torch, env.value("torch", "?"));
+  }
+  const bool all_known = std::find(out.codes.begin(), out.codes.end(), "") == out.codes.end();
+  if (!all_known) out.codes.clear();
+  return out;
+}
+
+}  // namespace
+
 nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting) {
   const auto& r = evidence.recipe;
-  const auto env = io::environment();
+  const auto origin = origin_of(evidence, setting);
   nlohmann::json out = {{"recipe", r.name},
                         {"paper", r.paper},
                         {"claim", r.claim},
                         {"seeds", r.seeds},
                         {"baseline", r.has_baseline ? r.baseline_name : ""},
-                        {"commit", setting.git_commit},
+                        {"commit", join(origin.commits)},
+                        {"code", join(origin.codes)},
                         {"date", setting.now()},
                         {"seconds", std::round(evidence.seconds)},
-                        {"machine", text(env["cpu"].value("model", "?"), ", ", env.value("threads", 0), " threads")},
-                        {"torch", env["torch"]},
+                        {"machine", join(origin.machines, "; ")},
+                        {"torch", join(origin.torch)},
                         {"expectations", nlohmann::json::array()}};
   for (const auto& j : evidence.judged)
     out["expectations"].push_back(
@@ -156,6 +226,16 @@ nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting
          {"verdict", verdict_text(j.verdict)},
          {"paper_says", j.expectation.paper_says}});
   return out;
+}
+
+std::string short_commits(std::string_view commits) {
+  std::vector<std::string> out;
+  for (size_t begin = 0; begin <= commits.size();) {
+    const auto end = std::min(commits.find(", ", begin), commits.size());
+    out.push_back(io::short_commit(commits.substr(begin, end - begin)));
+    begin = end + 2;
+  }
+  return join(out);
 }
 
 std::string evidence_table(const std::vector<nlohmann::json>& results) {
@@ -170,7 +250,7 @@ std::string evidence_table(const std::vector<nlohmann::json>& results) {
           << (e["baseline"].empty() ? text(e["relation"].get<std::string>(), " ", e["value"].get<double>())
                                     : text(baseline, ": ", with_spread(e["baseline"])))
           << " | " << r["seeds"].size() << " | " << e["verdict"].get<std::string>() << " | "
-          << e["paper_says"].get<std::string>() << " | " << io::short_commit(r["commit"].get<std::string>()) << " | "
+          << e["paper_says"].get<std::string>() << " | " << short_commits(r["commit"].get<std::string>()) << " | "
           << r["machine"].get<std::string>() << " |\n";
     }
   return out.str();

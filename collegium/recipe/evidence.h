@@ -34,12 +34,16 @@ enum class Reuse {
 /// The finished runs of the recipe's own side, one a seed, trained where they are not there yet.
 std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, Reuse reuse = Reuse::this_code);
 
-/// Trains what is not there yet with this code, and judges.
-Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting);
+/// Trains what is not there yet, and judges.
+Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse reuse = Reuse::this_code);
 
-/// As stored in docs/evidence/<name>.json: measure, ours, baseline, seeds, spread, verdict, the paper's figure,
-/// commit and kind of machine.
+/// As stored in docs/evidence/<name>.json: measure, ours, baseline, seeds, spread, verdict, the paper's figure. Commit,
+/// code, torch and kind of machine are those of the runs, not of the program that judges; where runs differ all are
+/// named, with ", " between them ("; " between machines). code is empty where that of a run is not known.
 nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting);
+
+/// The commits of a stored result as tables show them.
+std::string short_commits(std::string_view commits);
 
 /// The generated table of all stored results, Markdown.
 std::string evidence_table(const std::vector<nlohmann::json>& results);

@@ -57,8 +57,11 @@ nlohmann::json insight_of(const route::RoutingTrace& trace, OpenedRun* run) {
   if (!run) return out;
   out["step"] = run->step;
   out["history"] = nlohmann::json::array();
-  for (auto& row : rows_of(run->folder / "metrics.jsonl"))
-    if (row["kind"] == "valid") out["history"].push_back({{"step", row["step"]}, {"layers", row["layers"]}});
+  for (auto& row : rows_of(run->folder / "metrics.jsonl")) {
+    if (row["kind"] != "valid" || row["layers"].size() != out["layers"].size()) continue;
+    for (size_t i = 0; i < row["layers"].size(); ++i) row["layers"][i]["layer"] = out["layers"][i]["layer"];
+    out["history"].push_back({{"step", row["step"]}, {"layers", std::move(row["layers"])}});
+  }
   return out;
 }
 
@@ -73,7 +76,8 @@ nlohmann::json explain_text(OpenedRun& run, const std::string& words, int64_t in
   require(at >= 0 && at < n, "explain: --token ", index, ": the text has tokens 0 to ", n - 1);
   const at::NoGradGuard no_grad;
   const std::vector<int64_t> tokens(ids.begin(), ids.end());
-  const auto out = model.forward(at::tensor(tokens, at::kLong).unsqueeze(0).to(device), {.record = true});
+  const auto out =
+      model.forward(at::tensor(tokens, at::kLong).unsqueeze(0).to(device), {.record = true, .explain = true});
   const auto facts = run.model->facts(run.config.train.context);
   const auto text_of = token_text_of(run);
   nlohmann::json result = {{"run", run.folder.filename().string()},
@@ -86,10 +90,12 @@ nlohmann::json explain_text(OpenedRun& run, const std::string& words, int64_t in
   for (const auto id : tokens) result["tokens"].push_back(text_of(id));
   if (out.decisions.empty())
     fail(ErrorKind::data, run.folder.filename().string(), ": the model has no layer with experts");
-  for (size_t i = 0; i < out.decisions.size(); ++i)
-    result["layers"].push_back(
-        {{"layer", facts.moe_layers[i]},
-         {"experts", explain_token(out.decisions[i], at, out.records[i].score_NE, out.records[i].bias_E)}});
+  for (size_t i = 0; i < out.decisions.size(); ++i) {
+    const auto& r = out.records[i];
+    result["layers"].push_back({{"layer", facts.moe_layers[i]},
+                                {"rule", r.reasons.rule},
+                                {"experts", explain_token(out.decisions[i], at, r.score_NE, r.bias_E, r.reasons)}});
+  }
   return result;
 }
 

@@ -32,6 +32,9 @@ constexpr Measure kMeasures[] = {
      false},
     {"found", "images whose deciding patch is kept", "share", "higher", row},
     {"tokens_per_second", "training speed", "tokens/s", "higher", run},
+    {"flops_per_token", "work of training", "FLOPs per token", "lower", facts, true, true},
+    {"steps_to_baseline_loss", "steps to the baseline's last held-out loss", "share of the baseline's steps", "lower",
+     pair, false},
     {"parameters_active", "active parameters", "", "lower", facts, true, true},
     {"cache_bytes_per_token", "keys and values kept", "bytes per token", "lower", facts, true, true},
     {"parameters_total", "parameters", "", "lower", facts, true, true},
@@ -106,7 +109,7 @@ MeasuredRun::MeasuredRun(const io::Path& folder)
   last_valid_ = last("valid"), last_train_ = last("train");
   for (const auto& r : rows)
     if (r["kind"] == "valid" && r.contains("bpb"))
-      best_bpb_ = std::min(best_bpb_.value_or(r["bpb"].get<double>()), r["bpb"].get<double>());
+      step_bpb_.emplace_back(r["step"].get<double>(), r["bpb"].get<double>());
   for (const auto& row : rows)
     if (row["kind"] == "train" && row.contains("aux")) aux_.push_back(row["aux"]);
   translation_ = read_translation(folder), probes_ = read_probes(folder);
@@ -122,7 +125,12 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
     const auto valid = in(facts_, "valid_bpb"), train = in(facts_, "train_bpb");
     return valid && train ? std::optional(*valid - *train) : std::nullopt;
   }
-  if (key == "best_bpb") return best_bpb_;
+  if (measure.place == pair) return {};
+  if (key == "best_bpb") {
+    std::optional<double> best;
+    for (const auto& [_, bpb] : step_bpb_) best = std::min(best.value_or(bpb), bpb);
+    return best;
+  }
   if (measure.place == run || measure.place == facts) return in(facts_, key);
   if (measure.place == row) return in(last_valid_, key);
   if (measure.place == answers) return in(translation_, key);
@@ -145,6 +153,20 @@ double MeasuredRun::of(std::string_view name) const {
   const auto value = find(name);
   if (!value) fail(ErrorKind::data, id_, ": ", name, " was not measured");
   return *value;
+}
+
+double MeasuredRun::steps_to_loss_of(const MeasuredRun& baseline) const {
+  for (const auto* run : {this, &baseline})
+    if (run->step_bpb_.empty()) fail(ErrorKind::data, run->id_, ": the held-out loss was not measured");
+  const auto [all, wanted] = baseline.step_bpb_.back();
+  for (size_t i = 0; i < step_bpb_.size(); ++i) {
+    const auto [step, bpb] = step_bpb_[i];
+    if (bpb > wanted) continue;
+    if (i == 0) return step / all;
+    const auto [step_before, bpb_before] = step_bpb_[i - 1];
+    return (step_before + (step - step_before) * (bpb_before - wanted) / (bpb_before - bpb)) / all;
+  }
+  return step_bpb_.back().first / all;
 }
 
 nlohmann::json Spread::json() const {

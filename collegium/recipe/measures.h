@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "collegium/io/fs.h"
@@ -21,7 +22,8 @@ struct Measure {
     statistics,       ///< in the last held-out row, a mean over the layers that state it
     answers,          ///< in translation.json
     probes,           ///< in probes.json
-    aux               ///< an auxiliary term in the rows of training
+    aux,              ///< an auxiliary term in the rows of training
+    pair              ///< of a run and its baseline together; nothing a run has alone (steps_to_loss_of)
   };
   std::string_view name, title, unit;
   std::string_view better;  ///< "lower", "higher" or "" where neither is
@@ -49,12 +51,16 @@ class MeasuredRun {
   std::optional<double> find(std::string_view measure) const;
   /// The same; a data Error where there is nothing.
   double of(std::string_view measure) const;
+  /// The training steps after which the held-out loss first is the last one of `baseline`, as a share of all steps of
+  /// `baseline`; linear between evaluations, so no finer than they are, and the first evaluation where that is below
+  /// already. A run that never gets there counts all of its steps. A data Error where either has no held-out loss.
+  double steps_to_loss_of(const MeasuredRun& baseline) const;
 
  private:
   std::string id_;
   nlohmann::json facts_, last_valid_, last_train_, translation_, probes_;
-  std::optional<double> best_bpb_;
-  std::vector<nlohmann::json> aux_;  ///< of the rows of training, in order
+  std::vector<std::pair<double, double>> step_bpb_;  ///< held out, in order
+  std::vector<nlohmann::json> aux_;                  ///< of the rows of training, in order
 };
 
 /// Numbers of several seeds.

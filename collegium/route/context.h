@@ -32,15 +32,18 @@ class ExpertProbe {
   virtual Tensor hidden(const Tensor& x_RD, int64_t expert) = 0;
   /// For the first n_experts; of gated experts the gate's units. Differentiable. Refused by kinds that have none.
   virtual UnitPrediction predict_units(const Tensor& x_ND, int64_t n_experts);
+  virtual bool predicts_units() const { return false; }
 };
 
 /// Which of the optional parts of a Context a stage cannot do without.
 struct ContextNeeds {
   bool token_ids = false, attention = false, experts = false;
+  bool unit_predictions = false;  ///< of the experts: ExpertProbe::predict_units
   /// "token ids, attention": what is needed and missing in `given`; empty = nothing.
   std::string missing(const ContextNeeds& given) const;
   friend ContextNeeds operator|(const ContextNeeds& a, const ContextNeeds& b) {
-    return {a.token_ids || b.token_ids, a.attention || b.attention, a.experts || b.experts};
+    return {a.token_ids || b.token_ids, a.attention || b.attention, a.experts || b.experts,
+            a.unit_predictions || b.unit_predictions};
   }
   friend bool operator==(const ContextNeeds&, const ContextNeeds&) = default;
 };
@@ -53,9 +56,10 @@ struct Context {
   int64_t n_sequences = 1;
   Tensor attention_BTT;  ///< this layer's attention, mean over heads: [b, t, s] = how much t looks at s. [B, T, T]
   ExpertProbe* experts = nullptr;  ///< the layer's experts
-  Tensor carried_NH;    ///< what the router of the layer before left in Scores::carried_NH; undefined in the first
-  bool record = false;  ///< the decision will be kept: layers without an assignment describe themselves as one
-  Random random{0};     ///< noise of this layer in this step: the same again under recompute
+  Tensor carried_NH;     ///< what the router of the layer before left in Scores::carried_NH; undefined in the first
+  bool record = false;   ///< the decision will be kept: layers without an assignment describe themselves as one
+  bool explain = false;  ///< selectors say what their choices turn on (Reasons)
+  Random random{0};      ///< noise of this layer in this step: the same again under recompute
 };
 
 /// Whether the pass is one of training, the first time or again.

@@ -163,6 +163,7 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   out.bias_E = bias_E;
   const auto asked =
       Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);
+  if (context.explain) out.reasons = s.selector->reasons(out.scores, bias_E, context);
   const auto working = n_null_ > 0 ? asked.only_experts(n_experts_) : asked;
   const auto placed = s.capacity->apply(working, out.scores, context);
   out.decision = placed.with_gates(s.gate->weigh(out.scores, placed, context));

@@ -25,7 +25,8 @@ struct Routing {
   Scores scores;
   Decision decision;
   std::vector<LossTerm> losses;
-  Tensor bias_E;  ///< what balancers added for selection; undefined = nothing
+  Tensor bias_E;    ///< what balancers added for selection; undefined = nothing
+  Reasons reasons;  ///< over all candidates, null experts too; only if context.explain
 };
 
 /// The stages as objects. C++ users may bring stages that no list knows.

@@ -32,13 +32,16 @@ std::string ContextNeeds::missing(const ContextNeeds& there) const {
   if (token_ids && !there.token_ids) names.emplace_back("token ids");
   if (attention && !there.attention) names.emplace_back("attention");
   if (experts && !there.experts) names.emplace_back("experts");
+  if (unit_predictions && there.experts && !there.unit_predictions)
+    names.emplace_back("predictions of the experts' hidden units");
   return join(names);
 }
 
 ContextNeeds given(const Context& context) {
   return {.token_ids = context.token_id_N.defined(),
           .attention = context.attention_BTT.defined(),
-          .experts = context.experts != nullptr};
+          .experts = context.experts != nullptr,
+          .unit_predictions = context.experts && context.experts->predicts_units()};
 }
 
 int64_t n_real(const Context& context, int64_t n_tokens) {

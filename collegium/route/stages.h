@@ -106,6 +106,9 @@ class Scorer {
   virtual double flops_per_token() const { return 0; }
   /// The same per token and token of its sequence, for scorers that compare tokens.
   virtual double flops_per_pair() const { return 0; }
+  /// What a token's scores are follows from its hidden state alone, and nothing is counted, handed on or learned in
+  /// passing: tokens whose scores nobody needs may be left out.
+  virtual bool is_per_token() const { return false; }
   virtual void collect(ParameterList&) {}
 };
 
@@ -113,6 +116,18 @@ class Scorer {
 
 enum class Chooser { token, expert, nobody };
 std::span<const std::string_view> enum_names(Chooser);
+
+/// What the choices about each token turn on, for people. Each number is about one score while all others stay.
+struct Reasons {
+  Tensor compared_NE;  ///< what the selector compares, bias included; undefined where it compares nothing
+  /// The value of compared_NE at which the choice turns: above it the expert is chosen for the token, below it is not.
+  /// -inf = chosen and +inf = not chosen, whatever it is; undefined = no score of one token decides.
+  Tensor turns_at_NE;
+  std::string_view compares = "score";  ///< or "logit"
+  std::vector<int64_t> group_E;         ///< of each expert; empty = there are no groups
+  Tensor group_taken_NE;                ///< bool, the token takes the expert's group; undefined = there are no groups
+  std::string rule;                     ///< who chooses and by what: "each token takes its 2 best experts"
+};
 
 class Selector {
  public:
@@ -134,6 +149,8 @@ class Selector {
   virtual ~Selector() = default;
   /// bias_E is undefined or [E]; it changes who is chosen, never how much the choice counts.
   virtual Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) = 0;
+  /// Of what `select` makes of the same arguments. Selectors that no list knows may leave it out.
+  virtual Reasons reasons(const Scores&, const Tensor& /*bias_E*/, const Context&) { return {}; }
   virtual Needs needs() const = 0;
   virtual Claims claims() const = 0;
   /// Mean number of experts asked for per token, for the plan.

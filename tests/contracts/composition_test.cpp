@@ -58,8 +58,24 @@ Table settings(Draw& draw, const std::vector<FieldInfo>& fields) {
 template <class Interface>
 Named component(Draw& draw, Entries<Interface> all) {
   Named out{.name = draw.name(all)};
-  out.fields = settings(draw, find(all, out, "stage").fields());
+  const auto& entry = find(all, out, "stage");
+  out.fields = settings(draw, entry.fields());
+  // Wrappers wrap any scorer, wrappers too.
+  for (const auto& f : entry.fields())
+    if (f.catalogue == "scorers" && draw.coin()) {
+      const auto of = component(draw, scorers());
+      auto below = of.fields;
+      below.set("name", of.name);
+      out.fields.set(f.name, below);
+    }
   return out;
+}
+
+// Of all tokens, ids below 100 are a half: masks by frequency close experts to the others.
+Corpus corpus() {
+  auto count_V = at::ones({1000}, at::kLong);
+  count_V.slice(0, 0, 100).fill_(9);
+  return {.vocabulary = 1000, .count_V = count_V};
 }
 
 struct Drawn {
@@ -86,17 +102,55 @@ Context context_at(uint64_t seed, uint64_t step) {
   return context;
 }
 
-// One step of gradient descent on something that every gate and every loss is part of.
-void train_step(Router& router, uint64_t seed, uint64_t step) {
+// "scorer linear" and so on, wrapped scorers as "scorer below linear".
+std::vector<std::string> names_of(const Composition& c) {
+  std::vector<std::string> out = {"scorer " + c.scorer.name, "selector " + c.selector.name,
+                                  "capacity " + c.capacity.name, "gate " + c.gate.name};
+  for (const auto& b : c.balancers) out.push_back("balancer " + b.name);
+  for (const auto* below = c.scorer.fields.find("of"); below;) {
+    const auto& fields = std::get<Table>(below->data);
+    out.push_back("scorer below " + std::get<std::string>(fields.find("name")->data));
+    below = fields.find("of");
+  }
+  return out;
+}
+
+// Every stage of every list. Below a wrapper, every scorer that has scores.
+std::vector<std::string> all_names() {
+  std::vector<std::string> out;
+  const auto add = [&](std::string_view what, auto entries) {
+    for (const auto* e : entries) out.push_back(text(what, " ", e->card.name));
+  };
+  add("scorer", scorers()), add("selector", selectors()), add("capacity", capacities()), add("gate", gates());
+  add("balancer", balancers());
+  for (const auto* e : scorers())
+    if (e->card.name != "none") out.push_back(text("scorer below ", e->card.name));
+  return out;
+}
+
+// One step of gradient descent on something that every gate and every loss is part of. Whether experts were closed to
+// some token: none of these was given.
+bool train_step(Router& router, uint64_t seed, uint64_t step) {
   const auto context = context_at(seed, step);
   const auto x_ND = numbers(Random(seed).at("x").at(step), {kTokens, kWidth}).requires_grad_(true);
   const auto routing = router.route(x_ND, context);
   check_decision(routing.decision, kTokens, router.n_experts(), context.mask_N);
 
+  bool has_closed = false;
+  if (const auto& open_NE = routing.scores.open_NE; open_NE.defined()) {
+    has_closed = !open_NE.all().item<bool>();
+    CHECK(open_NE.index({routing.decision.token_R(), routing.decision.expert_R()}).all().item<bool>());
+  }
+
   auto free = *router.composition();
   free.capacity = {.name = "unlimited"};
-  const auto unlimited = Router::compose(
-      free, {.d_model = kWidth, .n_experts = router.n_experts(), .random = Random(1), .options = at::kFloat}, "");
+  const auto unlimited = Router::compose(free,
+                                         {.d_model = kWidth,
+                                          .n_experts = router.n_experts(),
+                                          .random = Random(1),
+                                          .options = at::kFloat,
+                                          .corpus = corpus()},
+                                         "");
   load(*unlimited, save(router));
   auto quiet = context;
   quiet.phase = Phase::recompute;
@@ -118,32 +172,36 @@ void train_step(Router& router, uint64_t seed, uint64_t step) {
     p.tensor->mutable_grad() = Tensor();
   }
   router.step();
+  return has_closed;
 }
 
 }  // namespace
 
 TEST_CASE_FIXTURE(OneThread, "random compositions are refused with a reason or train") {
   std::map<std::string, int> built, refused;
-  int n_built = 0, n_refused = 0;
+  int n_built = 0, n_refused = 0, n_closed = 0;
+  const auto names = all_names();
   const auto seen_all = [&] {
-    return std::all_of(selectors().begin(), selectors().end(),
-                       [&](const auto* e) { return built[std::string(e->card.name)] > 0; });
+    return std::all_of(names.begin(), names.end(), [&](const auto& name) { return built[name] > 0; });
   };
   for (uint64_t seed = 0; seed < 10000 && (n_built < 500 || !seen_all()); ++seed) {
     const auto [composition, n_experts] = drawn(seed);
-    const StageInputs inputs{.d_model = kWidth, .n_experts = n_experts, .random = Random(seed), .options = at::kFloat};
+    const StageInputs inputs{
+        .d_model = kWidth, .n_experts = n_experts, .random = Random(seed), .options = at::kFloat, .corpus = corpus()};
     CAPTURE(seed);
     INFO(to_toml(write_config(composition)));
     std::unique_ptr<Router> router;
     const auto reason = complaint([&] { router = Router::compose(composition, inputs, ""); });
     if (!router) {
       CHECK(reason.size() > 20);
-      ++n_refused, ++refused[composition.selector.name];
+      ++n_refused;
+      for (const auto& name : names_of(composition)) ++refused[name];
       continue;
     }
-    ++n_built, ++built[composition.selector.name];
+    ++n_built;
+    for (const auto& name : names_of(composition)) ++built[name];
     scale_parameters(*router, 3);
-    for (uint64_t step = 0; step < 3; ++step) train_step(*router, seed, step);
+    for (uint64_t step = 0; step < 3; ++step) n_closed += train_step(*router, seed, step);
 
     auto other_inputs = inputs;
     other_inputs.random = Random(seed + 1000);
@@ -153,11 +211,13 @@ TEST_CASE_FIXTURE(OneThread, "random compositions are refused with a reason or t
     train_step(*router, seed, 3), train_step(*again, seed, 3);
     CHECK(same_state(save(*router), save(*again)));
   }
-  MESSAGE(n_built << " built, " << n_refused << " refused");
+  MESSAGE(n_built << " built, " << n_refused << " refused, " << n_closed << " steps with closed experts");
   CHECK(n_built >= 500);
   CHECK(n_refused >= 30);
+  CHECK(n_closed >= 10);
+  for (const auto& name : names) CHECK_MESSAGE(built[name] > 0, name << " was never built");
   for (const auto* e : selectors()) {
-    CHECK_MESSAGE(built[std::string(e->card.name)] > 0, e->card.name << " was never built");
-    CHECK_MESSAGE(refused[std::string(e->card.name)] > 0, e->card.name << " was never refused");
+    const auto name = text("selector ", e->card.name);
+    CHECK_MESSAGE(refused[name] > 0, name << " was never refused");
   }
 }

@@ -237,7 +237,15 @@ TEST_CASE_FIXTURE(OneThread, "the work a layer says it does is the work it does,
     // Importance by attention adds up its columns, one product with ones.
     const auto columns = v.what == "routed by da_moe" ? 2.0 * T : 0.0;
     const auto said = facts.flops_per_token + T * facts.flops_per_pair + columns;
-    CHECK(said == doctest::Approx(counter.flops() / N).epsilon(0.05));
+    const auto done = counter.flops() / N;
+    // Tokens with one open expert pass by the router: how many there are is a matter of the text, so all are counted.
+    if (v.what == "routed by mask_moe") {
+      const auto router = made->router()->facts().flops_per_token;
+      CHECK(done < said);
+      CHECK(done > said - router);
+      continue;
+    }
+    CHECK(said == doctest::Approx(done).epsilon(0.05));
     ++compared;
   }
   CHECK(compared > 20);

@@ -93,7 +93,12 @@ TEST_CASE("token classes") {
 
 TEST_CASE("why a token got its experts, and what would have to change") {
   const auto score_NE = doubles({.6, .4, .3, .7, .3, 0, .2, .1, .8, 0, .1, .9}).reshape({4, 3});
-  const auto rows = explain_token(four_tokens(), 0, score_NE, doubles({0, 0, -.05}));
+  // The second best of the others: what each must be above.
+  const route::Reasons reasons{
+      .compared_NE = score_NE + doubles({0, 0, -.05}),
+      .turns_at_NE = doubles({.25, .25, .4, .3, .25, .3, .15, .1, .2, 0, 0, .1}).reshape({4, 3}),
+      .rule = "each token takes its 2 best experts"};
+  const auto rows = explain_token(four_tokens(), 0, score_NE, doubles({0, 0, -.05}), reasons);
   REQUIRE(rows.size() == 3);
   CHECK(rows[0]["expert"] == 0);
   CHECK(rows[0]["rank"] == 0);
@@ -103,6 +108,10 @@ TEST_CASE("why a token got its experts, and what would have to change") {
   CHECK(rows[2]["compared"].get<double>() == doctest::Approx(.25));
   CHECK(rows[2]["fate"] == "not chosen: its score would have to rise by 0.15");
   CHECK(rows[2]["margin"].get<double>() == doctest::Approx(-.15));
+  CHECK(rows[0]["slot"] == 0);
+  CHECK_FALSE(rows[2].contains("slot"));
+  CHECK_FALSE(rows[0].contains("group"));
+  CHECK(explain_token(four_tokens(), 0, score_NE, {})[2]["fate"] == "not chosen");
   CHECK_THROWS_AS(explain_token(four_tokens(), 4, score_NE, {}), Error);
 
   // Token 1's second choice finds no room.
@@ -110,8 +119,50 @@ TEST_CASE("why a token got its experts, and what would have to change") {
   const auto dropped = d.keep_only(longs({1, 1, 1, 1, 0, 1, 1, 1}).to(at::kBool), route::DropReason::capacity);
   const auto gone = explain_token(dropped, 1, score_NE, {});
   CHECK(gone[1]["expert"] == 1);
-  CHECK(gone[1]["fate"] == "asked for and dropped: 3 asked, room for 2");
+  CHECK(gone[1]["fate"] == "asked for and dropped: 3 asked, room for 2; a place would have to come free");
   CHECK_FALSE(gone[1].contains("gate"));
+}
+
+TEST_CASE("what would have to change is said by the selector") {
+  const auto score_NE = doubles({.6, .4, .3, .7, .3, 0, .2, .1, .8, 0, .1, .9}).reshape({4, 3});
+  const auto fate = [&](route::Reasons reasons, const std::vector<double>& turns_at) {
+    reasons.compared_NE = score_NE, reasons.turns_at_NE = doubles(turns_at).expand({4, 3});
+    const auto row = explain_token(four_tokens(), 0, score_NE, {}, reasons)[2];
+    REQUIRE(row["expert"] == 2);
+    return row["fate"].get<std::string>();
+  };
+  CHECK(fate({.compares = "logit"}, {0, 0, .5}) == "not chosen: its logit would have to rise by 0.2");
+  CHECK(fate({}, {0, 0, kInf}) == "not chosen: closed to this token, whatever its score");
+  CHECK(fate({}, {0, 0, .1}) == "not chosen here, though the router would: the layer takes fewer");
+  CHECK(fate({}, {0, 0, -kInf}) == "not chosen here, though the router would: the layer takes fewer");
+  const route::Reasons grouped{.group_E = {0, 0, 1},
+                               .group_taken_NE = at::tensor({1, 1, 0}, at::kLong).to(at::kBool).expand({4, 3})};
+  CHECK(fate(grouped, {0, 0, .4}) == "not chosen: its score would have to rise by 0.1, which would take group 1, too");
+  const auto in_group = explain_token(four_tokens(), 0, score_NE, {}, grouped);
+  CHECK(in_group[0]["group"] == 0);
+  CHECK(in_group[0]["group_taken"] == true);
+  CHECK(in_group[2]["group_taken"] == false);
+
+  const auto by_chance = explain_token(four_tokens(), 0, {}, {}, {.rule = "chance decides"});
+  CHECK(by_chance[0]["fate"] == "chosen; no score of this token decides");
+  CHECK(by_chance[2]["fate"] == "not chosen; no score of this token decides");
+}
+
+TEST_CASE("an assignment that capacity moved is told at both experts") {
+  const auto d = route::Decision::from_parts({.n_tokens = 2,
+                                              .n_experts = 2,
+                                              .token_R = longs({0, 1}),
+                                              .expert_R = longs({0, 1}),
+                                              .gate_R = at::ones({2}),
+                                              .rank_R = longs({0, 0}),
+                                              .slot_R = {},
+                                              .score_R = doubles({.9, .8}),
+                                              .margin_R = doubles({.8, .6}),
+                                              .wanted_R = longs({0, 0}),
+                                              .dropped = {}});
+  const auto rows = explain_token(d, 1, doubles({.9, .1, .8, .2}).reshape({2, 2}), {});
+  CHECK(rows[0]["fate"] == "the wanted expert was full, this one had room");
+  CHECK(rows[1]["fate"] == "asked for and full: 2 asked, room for 1; moved to 1");
 }
 
 TEST_CASE("moved and added assignments survive a trace file") {

@@ -62,6 +62,26 @@ TEST_CASE("sparsity: the formula, and the sparsest expert is chosen") {
   CHECK(made->facts().parameters_active == 2 * 6 * kWidth + 2 * kExperts * kWidth);
 }
 
+TEST_CASE("sparsity: experts that cannot predict their units are refused when the layer is built") {
+  const auto refusal = [](const std::string& layer, const std::string& expert, const char* router = "sparsity_aware") {
+    return complaint([&] {
+      make_layer({.name = layer,
+                  .fields = table({{"n_experts", kExperts}, {"d_expert", 6}, {"expert", expert}, {"router", router}})},
+                 kWidth);
+    });
+  };
+  for (const auto* name : {"routed", "chain"}) {
+    CAPTURE(name);
+    CHECK(refusal(name, "lora") ==
+          "router 'sparsity_aware' needs predictions of the experts' hidden units, which experts of the kind 'lora' do "
+          "not give here");
+    for (const auto* kind : {"relu", "gelu", "swiglu"}) CHECK(refusal(name, kind).empty());
+    CHECK(refusal(name, "lora", "compete").empty());
+  }
+  // Behind a projection the units are those of a narrower network than the router sees.
+  CHECK(refusal("latent", "relu").find("do not give here") != std::string::npos);
+}
+
 TEST_CASE("sparsity: the router has no weights, its balance loss moves the experts'") {
   const auto made = layer_of(6);
   CHECK(parameters_of(*made->router()).empty());

@@ -1,6 +1,7 @@
 """`inspect`, `explain` and the leaderboard through the command line, on a run trained here; bad input with its error."""
 import json
 import pathlib
+import sqlite3
 
 import pytest
 from test_runs import CLI, cli, place, write_recipe  # noqa: F401  place is a fixture
@@ -24,6 +25,10 @@ def test_inspect_a_run_and_its_trace(trained):
         assert all(abs(row[e] - 1) < 1e-9 for e, row in enumerate(layer["pairs"]) if layer["load"][e] > 0)
         assert 0 <= layer["class_information"] <= 1 and 0 <= layer["token_information"] <= 1
     assert len(data["history"]) == 2 and data["history"][1]["layers"][0]["fluctuation"] >= 0
+    assert all([layer["layer"] for layer in row["layers"]] == [0, 1] for row in data["history"])
+    over_time = said.split("layer 1 during training, held-out text")[1]
+    assert "fluctuation" in over_time and [line.split()[0] for line in over_time.splitlines()[3:5]] == \
+        [str(row["step"]) for row in data["history"]]
     page = pathlib.Path(data["page"])
     assert page.name == "inspect.html" and "inspectPage" in page.read_text()
     # The trace alone says the same, and knows no token texts.
@@ -32,11 +37,14 @@ def test_inspect_a_run_and_its_trace(trained):
     assert "favourites" not in alone["layers"][0] and (trained / "t.html").exists()
     only = json.loads(cli("inspect", "tiny", "--layer", 1, "--text", trained / "text.txt", "--json", cwd=trained, check=0).stdout)
     assert [layer["layer"] for layer in only["layers"]] == [1]
+    one = cli("inspect", "tiny", "--layer", 1, "-n", 256, cwd=trained, check=0).stdout
+    assert "layer 1 during training" in one and "layer 0" not in one
 
 
 def test_explain_a_token(trained):
     said = cli("explain", "tiny", "--text", "the expert", "--token", 2, cwd=trained, check=0).stdout
-    assert "layer 1" in said and "would have to rise" in said and '>"e"<' in said
+    assert "layer 1: each token takes its 2 best experts" in said and "would have to rise" in said and '>"e"<' in said
+    assert all(word in said for word in ("margin", "group", "slot"))
     data = json.loads(cli("explain", "tiny", "--text", "the expert", "--json", cwd=trained, check=0).stdout)
     assert data["index"] == 9 and data["token"] == "t"
     for layer in data["layers"]:
@@ -44,8 +52,28 @@ def test_explain_a_token(trained):
         assert sorted(e["expert"] for e in experts) == [0, 1, 2, 3]
         assert [e["chosen"] for e in experts] == [True, True, False, False]
         assert abs(sum(e["gate"] for e in experts[:2]) - 1) < 1e-5
-        assert all(abs(e["compared"] - e["score"] - e["bias"]) < 1e-9 for e in experts)
+        assert all(abs(e["compared"] - e["score"] - e["bias"]) < 1e-6 for e in experts)
         assert experts[1]["compared"] >= experts[2]["compared"]
+        # What an expert that was not chosen must be above is the second best of the others.
+        assert all(abs(e["margin"] - e["compared"] + experts[1]["compared"]) < 1e-6 for e in experts[2:])
+        assert all(abs(e["margin"] - e["compared"] + experts[2]["compared"]) < 1e-6 for e in experts[:2])
+        assert all(("slot" in e) == e["chosen"] and "group" not in e for e in experts)
+
+
+@pytest.mark.parametrize("router, rule, words", [
+    ('{ name = "group_limited", k = 2, groups = 2, top_groups = 1 }', "each token takes its best group of 2, then its 2 best experts in there", "which would take group"),
+    ("hash", "a hash of the token's id decides", "no score of this token decides"),
+])
+def test_explain_says_who_chooses(place, router, rule, words):  # noqa: F811
+    path = write_recipe(place, router="top_k", steps=2, name="other")
+    path.write_text(path.read_text().replace('router = { name = "top_k" }', f"router = {router if '{' in router else repr(router)}"))
+    cli("train", path, "--threads", 1, "--no-report", "--name", "other", cwd=place, check=0)
+    said = cli("explain", "other", "--text", "the expert", cwd=place, check=0).stdout
+    assert f"layer 0: {rule}" in said and words in said
+    experts = json.loads(cli("explain", "other", "--text", "the expert", "--json", cwd=place, check=0).stdout)["layers"][0]["experts"]
+    if "group" in rule and router != "hash":
+        assert {e["expert"]: e["group"] for e in experts} == {0: 0, 1: 0, 2: 1, 3: 1}
+        assert sum(e["group_taken"] for e in experts) == 2
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -143,3 +171,101 @@ def test_evidence_of_training_balance_and_of_the_best_loss(place):  # noqa: F811
     for folder, best in zip(folders, judged["best_bpb"], strict=True):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert best == min(r["bpb"] for r in rows if r["kind"] == "valid")
+
+
+def as_other_code(place, commit, code=None):  # noqa: F811
+    """Makes all runs here look as if another version of the code had made them."""
+    with sqlite3.connect(place / "runs" / "runs.sqlite") as runs:
+        runs.execute("update runs set git_commit = ?", (commit,))
+    for path in (place / "runs").glob("*/env.json"):
+        environment = json.loads(path.read_text())
+        environment.pop("code", None)
+        path.write_text(json.dumps(environment | ({"code": code} if code else {})))
+
+
+def test_new_expectations_of_runs_that_other_code_made(place):  # noqa: F811
+    path = write_recipe(place, router="loss_free", steps=20, name="even")
+    head = 'paper = 84\ntitle = "x"\nclaim = "y"\nseeds = [1, 2]\nbaseline_name = "aux"\n'
+    other = '\n[baseline.model.moe.router]\nname = "top_k"\nk = 2\n'
+
+    def expect(measure, relation="at_most", value=99.0):
+        return f'\n[[expect]]\nmeasure = "{measure}"\nrelation = "{relation}"\nvalue = {value}\n'
+
+    once = head + path.read_text() + other + expect("valid_bpb")
+    path.write_text(once)
+    stored = place / "store" / "even.json"
+
+    def judged(*more):
+        done = cli("evidence", path, "--threads", 1, "--store", "store", *more, cwd=place)
+        assert done.returncode in (0, 1), done.stderr
+        result = json.loads(stored.read_text())
+        return result, len(cli("runs", "--ids", cwd=place, check=0).stdout.split())
+
+    first, n = judged()
+    assert n == 4 and first["commit"]
+    as_other_code(place, "a" * 40, "c" * 40)
+    # An expectation more, one of them of both sides together, and nothing is trained again.
+    path.write_text(once + expect("steps_to_baseline_loss", value=0.9) + expect("flops_per_token", "below_baseline", 0))
+    result, n = judged("--any-code")
+    assert n == 4 and (result["commit"], result["code"]) == ("a" * 40, "c" * 40)
+    assert result["recipe_hash"] != first["recipe_hash"]
+    assert [e["measure"] for e in result["expectations"]] == ["valid_bpb", "steps_to_baseline_loss", "flops_per_token"]
+    assert result["expectations"][0] == first["expectations"][0]
+    assert "aaaaaaaaa" in (place / "store" / "README.md").read_text()
+
+    # Steps: where ours, drawn as lines between its evaluations, meets the baseline's last loss.
+    def curve(seed, is_ours):
+        name = f"even-s{seed}-*" if is_ours else f"even-aux-s{seed}-*"
+        rows = [json.loads(line) for line in (next((place / "runs").glob(name)) / "metrics.jsonl").read_text().splitlines()]
+        return [(r["step"], r["bpb"]) for r in rows if r["kind"] == "valid"]
+
+    for seed, said in zip((1, 2), result["expectations"][1]["ours"], strict=True):
+        ours, (steps, wanted) = curve(seed, True), curve(seed, False)[-1]
+        got = ours[-1][0]
+        for i, (step, bpb) in enumerate(ours):
+            if bpb <= wanted:
+                before = ours[i - 1] if i else (step, bpb)
+                got = step if i == 0 else before[0] + (step - before[0]) * (before[1] - wanted) / (before[1] - bpb)
+                break
+        assert abs(said - got / steps) < 1e-9
+
+    # Runs of two commits: both are named. Without the flag, this code trains its own.
+    with sqlite3.connect(place / "runs" / "runs.sqlite") as runs:
+        runs.execute("update runs set git_commit = ? where seed = 2", ("b" * 40,))
+    result, n = judged("--any-code", "--again")
+    assert n == 4 and result["commit"] == "a" * 40 + ", " + "b" * 40
+    result, n = judged()
+    assert n == 8 and result["commit"] == first["commit"]
+    # Where there are both, those of this code count.
+    result, n = judged("--any-code", "--again")
+    assert n == 8 and result["commit"] == first["commit"]
+
+
+@pytest.mark.parametrize("relation, value, baseline", [("below_baseline", 0.5, True), ("at_most", 1.0, True), ("at_most", 0.5, False)])
+def test_steps_to_a_loss_have_one_honest_relation(place, relation, value, baseline):  # noqa: F811
+    path = write_recipe(place, "top_k")
+    path.write_text(path.read_text() + ('\n[baseline.model.moe.router]\nname = "hash"\n' if baseline else "")
+                    + f'\n[[expect]]\nmeasure = "steps_to_baseline_loss"\nrelation = "{relation}"\nvalue = {value}\n')
+    done = cli("evidence", path, "--threads", 1, cwd=place, check=2)
+    assert "steps_to_baseline_loss" in done.stderr and ("at_most" in done.stderr or "[baseline]" in done.stderr)
+
+
+def test_a_room_with_its_verdicts(place):  # noqa: F811
+    folder = place / "recipes" / "route"
+    folder.mkdir(parents=True)
+    path = write_recipe(folder, router="top_k", steps=2, name="twice")
+    head = 'paper = 65\ntitle = "x"\nclaim = "y"\n'
+    path.write_text(head + path.read_text().replace(str(folder / "text.txt"), str(place / "text.txt"))
+                    + '\n[[expect]]\nmeasure = "max_violation"\nrelation = "at_most"\nvalue = 99\n'
+                    + '\n[[expect]]\nmeasure = "max_violation"\nrelation = "equals"\nvalue = 98\n'
+                    + '\n[[expect]]\nmeasure = "valid_bpb"\nrelation = "at_most"\nvalue = 99\n')
+    cli("evidence", path, "--threads", 1, "--store", "store", cwd=place, check=1)
+    row = json.loads(cli("list", "--room", "route", "--store", "store", "--json", cwd=place, check=0).stdout)[0]
+    assert [(v["measure"], v["relation"], v["verdict"]) for v in row["verdicts"]] == [
+        ("max_violation", "at_most", "held"), ("max_violation", "equals", "failed"), ("valid_bpb", "at_most", "held")]
+    assert row["status"] == "measured" and row["commit"]
+    stored = place / "store" / "twice.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"commit": "a" * 40 + ", " + "b" * 40, "code": "c" * 40}))
+    said = " ".join(cli("list", "--room", "route", "--store", "store", cwd=place, check=0).stdout.split())
+    assert "max_violation at_most: held; max_violation equals: failed; valid_bpb: held" in said
+    assert "code: aaaaaaaaa, bbbbbbbbb" in said or "by aaaaaaaaa, bbbbbbbbb" in said

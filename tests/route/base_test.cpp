@@ -150,6 +150,31 @@ TEST_CASE_FIXTURE(OneThread, "balanced_assignment against the Hungarian method, 
       }
 }
 
+// Whole numbers: assignments that are not the best are worse by one at least, so within epsilon * N < 1 there is only
+// the best. Few different numbers, so that many assignments tie.
+TEST_CASE_FIXTURE(OneThread, "with whole numbers and epsilon below 1 / N the assignment is the best one, exactly") {
+  for (const auto& [N, E] : std::vector<std::pair<int64_t, int64_t>>{{12, 3}, {48, 4}, {60, 12}, {64, 64}, {96, 8}})
+    for (const double width : {2.0, 9.0})
+      for (const uint64_t seed : {1, 2, 3}) {
+        CAPTURE(N);
+        CAPTURE(E);
+        CAPTURE(width);
+        CAPTURE(seed);
+        auto logit_NE = numbers(Random(seed).at("whole"), {N, E}, -width, width, at::kDouble).round();
+        logit_NE.select(1, 0).add_(width);
+        const auto expert = assigned(*made(0.9 / static_cast<double>(N), E), logit_NE);
+        for (const auto load : loads(expert, E)) CHECK(load == N / E);
+        CHECK(value_of(logit_NE, expert) == exact_value(logit_NE));
+      }
+  for (const int64_t N : {5, 7, 8}) {  // E does not divide N
+    CAPTURE(N);
+    const auto logit_NE = numbers(Random(4).at(static_cast<uint64_t>(N)), {N, 3}, -4, 4, at::kDouble).round();
+    const auto expert = assigned(*made(0.9 / static_cast<double>(N), 3), logit_NE);
+    CHECK(is_even(loads(expert, 3)));
+    CHECK(value_of(logit_NE, expert) == searched(logit_NE));
+  }
+}
+
 TEST_CASE_FIXTURE(OneThread, "equal scores, scores that never differ between experts, and more experts than tokens") {
   for (const int64_t N : {1, 3, 7, 8, 400}) {
     CAPTURE(N);

@@ -2,6 +2,7 @@
 // router needs no text.
 //
 // N tokens, D model width, V vocabulary, E experts.
+#include "collegium/kernels/flops.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/routing.h"
 
@@ -112,6 +113,45 @@ TEST_CASE("tokens of a rare id always go to its experts, frequent ones go where 
       CHECK(difference(r.scores.score_NE.index_select(0, frequent), s.scores.score_NE.index_select(0, frequent)) <
             1e-12);
     }
+}
+
+TEST_CASE("tokens with one open expert do not pass through the scorer below, where that judges each token alone") {
+  const int64_t repeats = 10, N = kVocabulary * repeats;
+  const auto x_ND = numbers(Random(3), {N, kWidth}, -3, 3, at::kDouble);
+  const auto context = all_ids(repeats);
+  // Rows that the scorer's product was made of.
+  const auto scored = [&](const Table& scorer, const Corpus& corpus = text()) {
+    const auto router = masked(table({{"scorer", scorer}}), corpus, 1, "stages");
+    const kernels::FlopCounter counter;
+    router->route(x_ND, context);
+    return counter.flops() / (2 * kWidth * kExperts);
+  };
+  const auto mask = [](std::initializer_list<std::pair<std::string, Value>> more) {
+    auto out = table({{"name", "frequency_mask"}});
+    for (const auto& [key, value] : more) out.set(key, value);
+    return out;
+  };
+  CHECK(scored(mask({})) == 2 * repeats);  // ids 3 and 6
+  CHECK(scored(mask({}), {}) == N);
+  CHECK(scored(mask({{"frequent_share", 0.0}})) == 0);
+  CHECK(scored(mask({{"visible", 2}})) == N);
+  // A sigmoid score is that of the one open expert, and noise is drawn by a token's place.
+  CHECK(scored(mask({{"of", table({{"name", "linear"}, {"activation", "sigmoid"}})}})) == N);
+  CHECK(scored(mask({{"of", table({{"name", "linear"}, {"jitter", 0.1}})}})) == N);
+
+  // What the others get does not change, and the one expert's score is what the softmax over it is.
+  const auto router = masked(table({{"visible", 1}, {"k", 2}}), text());
+  const auto s = router->route(x_ND, context).scores;
+  const auto weight_ED = *parameters_of(*router)[0].tensor;
+  const auto open_NE = s.open_NE;
+  const auto expected_NE = at::linear(x_ND, weight_ED)
+                               .masked_fill(open_NE.logical_not(), -std::numeric_limits<double>::infinity())
+                               .softmax(-1);
+  CHECK(difference(s.score_NE, expected_NE) < 1e-12);
+  const auto only_N = open_NE.sum(1).eq(1);
+  CHECK(s.score_NE.index({only_N}).max().item<double>() == 1);
+  CHECK(s.logit_NE.index({only_N}).masked_select(open_NE.index({only_N})).eq(0).all().item<bool>());
+  CHECK(s.logit_NE.masked_select(open_NE.logical_not()).eq(kClosedLogit).all().item<bool>());
 }
 
 TEST_CASE("masked scores are a softmax over the open logits; closed ones are zero, and lowest") {

@@ -84,6 +84,26 @@ TEST_CASE("the hypernetwork gets no gradient and does not change; the embedding 
   CHECK(difference(weight, first_weight) > 1e-3);
 }
 
+TEST_CASE("a frozen router starts as the trained one and has nothing to train") {
+  const auto frozen = hyper({{"frozen", true}});
+  const auto x_ND = numbers(Random(1), {4, kWidth}, -1, 1, at::kDouble);
+  const auto out = frozen->score(x_ND, context_of(4));
+  CHECK(same_bits(out.logit_NE, hyper()->score(x_ND, context_of(4)).logit_NE.detach()));
+  CHECK_FALSE(out.score_NE.requires_grad());
+  const auto all = parameters_of(*frozen);
+  CHECK(all.size() == 3);
+  for (const auto& p : all) CHECK_FALSE(p.trained());
+
+  // It is in the checkpoint all the same, under the name that the trained one has.
+  const auto other = make_router({.name = "hyper", .fields = table({{"frozen", true}})}, kWidth, kExperts, 9);
+  const auto saved = save(*make_router({.name = "hyper"}, kWidth, kExperts, 3));
+  CHECK(load(*other, saved) == saved.size());
+  CHECK(same_bits(other->route(x_ND.to(at::kFloat), context_of(4)).scores.logit_NE,
+                  make_router({.name = "hyper"}, kWidth, kExperts, 3)
+                      ->route(x_ND.to(at::kFloat), context_of(4))
+                      .scores.logit_NE.detach()));
+}
+
 TEST_CASE("derivatives of generated scores by the token and the embedding") {
   const auto scorer = hyper();
   auto x_ND = numbers(Random(1), {3, kWidth}, -1, 1, at::kDouble).requires_grad_(true);

@@ -255,6 +255,7 @@ class PlainProbe final : public route::ExpertProbe {
     return {first_N1 * (1 - 0.7 * tilt_E) + last_N1 * (0.4 * tilt_E - 0.5),
             0.3 + x_ND.square().mean({1}, true) + 0 * tilt_E};
   }
+  bool predicts_units() const override { return true; }
 };
 
 inline route::ExpertProbe* plain_probe() {

@@ -68,6 +68,7 @@ class ChainLayer final : public MoeLayer, public Makes<ChainLayer, MoeLayer> {
     for (int64_t t = 0; t < (config.own_routers ? config.steps : 1); ++t)
       routers_.push_back(
           make_router(config.router, config.n_experts, in, t == 0 ? random : random.at(static_cast<uint64_t>(t))));
+    require_answers(*routers_.front(), config.router, *experts_, config.expert);
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {

@@ -58,6 +58,7 @@ class LatentLayer final : public MoeLayer, public Makes<LatentLayer, MoeLayer> {
     };
     probe_.down_LD = normal("down", L, D), probe_.up_DL = normal("up", D, L);
     probe_.experts = experts_.get();
+    require_answers(*router_, config.router, probe_, config.expert);
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {

@@ -9,17 +9,19 @@ class HyperRouter final : public Preset<HyperRouter> {
   struct Config {
     int64_t k = 2;
     int64_t hidden = 256;
+    bool frozen = false;
     double balance_loss = 0.01;
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token", .unit = "experts", .min = 1});
       field("hidden", hidden, {.help = "hidden width of the hypernetwork", .min = 1});
+      field("frozen", frozen, {.help = "the embedding is not trained, so the router never is"});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
     }
   };
 
   static Composition compose(const Config& c, const StageInputs&) {
     Composition out;
-    out.scorer = {.name = "hyper", .fields = table({{"hidden", c.hidden}})};
+    out.scorer = {.name = "hyper", .fields = table({{"hidden", c.hidden}, {"frozen", c.frozen}})};
     out.selector = {.name = "top_k", .fields = table({{"k", c.k}})};
     out.gate = {.name = "normalised"};
     out.add_loss("balance_loss", c.balance_loss);

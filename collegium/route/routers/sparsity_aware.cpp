@@ -37,6 +37,6 @@ extern constinit const Entry<Router> router_sparsity_aware = entry<SparsityAware
      .summary = "tokens go to the experts whose hidden units should be the sparsest",
      .equation = "p = softmax(-erf(z) / τ),  z_e = ⟨μ_e, x⟩ / √(2 ⟨σ_e², x²⟩),  μ_e, σ_e²: weights into e's units\n"
                  "y = Σ_{e ∈ T} p_e / Σ_T p · FFN_e(x),  T = top-k(p);  L = α balance_loss",
-     .claims = {.needs = {.experts = true}}});
+     .claims = {.needs = {.experts = true, .unit_predictions = true}}});
 
 }  // namespace collegium::route

@@ -58,6 +58,7 @@ class CosineScorer final : public Scorer, public Makes<CosineScorer, Scorer> {
     return out;
   }
   ScoreKind kind() const override { return config_.activation; }
+  bool is_per_token() const override { return true; }
   double flops_per_token() const override {
     return 2.0 * static_cast<double>(project_PD_.numel() + weight_EP_.numel());
   }

@@ -6,6 +6,9 @@
 // which a hash of layer and id chooses. The mask is a buffer, so a checkpoint restores it and the text is not counted
 // again. Without a known vocabulary nothing is rare.
 //
+// A token with one open expert has nothing to choose: where the scorer below is one of softmax scores that judges each
+// token alone, such tokens do not pass through it; their logit is 0. A plan counts them all the same.
+//
 // A closed expert's score is 0 and its logit the lowest; `open_NE` tells selectors, which never ask for it. Softmax
 // scores are divided by their sum over the open experts, as a softmax over the open logits would be.
 //
@@ -50,23 +53,19 @@ class FrequencyMaskScorer final : public WrappedScorer, public Makes<FrequencyMa
   }
 
   Scores score(const Tensor& x_ND, const Context& context) override {
-    auto out = inner_->score(x_ND, context);
     const auto V = open_VE_.size(0);
-    if (V == 0) return out;
+    if (V == 0) return inner_->score(x_ND, context);
     const auto& id_N = context.token_id_N;
     const auto known = id_N.numel() == 0 || (id_N.min().item<int64_t>() >= 0 && id_N.max().item<int64_t>() < V);
     require(known, "frequency_mask: a token id is outside the vocabulary of ", V);
-    out.open_NE = open_VE_.index_select(0, id_N).to(at::kBool);
-    const auto closed_NE = out.open_NE.logical_not();
-    out.score_NE = out.score_NE.masked_fill(closed_NE, 0);
-    if (inner_->kind() == ScoreKind::softmax) {
-      // Where the open scores vanish beside a closed one, the open experts share evenly.
-      const auto sum_N1 = out.score_NE.sum(-1, true);
-      const auto has_N1 = sum_N1.gt(0);
-      const auto even_NE = out.open_NE.to(out.score_NE) / out.open_NE.sum(-1, true);
-      out.score_NE = at::where(has_N1, out.score_NE / at::where(has_N1, sum_N1, at::ones_like(sum_N1)), even_NE);
-    }
-    if (out.logit_NE.defined()) out.logit_NE = out.logit_NE.masked_fill(closed_NE, kClosedLogit);
+    const auto open_NE = open_VE_.index_select(0, id_N).to(at::kBool);
+    if (!leaves_out()) return masked(inner_->score(x_ND, context), open_NE);
+    const auto several_M = open_NE.sum(1).gt(1).nonzero().flatten();
+    auto out = masked(inner_->score(x_ND.index_select(0, several_M), context), open_NE.index_select(0, several_M));
+    const auto only_NE = open_NE.to(out.score_NE);
+    out.score_NE = only_NE.index_copy(0, several_M, out.score_NE);
+    if (out.logit_NE.defined()) out.logit_NE = ((1 - only_NE) * kClosedLogit).index_copy(0, several_M, out.logit_NE);
+    out.open_NE = open_NE;
     return out;
   }
   Needs needs() const override {
@@ -85,6 +84,24 @@ class FrequencyMaskScorer final : public WrappedScorer, public Makes<FrequencyMa
   }
 
  private:
+  // The one open expert of a token has the softmax score 1, whatever the router would say.
+  bool leaves_out() const { return inner_->kind() == ScoreKind::softmax && inner_->is_per_token(); }
+
+  Scores masked(Scores out, const Tensor& open_NE) const {
+    out.open_NE = open_NE;
+    const auto closed_NE = open_NE.logical_not();
+    out.score_NE = out.score_NE.masked_fill(closed_NE, 0);
+    if (inner_->kind() == ScoreKind::softmax) {
+      // Where the open scores vanish beside a closed one, the open experts share evenly.
+      const auto sum_N1 = out.score_NE.sum(-1, true);
+      const auto has_N1 = sum_N1.gt(0);
+      const auto even_NE = out.open_NE.to(out.score_NE) / out.open_NE.sum(-1, true);
+      out.score_NE = at::where(has_N1, out.score_NE / at::where(has_N1, sum_N1, at::ones_like(sum_N1)), even_NE);
+    }
+    if (out.logit_NE.defined()) out.logit_NE = out.logit_NE.masked_fill(closed_NE, kClosedLogit);
+    return out;
+  }
+
   static void close_rare(Tensor& open_VE, const Config& config, const StageInputs& in) {
     const auto V = in.corpus.vocabulary, E = in.n_experts, n_working = in.n_experts - in.n_null;
     const auto& count_V = in.corpus.count_V;

@@ -23,11 +23,13 @@ class HyperScorer final : public Scorer, public Makes<HyperScorer, Scorer> {
     ScoreKind activation = ScoreKind::softmax;
     int64_t hidden = 256;
     double init_scale = 0.1;
+    bool frozen = false;
     void visit(Fields& field) {
       field("activation", activation, {.help = "score function over the experts"});
       field("hidden", hidden, {.help = "hidden width of the hypernetwork", .min = 1});
       field("init_scale", init_scale,
             {.help = "generated weights start with standard deviation sqrt(init_scale / d_model)", .min = 0});
+      field("frozen", frozen, {.help = "the embedding stays as it was drawn: a router that is never trained"});
     }
   };
 
@@ -35,7 +37,7 @@ class HyperScorer final : public Scorer, public Makes<HyperScorer, Scorer> {
       : activation_(config.activation), n_experts_(in.n_experts), d_model_(in.d_model) {
     require(config.activation != ScoreKind::none, "hyper: activation must be softmax, sigmoid or relu");
     const auto D = static_cast<double>(in.d_model), H = static_cast<double>(config.hidden);
-    embedding_D_ = in.random.at("embedding").normal({in.d_model}, 1, in.options).requires_grad_(true);
+    embedding_D_ = in.random.at("embedding").normal({in.d_model}, 1, in.options).requires_grad_(!config.frozen);
     // He's initialisation keeps the mean square of the hidden activations at 1.
     first_HD_ = in.random.at("first").normal({config.hidden, in.d_model}, std::sqrt(2 / D), in.options);
     second_XH_ = in.random.at("second").normal({in.n_experts * in.d_model, config.hidden},
@@ -54,10 +56,14 @@ class HyperScorer final : public Scorer, public Makes<HyperScorer, Scorer> {
   }
   ScoreKind kind() const override { return activation_; }
   bool has_prototypes() const override { return true; }
+  bool is_per_token() const override { return true; }
   // The weight is generated once a pass; per token only its product counts.
   double flops_per_token() const override { return 2.0 * static_cast<double>(n_experts_ * d_model_); }
   void collect(ParameterList& list) override {
-    list.parameter("embedding", embedding_D_, ParameterKind::vector);
+    if (embedding_D_.requires_grad())
+      list.parameter("embedding", embedding_D_, ParameterKind::vector);
+    else
+      list.buffer("embedding", embedding_D_);
     list.buffer("first", first_HD_);
     list.buffer("second", second_XH_);
   }

@@ -44,7 +44,7 @@ class SparsityScorer final : public Scorer, public Makes<SparsityScorer, Scorer>
     return out;
   }
   ScoreKind kind() const override { return ScoreKind::softmax; }
-  Needs needs() const override { return {.context = {.experts = true}}; }
+  Needs needs() const override { return {.context = {.experts = true, .unit_predictions = true}}; }
   // Two products with E statistics; making those costs one pass over the experts' weights a batch, whatever its size.
   double flops_per_token() const override { return 4.0 * static_cast<double>(n_experts_ * d_model_); }
 

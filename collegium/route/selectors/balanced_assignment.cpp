@@ -19,6 +19,7 @@
 
 #include "collegium/kernels/top_k.h"
 #include "collegium/route/stages.h"
+#include "collegium/route/turning.h"
 
 namespace collegium::route {
 namespace {
@@ -131,7 +132,7 @@ class BalancedAssignmentSelector final : public Selector, public Makes<BalancedA
     const auto value_NE = context.mask_N.defined() ? all_ME.index_select(0, token_N) : all_ME;
     const auto N = value_NE.size(0), E = value_NE.size(1);
     const auto rank_N = at::zeros({N}, ints);
-    if (context.phase == Phase::evaluate || !config_.balance_training || N == 0) {
+    if (!is_balanced(context) || N == 0) {
       const auto best = kernels::top_k(value_NE, 1);
       const auto score_N = best.score_NK.flatten();
       return {token_N, best.expert_NK.flatten(), rank_N, score_N, score_N - best.runner_up_N};
@@ -154,6 +155,15 @@ class BalancedAssignmentSelector final : public Selector, public Makes<BalancedA
     return {token_N, expert_N, rank_N, value_NE.gather(1, expert_N.unsqueeze(1)).flatten(),
             at::tensor(margin, at::kDouble).to(value_NE)};
   }
+  Reasons reasons(const Scores& scores, const Tensor&, const Context& context) override {
+    if (is_balanced(context)) return {.rule = "the whole batch is assigned together, in equal loads"};
+    const bool has_logits = scores.logit_NE.defined();
+    const auto compared_NE = (has_logits ? scores.logit_NE : scores.score_NE).detach();
+    return {.compared_NE = compared_NE,
+            .turns_at_NE = kth_of_others(compared_NE, 1),
+            .compares = has_logits ? "logit" : "score",
+            .rule = "each token takes its best expert"};
+  }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override {
     auto out = kBalancedClaims;
@@ -163,6 +173,10 @@ class BalancedAssignmentSelector final : public Selector, public Makes<BalancedA
   double choices_per_token() const override { return 1; }
 
  private:
+  bool is_balanced(const Context& context) const {
+    return context.phase != Phase::evaluate && config_.balance_training;
+  }
+
   Config config_;
 };
 

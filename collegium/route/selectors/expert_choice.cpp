@@ -5,9 +5,11 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <limits>
 
 #include "collegium/kernels/top_k.h"
 #include "collegium/route/stages.h"
+#include "collegium/route/turning.h"
 
 namespace collegium::route {
 namespace {
@@ -45,8 +47,7 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
       const auto none = at::empty({0}, ints), no_score = at::empty({0}, compared_NE.options());
       return {none, none, none, no_score, no_score};
     }
-    const auto wanted = std::ceil(factor_ * static_cast<double>(M) / static_cast<double>(E) - 1e-9);
-    const auto C = std::min(M, static_cast<int64_t>(wanted));
+    const auto C = tokens_of_each(M, E);
     // Rows are experts here, so the lower "expert id" of the tie rule is the earlier token.
     const auto chosen = kernels::top_k(compared_NE.index_select(0, real_M).t().contiguous(), C);
     const auto token_EC = real_M.index_select(0, chosen.expert_NK.reshape({-1}));
@@ -56,12 +57,28 @@ class ExpertChoiceSelector final : public Selector, public Makes<ExpertChoiceSel
     const auto margin_EC = (chosen.score_NK - chosen.runner_up_N.unsqueeze(1)).reshape({-1});
     return {token_EC, expert_EC, rank_EC, score_EC, margin_EC};
   }
+  Reasons reasons(const Scores& scores, const Tensor&, const Context& context) override {
+    constexpr auto infinity = std::numeric_limits<double>::infinity();
+    Reasons out{.compared_NE = scores.score_NE.detach()};
+    const auto E = out.compared_NE.size(1), M = n_real(context, out.compared_NE.size(0));
+    const auto masked_N1 = real_tokens(context, out.compared_NE.size(0), out.compared_NE.options()).eq(0).unsqueeze(1);
+    const auto C = tokens_of_each(M, E);
+    out.turns_at_NE =
+        kth_of_others(out.compared_NE.masked_fill(masked_N1, -infinity).t(), C).t().masked_fill(masked_N1, infinity);
+    out.rule = text("experts choose: each takes its ", best_of(C, "token"), " of ", M);
+    return out;
+  }
   // Not ReLU: its zeros tie, and an expert would take tokens it does not want in the order of their position.
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}}; }
   Claims claims() const override { return kExpertChoiceClaims; }
   double choices_per_token() const override { return factor_; }
 
  private:
+  int64_t tokens_of_each(int64_t M, int64_t E) const {
+    const auto wanted = std::ceil(factor_ * static_cast<double>(M) / static_cast<double>(E) - 1e-9);
+    return std::min(M, static_cast<int64_t>(wanted));
+  }
+
   double factor_;
 };
 

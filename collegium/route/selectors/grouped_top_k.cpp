@@ -6,14 +6,89 @@
 // 0, so that a negative score plus bias inside a chosen group still wins.
 #include "collegium/kernels/grouped_top_k.h"
 
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <numeric>
+
 #include "collegium/route/gather.h"
 #include "collegium/route/stages.h"
+#include "collegium/route/turning.h"
 
 namespace collegium::route {
 namespace {
 
 constexpr Selector::Claims kGroupedTopKClaims = {
     .chooser = Chooser::token, .reads_bias = true, .chooses_any_set = false};
+
+// One token's scores by groups, plainly: for Reasons.
+class Groups {
+ public:
+  Groups(const double* score_E, const kernels::GroupRule& rule, int64_t size)
+      : score_E_(score_E),
+        rule_(rule),
+        size_(size),
+        counted_(rule.group_score == kernels::GroupScore::max   ? 1
+                 : rule.group_score == kernels::GroupScore::sum ? size
+                                                                : std::min<int64_t>(2, size)) {
+    for (int64_t g = 0; g < rule.groups; ++g) order_G_.push_back(g), worth_G_.push_back(worth(sorted({g})));
+    std::stable_sort(order_G_.begin(), order_G_.end(), [&](auto a, auto b) { return worth_of(a) > worth_of(b); });
+  }
+
+  bool is_taken(int64_t g) const {
+    const auto end = order_G_.begin() + rule_.top_groups;
+    return std::find(order_G_.begin(), end, g) != end;
+  }
+  // Above this the expert's score makes its group one of those taken.
+  double group_bar(int64_t e) const {
+    const auto others = other_groups(e / size_);
+    if (static_cast<int64_t>(others.size()) < rule_.top_groups) return -kNever;
+    const auto rival = worth_of(others[static_cast<size_t>(rule_.top_groups - 1)]);
+    const auto rest = sorted({e / size_}, e);
+    if (static_cast<int64_t>(rest.size()) >= counted_ && worth(rest) >= rival) return -kNever;  // taken without it
+    return rival - std::accumulate(rest.begin(), rest.begin() + counted_ - 1, 0.0);
+  }
+  // Above this the score is one of the best k inside, where its group is taken.
+  double inner_bar(int64_t e) const {
+    std::vector<int64_t> open = {e / size_};
+    if (rule_.within == kernels::WithinGroups::together) {
+      const auto others = other_groups(e / size_);
+      open.insert(open.end(), others.begin(), others.begin() + rule_.top_groups - 1);
+    }
+    const auto rest = sorted(open, e);
+    return static_cast<int64_t>(rest.size()) < rule_.k ? -kNever : rest[static_cast<size_t>(rule_.k - 1)];
+  }
+
+ private:
+  static constexpr double kNever = std::numeric_limits<double>::infinity();
+
+  // Scores of some groups but that of `without`, best first.
+  std::vector<double> sorted(const std::vector<int64_t>& groups, int64_t without = -1) const {
+    std::vector<double> out;
+    for (const auto g : groups)
+      for (auto e = g * size_; e < (g + 1) * size_; ++e)
+        if (e != without) out.push_back(score_E_[e]);
+    std::sort(out.begin(), out.end(), std::greater<>());
+    return out;
+  }
+  double worth(const std::vector<double>& best) const {
+    return std::accumulate(best.begin(), best.begin() + counted_, 0.0);
+  }
+  double worth_of(int64_t g) const { return worth_G_[static_cast<size_t>(g)]; }
+  std::vector<int64_t> other_groups(int64_t g) const {
+    auto out = order_G_;
+    std::erase(out, g);
+    return out;
+  }
+
+  const double* score_E_;
+  const kernels::GroupRule& rule_;
+  int64_t size_, counted_;
+  std::vector<int64_t> order_G_;  // best first
+  std::vector<double> worth_G_;
+};
 
 class GroupedTopKSelector final : public Selector, public Makes<GroupedTopKSelector, Selector> {
  public:
@@ -48,6 +123,29 @@ class GroupedTopKSelector final : public Selector, public Makes<GroupedTopKSelec
   Assignments select(const Scores& scores, const Tensor& bias_E, const Context& context) override {
     const auto chosen = kernels::grouped_top_k(scores.score_NE, rule_, bias_E);
     return token_choices(chosen.expert_NK, chosen.score_NK, chosen.margin_NK, context.mask_N);
+  }
+  // An expert is chosen when its group is, and when it is good enough inside: the higher of two bars.
+  Reasons reasons(const Scores& scores, const Tensor& bias_E, const Context&) override {
+    Reasons out{.compared_NE = scores.score_NE.detach()};
+    if (bias_E.defined()) out.compared_NE = out.compared_NE + bias_E.detach().to(out.compared_NE);
+    const auto exact_NE = out.compared_NE.to(at::kCPU, at::kDouble).contiguous();
+    const auto N = exact_NE.size(0), E = exact_NE.size(1), S = E / rule_.groups;
+    auto turns_NE = at::empty_like(exact_NE), taken_NE = at::empty_like(exact_NE, at::kBool);
+    auto* turns = turns_NE.mutable_data_ptr<double>();
+    auto* taken = taken_NE.mutable_data_ptr<bool>();
+    for (int64_t n = 0; n < N; ++n) {
+      const Groups groups(exact_NE.const_data_ptr<double>() + n * E, rule_, S);
+      for (int64_t e = 0; e < E; ++e) {
+        turns[n * E + e] = std::max(groups.group_bar(e), groups.inner_bar(e));
+        taken[n * E + e] = groups.is_taken(e / S);
+      }
+    }
+    out.turns_at_NE = turns_NE.to(out.compared_NE);
+    out.group_taken_NE = taken_NE.to(out.compared_NE.device());
+    for (int64_t e = 0; e < E; ++e) out.group_E.push_back(e / S);
+    out.rule = text("each token takes its ", best_of(rule_.top_groups, "group"), " of ", rule_.groups, ", then its ",
+                    best_of(rule_.k, "expert"), is_each() ? " in each" : " in there");
+    return out;
   }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override {

@@ -54,6 +54,9 @@ class HashSelector final : public Selector, public Makes<HashSelector, Selector>
     return {ints(token), ints(expert), ints(rank), at::ones({count}, floats),
             at::full({count}, std::numeric_limits<double>::infinity(), floats)};
   }
+  Reasons reasons(const Scores&, const Tensor&, const Context&) override {
+    return {.rule = "a hash of the token's id decides, nothing of the token else"};
+  }
   Needs needs() const override { return {.context = {.token_ids = true}}; }
   Claims claims() const override { return kHashClaims; }
   double choices_per_token() const override { return static_cast<double>(config_.k); }

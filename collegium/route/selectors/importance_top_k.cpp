@@ -25,6 +25,7 @@
 #include "collegium/kernels/top_k.h"
 #include "collegium/route/gather.h"
 #include "collegium/route/stages.h"
+#include "collegium/route/turning.h"
 
 namespace collegium::route {
 namespace {
@@ -105,6 +106,14 @@ class ImportanceTopKSelector final : public Selector, public Makes<ImportanceTop
     const auto runner_up_N1 = next_NM.gather(1, k_N.unsqueeze(1));
     return token_choices(chosen.expert_NK, chosen.score_NK, chosen.score_NK - runner_up_N1, Tensor(),
                          rank_M.unsqueeze(0).lt(k_N.unsqueeze(1)));
+  }
+  Reasons reasons(const Scores& scores, const Tensor& bias_E, const Context& context) override {
+    Reasons out{.compared_NE = scores.score_NE.detach(),
+                .rule = text("attention says how many experts a token takes, ", config_.min_k, " to ", config_.max_k,
+                             ": its best ones")};
+    if (bias_E.defined()) out.compared_NE = out.compared_NE + bias_E.detach().to(out.compared_NE);
+    out.turns_at_NE = kth_of_others(out.compared_NE, numbers_of_experts(context, out.compared_NE.size(0)).unsqueeze(1));
+    return out;
   }
   Needs needs() const override {
     return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}, .context = {.attention = true}};

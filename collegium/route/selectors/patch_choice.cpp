@@ -9,6 +9,7 @@
 
 #include "collegium/kernels/top_k.h"
 #include "collegium/route/stages.h"
+#include "collegium/route/turning.h"
 
 namespace collegium::route {
 namespace {
@@ -43,19 +44,10 @@ class PatchChoiceSelector final : public Selector, public Makes<PatchChoiceSelec
       const auto none = at::empty({0}, ints), no_score = at::empty({0}, compared_NE.options());
       return {none, none, none, no_score, no_score};
     }
-    const auto sequence_M =
-        context.sequence_N.defined() ? context.sequence_N.index_select(0, real_M) : at::zeros({M}, ints);
-    // Sequences are rows of T places; those that a short one leaves empty score -inf.
-    const auto B = context.sequence_N.defined() ? context.n_sequences : 1;
-    const auto length_B = at::zeros({B}, ints).index_add(0, sequence_M, at::ones({M}, ints));
-    const auto T = length_B.max().item<int64_t>(), K = std::min(l_, T);
-    const auto start_B = length_B.cumsum(0) - length_B;
-    const auto place_M = sequence_M * T + at::arange(M, ints) - start_B.index_select(0, sequence_M);
+    const auto [B, T, place_M] = places(real_M, context);
+    const auto K = std::min(l_, T);
     const auto token_X = at::full({B * T}, -1, ints).index_put({place_M}, real_M);
-    const auto score_XE = at::full({B * T, E}, -std::numeric_limits<double>::infinity(), compared_NE.options())
-                              .index_put({place_M}, compared_NE.index_select(0, real_M));
-    const auto row_YT = score_XE.view({B, T, E}).transpose(1, 2).reshape({B * E, T});
-    const auto chosen = kernels::top_k(row_YT, K);
+    const auto chosen = kernels::top_k(rows(compared_NE, real_M, {B, T, place_M}), K);
     const auto row_Y1 = at::arange(B * E, ints).unsqueeze(1);
     const auto first_Y1 = row_Y1.floor_divide(E) * T;
     const auto token_A = token_X.index_select(0, (first_Y1 + chosen.expert_NK).flatten());
@@ -67,6 +59,23 @@ class PatchChoiceSelector final : public Selector, public Makes<PatchChoiceSelec
     const auto only = [&](const Tensor& t_A) { return t_A.index_select(0, kept); };
     return {only(token_A), only(expert_A), only(rank_A), only(score_A), only(margin_A)};
   }
+  Reasons reasons(const Scores& scores, const Tensor&, const Context& context) override {
+    const auto compared_NE = scores.score_NE.detach();
+    const auto N = compared_NE.size(0), E = compared_NE.size(1);
+    const auto ints = compared_NE.options().dtype(at::kLong);
+    const auto real_M = context.mask_N.defined() ? context.mask_N.nonzero().flatten() : at::arange(N, ints);
+    Reasons out{.compared_NE = compared_NE,
+                .rule = text("experts choose: each takes its ", best_of(l_, "token"), " of the sequence")};
+    out.turns_at_NE = at::full_like(compared_NE, std::numeric_limits<double>::infinity());
+    if (real_M.size(0) == 0) return out;
+    const auto where = places(real_M, context);
+    const auto turns_XE = kth_of_others(rows(compared_NE, real_M, where), l_)
+                              .view({where.B, E, where.T})
+                              .transpose(1, 2)
+                              .reshape({where.B * where.T, E});
+    out.turns_at_NE.index_copy_(0, real_M, turns_XE.index_select(0, where.place_M));
+    return out;
+  }
   // Not ReLU: its zeros tie, and an expert would take patches it does not want in the order of their position.
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid}}; }
   Claims claims() const override { return kPatchChoiceClaims; }
@@ -77,6 +86,31 @@ class PatchChoiceSelector final : public Selector, public Makes<PatchChoiceSelec
   }
 
  private:
+  // Sequences are rows of T places: where each real token sits.
+  struct Places {
+    int64_t B, T;
+    Tensor place_M;
+  };
+  static Places places(const Tensor& real_M, const Context& context) {
+    const auto M = real_M.size(0);
+    const auto sequence_M =
+        context.sequence_N.defined() ? context.sequence_N.index_select(0, real_M) : at::zeros_like(real_M);
+    const auto B = context.sequence_N.defined() ? context.n_sequences : 1;
+    const auto length_B = at::zeros({B}, real_M.options()).index_add(0, sequence_M, at::ones_like(real_M));
+    const auto T = length_B.max().item<int64_t>();
+    const auto start_B = length_B.cumsum(0) - length_B;
+    return {B, T, sequence_M * T + at::arange(M, real_M.options()) - start_B.index_select(0, sequence_M)};
+  }
+  // What each expert sees of each sequence; places that a short one leaves empty score -inf. [B E, T]
+  static Tensor rows(const Tensor& compared_NE, const Tensor& real_M, const Places& where) {
+    const auto E = compared_NE.size(1);
+    return at::full({where.B * where.T, E}, -std::numeric_limits<double>::infinity(), compared_NE.options())
+        .index_put({where.place_M}, compared_NE.index_select(0, real_M))
+        .view({where.B, where.T, E})
+        .transpose(1, 2)
+        .reshape({where.B * E, where.T});
+  }
+
   int64_t l_, n_experts_, length_;
 };
 

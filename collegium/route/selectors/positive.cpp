@@ -4,6 +4,8 @@
 // N tokens, E experts.
 #include <ATen/ATen.h>
 
+#include <limits>
+
 #include "collegium/route/stages.h"
 
 namespace collegium::route {
@@ -38,6 +40,18 @@ class PositiveSelector final : public Selector, public Makes<PositiveSelector, S
     const auto flat_A = token_A * score_NE.size(1) + expert_A;
     const auto score_A = score_NE.reshape({-1}).index_select(0, flat_A);
     return {token_A, expert_A, rank_NE.reshape({-1}).index_select(0, flat_A), score_A, score_A};
+  }
+  // What lies below zero shows in the logit only, where the score is made of it.
+  Reasons reasons(const Scores& scores, const Tensor&, const Context&) override {
+    const auto& logit_NE = scores.logit_NE;
+    const bool is_plain = logit_NE.defined() && at::equal(logit_NE.relu(), scores.score_NE);
+    Reasons out{.compared_NE = (is_plain ? logit_NE : scores.score_NE).detach(),
+                .compares = is_plain ? "logit" : "score",
+                .rule = "every expert above zero works for the token"};
+    out.turns_at_NE = at::zeros_like(out.compared_NE);
+    if (scores.open_NE.defined())
+      out.turns_at_NE.masked_fill_(scores.open_NE.logical_not(), std::numeric_limits<double>::infinity());
+    return out;
   }
   Needs needs() const override { return {.scores = {ScoreKind::relu}}; }
   Claims claims() const override { return kPositiveClaims; }

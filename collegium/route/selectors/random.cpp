@@ -54,6 +54,7 @@ class RandomSelector final : public Selector, public Makes<RandomSelector, Selec
     return {ints(token), ints(expert), ints(rank), at::ones({count}, floats),
             at::full({count}, std::numeric_limits<double>::infinity(), floats)};
   }
+  Reasons reasons(const Scores&, const Tensor&, const Context&) override { return {.rule = "chance decides"}; }
   Needs needs() const override { return {}; }
   Claims claims() const override { return kRandomClaims; }
   double choices_per_token() const override { return static_cast<double>(k_); }

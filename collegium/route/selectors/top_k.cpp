@@ -4,9 +4,12 @@
 // N tokens, E experts, K choices, A = real tokens * K.
 #include <ATen/ATen.h>
 
+#include <limits>
+
 #include "collegium/kernels/top_k.h"
 #include "collegium/route/gather.h"
 #include "collegium/route/stages.h"
+#include "collegium/route/turning.h"
 
 namespace collegium::route {
 namespace {
@@ -32,6 +35,20 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
     const auto asks_NK = scores.open_NE.defined() ? scores.open_NE.gather(1, chosen.expert_NK) : Tensor();
     return token_choices(chosen.expert_NK, chosen.score_NK, chosen.score_NK - chosen.runner_up_N.unsqueeze(1),
                          context.mask_N, asks_NK);
+  }
+  Reasons reasons(const Scores& scores, const Tensor& bias_E, const Context&) override {
+    constexpr auto infinity = std::numeric_limits<double>::infinity();
+    Reasons out{.compared_NE = scores.score_NE.detach(), .rule = text("each token takes its ", best_of(k_, "expert"))};
+    if (bias_E.defined()) out.compared_NE = out.compared_NE + bias_E.detach().to(out.compared_NE);
+    if (!scores.open_NE.defined()) {
+      out.turns_at_NE = kth_of_others(out.compared_NE, k_);
+    } else {
+      const auto closed_NE = scores.open_NE.logical_not();
+      out.turns_at_NE =
+          kth_of_others(out.compared_NE.masked_fill(closed_NE, -infinity), k_).masked_fill(closed_NE, infinity);
+      out.rule += " of those that are open to it";
+    }
+    return out;
   }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override { return kTopKClaims; }

@@ -67,6 +67,21 @@ class TopPSelector final : public Selector, public Makes<TopPSelector, Selector>
     };
     return {ints(token), ints(expert), ints(rank), floats(score), floats(margin)};
   }
+  Reasons reasons(const Scores& scores, const Tensor&, const Context&) override {
+    const auto order_NE = scores.score_NE.detach().argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true);
+    const auto sorted_NE = scores.score_NE.detach().gather(1, order_NE).to(at::kCPU, at::kDouble).contiguous();
+    auto turns_NE = at::empty_like(sorted_NE);
+    const auto* sorted = sorted_NE.const_data_ptr<double>();
+    auto* turns = turns_NE.mutable_data_ptr<double>();
+    const auto N = sorted_NE.size(0), E = sorted_NE.size(1);
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t i = 0; i < E; ++i) turns[n * E + i] = rival(sorted + n * E, i, E);
+    Reasons out{.compared_NE = scores.score_NE.detach()};
+    out.turns_at_NE = at::empty_like(out.compared_NE).scatter_(1, order_NE, turns_NE.to(out.compared_NE));
+    out.rule = text("each token takes its best experts until their scores sum to ", config_.p);
+    if (config_.max_k > 0) out.rule += text(", at most ", config_.max_k);
+    return out;
+  }
   Needs needs() const override { return {.scores = {ScoreKind::softmax}}; }
   Claims claims() const override { return kTopPClaims; }
   double choices_per_token() const override { return std::min(config_.expected_k, static_cast<double>(limit_)); }
