@@ -354,14 +354,16 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     const auto n_before = out.decisions.size(), n_recorded = out.records.size();
     if (routing.carried_NH.defined()) inner.carried_NH = routing.carried_NH.index_select(0, token_M);
     const auto y_MD = feed(i, input_MD, inner, out);
+    const auto live_M1 = taken.live_M.unsqueeze(1);
     const auto spread = [&](const Tensor& of_MX) {
-      return of_MX.defined() ? at::zeros({N, of_MX.size(1)}, of_MX.options()).index_copy(0, token_M, of_MX) : of_MX;
+      if (!of_MX.defined()) return of_MX;
+      const auto nothing_NX = at::zeros({N, of_MX.size(1)}, of_MX.options());
+      return nothing_NX.index_copy(0, token_M, of_MX.masked_fill(live_M1.logical_not(), 0));
     };
     if (const auto& left_MH = inner.carried_NH; left_MH.defined()) {
       if (!routing.carried_NH.defined()) routing.carried_NH = at::zeros({N, left_MH.size(1)}, left_MH.options());
       const auto before_MH = routing.carried_NH.index_select(0, token_M);
-      routing.carried_NH =
-          routing.carried_NH.index_copy(0, token_M, at::where(taken.live_M.unsqueeze(1), left_MH, before_MH));
+      routing.carried_NH = routing.carried_NH.index_copy(0, token_M, at::where(live_M1, left_MH, before_MH));
     } else {
       routing.carried_NH.reset();
     }
