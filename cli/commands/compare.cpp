@@ -33,13 +33,20 @@ constexpr Option kCompareOptions[] = {
     {.name = "title", .value = "TEXT", .help = "title of the page", .default_text = "Comparison"},
     {.name = "room",
      .value = "ROOM",
-     .help = "instead of runs: train every recipe of recipes/ROOM on one task, head to head",
+     .help =
+         "instead of runs: train every recipe of recipes/ROOM on one task, head to head (layer: also those of other "
+         "rooms that are about layers)",
      .choices = kRooms},
     {.name = "recipes",
      .value = "DIR",
      .help = "where the rooms' recipes are",
      .default_text = "recipes",
      .complete = Complete::folders},
+    {.name = "also",
+     .value = "RECIPE",
+     .help = "with --room: one more recipe that takes part",
+     .repeatable = true,
+     .complete = Complete::recipes},
     {.name = "reference",
      .value = "RECIPE",
      .help = "the recipe whose task, steps and seeds count for --room",
@@ -75,6 +82,28 @@ std::string cell_text(const nlohmann::json& value) {
   return out.str();
 }
 
+std::vector<Recipe> recipes_in(const io::Path& folder) {
+  auto& fs = io::real_file_system();
+  std::vector<Recipe> out;
+  for (const auto& file : fs.list(folder))
+    if (file.ends_with(".toml")) out.push_back(read_recipe(folder / file));
+  return out;
+}
+
+// The room's recipes, and of the other rooms beside it those that are about layers, if the board is.
+std::vector<Recipe> recipes_of_room(const io::Path& root, const std::string& room, Board board,
+                                    const Recipe& reference) {
+  auto out = recipes_in(root / room);
+  if (out.empty()) fail(ErrorKind::usage, (root / room).string(), ": no recipe here");
+  if (board == Board::layer)
+    for (const auto& other : io::real_file_system().list(root)) {
+      if (other == room || !std::filesystem::is_directory(root / other)) continue;
+      for (auto& recipe : recipes_in(root / other))
+        if (is_about_layers(recipe, reference)) out.push_back(std::move(recipe));
+    }
+  return out;
+}
+
 int compare_room(const Arguments& arguments) {
   auto& out = arguments.out();
   auto& fs = io::real_file_system();
@@ -88,15 +117,12 @@ int compare_room(const Arguments& arguments) {
   require(n_seeds >= 0 && n_seeds <= static_cast<int64_t>(reference.seeds.size()), "--seeds ", n_seeds,
           ": the reference has ", reference.seeds.size(), " seeds");
   if (n_seeds > 0) reference.seeds.resize(static_cast<size_t>(n_seeds));
-  const auto folder = io::Path(arguments.text("recipes")) / arguments.text("room");
-  std::vector<Recipe> recipes;
-  for (const auto& file : fs.list(folder))
-    if (file.ends_with(".toml")) recipes.push_back(read_recipe(folder / file));
-  if (recipes.empty()) fail(ErrorKind::usage, folder.string(), ": no recipe here");
+  const auto kind = arguments.text("room") == "layer" ? Board::layer : Board::route;
+  auto recipes = recipes_of_room(arguments.text("recipes"), arguments.text("room"), kind, reference);
+  for (const auto& path : arguments.all("also")) recipes.push_back(read_recipe(path));
   for (const auto& recipe : recipes) require_buildable(recipe);
   std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
-  const auto kind = arguments.text("room") == "layer" ? Board::layer : Board::route;
   const auto board =
       gather_leaderboard(kind, reference, recipes, setting, reuse, [&](const std::string& line) { out.note(line); });
   const auto data = leaderboard_json(board, setting);
@@ -159,7 +185,8 @@ extern constinit const Command compare_command = {
         "leaderboard of routers or the architect's report on layers: every recipe of a room whose task is the "
         "reference's is trained over the same seeds (finished "
         "runs "
-        "of this commit are used again) and stands in one table with what it sacrifices.",
+        "of this commit are used again) and stands in one table with what it sacrifices. Layers stand in one table for "
+        "each budget of work, beside the baselines that were sized to theirs.",
     .group = "train and use",
     .positionals = kCompareArguments,
     .options = kCompareOptions,

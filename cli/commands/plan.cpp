@@ -22,6 +22,65 @@ constexpr Example kPlanExamples[] = {
     {"collegium plan recipes/model/tiny_moe.toml", "parameters, memory, time"},
     {"collegium plan recipes/model/tiny_moe.toml --set model.d_model=2048", "does it fit?"}};
 
+// "0-2, 5" for layers in order.
+std::string ranges_text(const std::vector<int64_t>& layers) {
+  std::vector<std::string> out;
+  for (size_t first = 0, last = 0; first < layers.size(); first = last) {
+    while (last < layers.size() && layers[last] - layers[first] == static_cast<int64_t>(last - first)) ++last;
+    out.push_back(last - first == 1 ? text(layers[first]) : text(layers[first], "-", layers[last - 1]));
+  }
+  return join(out);
+}
+
+// What each layer costs; those that cost the same share a row, whose numbers are those of one of them.
+TextTable layers_table(const model::ModelFacts& facts) {
+  TextTable table({"layers", "parts", "experts", "parameters", "active", "work/token", "cache/token"});
+  for (size_t column = 2; column < 7; ++column) table.align(column, Align::right);
+  std::vector<std::pair<std::vector<std::string>, std::vector<int64_t>>> rows;
+  for (const auto& cost : facts.costs) {
+    std::vector<std::string> experts;
+    if (cost.n_experts > 0) experts.push_back(text(cost.n_experts));
+    if (cost.n_heads > 0) experts.push_back(text(cost.n_heads, " heads"));
+    auto parts = cost.parts;
+    if (cost.share < 1) parts += text(", for ", fixed_text(100 * cost.share, 1), " % of the tokens");
+    const std::vector<std::string> cells = {
+        parts,
+        experts.empty() ? "-" : join(experts, ", "),
+        count_text(cost.parameters_total),
+        count_text(cost.parameters_active),
+        count_text(3 * cost.flops_per_token) + "FLOP",
+        cost.cache_bytes_per_token > 0 ? bytes_text(cost.cache_bytes_per_token) : "-"};
+    const auto twin = std::find_if(rows.begin(), rows.end(), [&](const auto& row) {
+      return row.first == cells && !row.second.empty() && cost.layer >= 0;
+    });
+    if (twin != rows.end())
+      twin->second.push_back(cost.layer);
+    else
+      rows.push_back({cells, cost.layer >= 0 ? std::vector<int64_t>{cost.layer} : std::vector<int64_t>{}});
+  }
+  for (const auto& [cells, layers] : rows) {
+    std::vector<std::string> line = {layers.empty() ? "around" : ranges_text(layers)};
+    line.insert(line.end(), cells.begin(), cells.end());
+    table.row(line);
+  }
+  return table;
+}
+
+Json layers_json(const model::ModelFacts& facts) {
+  auto out = Json::array();
+  for (const auto& cost : facts.costs)
+    out.push_back({{"layer", cost.layer >= 0 ? Json(cost.layer) : Json()},
+                   {"parts", cost.parts},
+                   {"n_experts", cost.n_experts},
+                   {"n_heads", cost.n_heads},
+                   {"share", cost.share},
+                   {"parameters_total", cost.parameters_total},
+                   {"parameters_active", cost.parameters_active},
+                   {"train_flops_per_token", 3 * cost.flops_per_token},
+                   {"cache_bytes_per_token", cost.cache_bytes_per_token}});
+  return out;
+}
+
 int run_plan(const Arguments& arguments) {
   auto& out = arguments.out();
   apply_threads(arguments);
@@ -61,10 +120,12 @@ int run_plan(const Arguments& arguments) {
     rows.row({"time", duration_text(*plan.seconds), "training; evaluations and checkpoints come on top"});
   }
   out.block(rows.render(out.table_style()));
+  out.block("\n" + layers_table(f).render(out.table_style()));
   Json json = {{"parameters_total", f.parameters_total},
                {"parameters_active", f.parameters_active},
                {"train_flops_per_token", plan.train_flops_per_token},
                {"cache_bytes_per_token", f.cache_bytes_per_token},
+               {"layers", layers_json(f)},
                {"tokens", plan.tokens},
                {"memory_bytes", plan.memory_bytes},
                {"memory_probed", plan.is_memory_probed},
@@ -86,7 +147,8 @@ extern constinit const Command plan_command = {
     .name = "plan",
     .summary = "what a recipe will cost, before any work",
     .help =
-        "Parameters, work per token, memory, disk and time, the latter from a short measurement on this machine. "
+        "Parameters, work per token, memory, disk and time, the latter from a short measurement on this machine; and "
+        "what each layer costs, where layers that cost the same share a row. "
         "Exits with 3 when the run does not fit.",
     .group = "train and use",
     .positionals = kPlanArguments,

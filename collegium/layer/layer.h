@@ -35,13 +35,19 @@ struct LayerOutput {
 
 /// What a plan and the checks of a model need to know.
 struct LayerFacts {
-  int64_t n_experts = 0;         ///< 0 = dense
-  double parameters_active = 0;  ///< parameters that one token meets, router included
-  double flops_per_token = 0;    ///< products of a training pass forward, multiply and add counted as two
-  double flops_per_pair = 0;     ///< the same per token and token of its sequence, where tokens are compared
+  int64_t n_experts = 0;          ///< 0 = dense
+  double parameters_active = 0;   ///< parameters that one token meets, router included
+  double flops_per_token = 0;     ///< products of a training pass forward, multiply and add counted as two
+  double flops_per_pair = 0;      ///< the same per token and token of its sequence, where tokens are compared
+  double flops_per_sequence = 0;  ///< the same that is done once a sequence, however long it is
   bool is_causal = true;
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
   route::ContextNeeds needs;
+  /// Of one token, in sequences of so many.
+  double flops_at(int64_t length) const {
+    const auto T = static_cast<double>(length);
+    return flops_per_token + flops_per_pair * T + (length > 0 ? flops_per_sequence / T : 0);
+  }
 };
 
 class ExpertPool;

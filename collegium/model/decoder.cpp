@@ -71,6 +71,15 @@ struct DecoderLayer {
   std::optional<DepthRouter> depth;
   int64_t d_head = 0;
   bool has_experts = false, needs_attention = false;
+  std::string parts;  // names of what stands in it
+
+  void collect(ParameterList& list) {
+    list.parameter("attention_norm", attention_norm_D, ParameterKind::vector);
+    attention->collect(list);
+    list.parameter("feed_forward_norm", feed_forward_norm_D, ParameterKind::vector);
+    list.child("feed_forward", *feed_forward);
+    if (depth) list.child("depth", *depth);
+  }
 };
 
 class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel> {
@@ -108,6 +117,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                                                   .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V}});
       l.feed_forward_norm_D = ones();
       const auto& [named, pool] = places[static_cast<size_t>(i)];
+      l.parts = text(config_.attention.name, ", ", named.name, pool ? " with experts in common" : "");
       const auto n_joined = pool ? pool->n_joined() : 0;
       l.feed_forward = find(layer::layers(), named, "layer")
                            .make(named, {.d_model = D,
@@ -192,58 +202,78 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
 
   ModelFacts facts(int64_t context_length) override {
     ModelFacts f{.n_layers = config_.n_layers, .d_model = config_.d_model, .vocabulary = vocabulary_};
-    for (const auto& p : parameters_of(*this))
-      if (p.trained()) f.parameters_total += static_cast<double>(p.tensor->numel());
-    const auto D = static_cast<double>(config_.d_model), V = static_cast<double>(vocabulary_);
-    f.parameters_active = D + (config_.tie_embeddings ? V * D : V * D + D);
-    f.flops_per_token = 2 * V * D;
     for (int64_t i = 0; i < config_.n_layers; ++i) {
       const auto& l = layers_[i];
       const auto mixed = l.feed_forward->facts();
-      const auto taken = l.depth ? l.depth->quota(context_length) : context_length;
-      const auto share = static_cast<double>(taken) / static_cast<double>(std::max<int64_t>(1, context_length));
-      const auto read = l.attention->facts(taken);
-      const auto active = read.parameters_active + mixed.parameters_active;
-      f.parameters_active += share * active + 2 * D;
-      f.flops_per_token +=
-          share * (read.flops_per_token + mixed.flops_per_token + mixed.flops_per_pair * static_cast<double>(taken));
-      if (l.depth) {
-        f.parameters_active += l.depth->parameters(), f.flops_per_token += 2 * l.depth->parameters();
-        f.cache_bytes_per_token += l.depth->cache_bytes_per_token();
-      }
+      const auto read = l.attention->facts(taken_of(l, context_length));
+      f.costs.push_back(cost_of(i, context_length));
+      const auto D = static_cast<double>(config_.d_model);
       f.activation_bytes_per_token +=
-          4 * share * (6 * D + read.activations_per_token + 3 * mixed.parameters_active / D);
-      f.cache_bytes_per_token += share * read.cache_bytes_per_token;
+          4 * f.costs.back().share * (6 * D + read.activations_per_token + 3 * mixed.parameters_active / D);
       f.is_causal = f.is_causal && mixed.is_causal && read.is_causal && (!l.depth || l.depth->is_causal());
       f.needs = f.needs | mixed.needs | read.needs;
       if (read.n_experts > 0) f.moe_layers.push_back(config_.n_layers + i), f.n_experts.push_back(read.n_experts);
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
     }
+    f.costs.push_back(cost_around());
+    for (const auto& cost : f.costs) {
+      f.parameters_total += cost.parameters_total, f.parameters_active += cost.parameters_active;
+      f.flops_per_token += cost.flops_per_token, f.cache_bytes_per_token += cost.cache_bytes_per_token;
+    }
     f.reads_other_tokens = reads_other_tokens_;
-    f.activation_bytes_per_token += 4 * 3 * V;  // logits, their log-softmax and its gradient
+    // Logits, their log-softmax and its gradient.
+    f.activation_bytes_per_token += 4 * 3 * static_cast<double>(vocabulary_);
     return f;
   }
 
   void collect(ParameterList& list) override {
     list.parameter("embedding", embedding_VD_, ParameterKind::embedding);
     for (size_t i = 0; i < layers_.size(); ++i) {
-      struct Shown {
-        DecoderLayer& l;
-        void collect(ParameterList& inner) {
-          inner.parameter("attention_norm", l.attention_norm_D, ParameterKind::vector);
-          l.attention->collect(inner);
-          inner.parameter("feed_forward_norm", l.feed_forward_norm_D, ParameterKind::vector);
-          inner.child("feed_forward", *l.feed_forward);
-          if (l.depth) inner.child("depth", *l.depth);
-        }
-      } shown{layers_[i]};
-      list.child(text("layers.", i), shown);
+      list.child(text("layers.", i), layers_[i]);
     }
     list.parameter("final_norm", final_norm_D_, ParameterKind::vector);
     if (!config_.tie_embeddings) list.parameter("output", output_VD_, ParameterKind::embedding);
   }
 
  private:
+  // Tokens of a sequence that the layer works for.
+  static int64_t taken_of(const DecoderLayer& l, int64_t context_length) {
+    return l.depth ? l.depth->quota(context_length) : context_length;
+  }
+
+  LayerCost cost_of(int64_t i, int64_t context_length) {
+    auto& l = layers_[static_cast<size_t>(i)];
+    const auto mixed = l.feed_forward->facts();
+    const auto taken = taken_of(l, context_length);
+    const auto read = l.attention->facts(taken);
+    const auto share = static_cast<double>(taken) / static_cast<double>(std::max<int64_t>(1, context_length));
+    LayerCost out{.parts = l.parts,
+                  .layer = i,
+                  .n_experts = mixed.n_experts,
+                  .n_heads = read.n_experts,
+                  .share = share,
+                  .parameters_total = numbers_of(l),
+                  .parameters_active = share * (read.parameters_active + mixed.parameters_active) +
+                                       2 * static_cast<double>(config_.d_model),
+                  .flops_per_token = share * (read.flops_per_token + mixed.flops_at(taken)),
+                  .cache_bytes_per_token = share * read.cache_bytes_per_token};
+    if (l.depth) {
+      out.parameters_active += l.depth->parameters(), out.flops_per_token += 2 * l.depth->parameters();
+      out.cache_bytes_per_token += l.depth->cache_bytes_per_token();
+    }
+    return out;
+  }
+
+  // Embedding, last norm and output layer.
+  LayerCost cost_around() const {
+    const auto D = static_cast<double>(config_.d_model), table = static_cast<double>(vocabulary_) * D;
+    const bool is_tied = config_.tie_embeddings;
+    return {.parts = is_tied ? "embedding, which is the output, too" : "embedding, output",
+            .parameters_total = D + (is_tied ? table : 2 * table),
+            .parameters_active = D + (is_tied ? table : table + D),  // one row is looked up
+            .flops_per_token = 2 * table};
+  }
+
   // Attention, then feed-forward, each added to x.
   Tensor block(size_t i, const Tensor& before_ND, route::Context& routing, layer::AttentionContext& reading,
                ModelOutput& out, bool wants_units) const {
@@ -277,16 +307,10 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     const auto taken_MD = added_MD;
     if (K > 0) added_MD = attend(i, kernels::gather_rows(input_ND, token_M), inner, among, out);
     const auto fed_MD = norm(taken_MD + added_MD, l.feed_forward_norm_D);
-    if (l.has_experts) {
-      // Decisions are about all tokens of the text: those that pass by are masked.
-      auto all = routing;
-      all.mask_N = taken.taken_N;
-      const auto fed_ND = at::zeros({N, fed_MD.size(1)}, fed_MD.options()).index_copy(0, token_M, fed_MD);
-      added_MD = added_MD + feed(i, fed_ND, all, out).index_select(0, token_M);
-      routing.carried_NH = all.carried_NH;
-    } else if (K > 0) {
+    if (l.has_experts)
+      added_MD = added_MD + feed_taken(i, fed_MD, taken, inner, routing, out);
+    else if (K > 0)
       added_MD = added_MD + feed(i, fed_MD, inner, out);
-    }
     return K > 0 ? x_ND + kernels::combine(added_MD, taken.gate_M, token_M, N) : x_ND;
   }
 
@@ -321,6 +345,54 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     add_losses(out, done.losses, text("layer ", i, ": "));
     if (done.decision) out.decisions.push_back(std::move(*done.decision));
     return done.y_ND;
+  }
+
+  // The same for taken tokens alone. What is told of it is about all tokens of the text: those that passed by have no
+  // experts, and what the router before left of them stays for the next.
+  Tensor feed_taken(size_t i, const Tensor& input_MD, const DepthRouter::Taken& taken, route::Context& inner,
+                    route::Context& routing, ModelOutput& out) const {
+    const auto& token_M = taken.token_M;
+    const auto N = taken.taken_N.size(0);
+    const auto n_before = out.decisions.size(), n_recorded = out.records.size();
+    if (routing.carried_NH.defined()) inner.carried_NH = routing.carried_NH.index_select(0, token_M);
+    const auto y_MD = feed(i, input_MD, inner, out);
+    const auto live_M1 = taken.live_M.unsqueeze(1);
+    const auto spread = [&](const Tensor& of_MX) {
+      if (!of_MX.defined()) return of_MX;
+      const auto nothing_NX = at::zeros({N, of_MX.size(1)}, of_MX.options());
+      return nothing_NX.index_copy(0, token_M, of_MX.masked_fill(live_M1.logical_not(), 0));
+    };
+    if (const auto& left_MH = inner.carried_NH; left_MH.defined()) {
+      if (!routing.carried_NH.defined()) routing.carried_NH = at::zeros({N, left_MH.size(1)}, left_MH.options());
+      const auto before_MH = routing.carried_NH.index_select(0, token_M);
+      routing.carried_NH = routing.carried_NH.index_copy(0, token_M, at::where(live_M1, left_MH, before_MH));
+    } else {
+      routing.carried_NH.reset();
+    }
+    for (auto k = n_before; k < out.decisions.size(); ++k) out.decisions[k] = of_text(out.decisions[k], token_M, N);
+    for (auto k = n_recorded; k < out.records.size(); ++k) {
+      out.records[k].input_ND = spread(out.records[k].input_ND);
+      out.records[k].score_NE = spread(out.records[k].score_NE);
+    }
+    return y_MD;
+  }
+
+  // A decision about some tokens as one about all N of the text.
+  static route::Decision of_text(const route::Decision& d, const Tensor& token_M, int64_t N) {
+    const auto named = [&](const Tensor& token) { return token.defined() ? token_M.index_select(0, token) : token; };
+    auto dropped = d.dropped();
+    dropped.token_Q = named(dropped.token_Q);
+    return route::Decision::from_parts({.n_tokens = N,
+                                        .n_experts = d.n_experts(),
+                                        .token_R = named(d.token_R()),
+                                        .expert_R = d.expert_R(),
+                                        .gate_R = d.gate_R(),
+                                        .rank_R = d.rank_R(),
+                                        .slot_R = d.slot_R(),
+                                        .score_R = d.score_R(),
+                                        .margin_R = d.margin_R(),
+                                        .wanted_R = d.is_rerouted() ? d.wanted_R() : Tensor(),
+                                        .dropped = dropped});
   }
 
   static void add_losses(ModelOutput& out, std::vector<route::LossTerm>& terms, const std::string& prefix) {

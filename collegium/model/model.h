@@ -44,6 +44,19 @@ struct ModelOutput {
   std::vector<std::vector<layer::Statistic>> statistics;
 };
 
+/// What one layer costs, or what stands around the layers. The sums of a model's are those of its ModelFacts.
+struct LayerCost {
+  std::string parts;                 ///< "full, routed"
+  int64_t layer = -1;                ///< index; -1 = around the layers
+  int64_t n_experts = 0;             ///< of the feed-forward place; 0 = dense
+  int64_t n_heads = 0;               ///< heads that are experts; 0 = none is chosen
+  double share = 1;                  ///< of the tokens it works for
+  double parameters_total = 0;       ///< experts that layers share are counted in the first of them
+  double parameters_active = 0;      ///< that one token meets on average
+  double flops_per_token = 0;        ///< forward, on average
+  double cache_bytes_per_token = 0;  ///< on average
+};
+
 /// Sizes and costs for the plan.
 struct ModelFacts {
   int64_t n_layers = 0, d_model = 0;
@@ -58,7 +71,17 @@ struct ModelFacts {
   bool is_causal = true;
   route::ContextNeeds needs;        ///< what its routers take besides hidden states
   bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache
+  std::vector<LayerCost> costs;     ///< of the layers in order, then of what stands around them
 };
+
+/// How many numbers of `module` are trained.
+template <class Module>
+double numbers_of(Module& module) {
+  double out = 0;
+  for (const auto& p : parameters_of(module))
+    if (p.trained()) out += static_cast<double>(p.tensor->numel());
+  return out;
+}
 
 /// "layer 3", or "attention 3" for heads that are experts.
 inline std::string layer_name(const ModelFacts& facts, int64_t layer) {

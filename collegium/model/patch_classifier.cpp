@@ -96,15 +96,23 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
 
   ModelFacts facts(int64_t) override {
     ModelFacts f{.n_layers = 1, .d_model = config_.d_model};
-    for (const auto& p : parameters_of(*this))
-      if (p.trained()) f.parameters_total += static_cast<double>(p.tensor->numel());
     const auto mixed = layer_->facts();
     const auto filters = static_cast<double>(filter_DX_.numel()), head = static_cast<double>(head_KD_.numel());
     const auto D = static_cast<double>(config_.d_model);
-    f.parameters_active = filters + mixed.parameters_active + D + head;
-    f.flops_per_token = 2 * filters + mixed.flops_per_token +
-                        mixed.flops_per_pair * static_cast<double>(patches_per_image()) +
-                        2 * head / static_cast<double>(patches_per_image());
+    f.costs = {{.parts = config_.moe.name,
+                .layer = 0,
+                .n_experts = mixed.n_experts,
+                .parameters_total = numbers_of(*layer_),
+                .parameters_active = mixed.parameters_active,
+                .flops_per_token = mixed.flops_at(patches_per_image())},
+               {.parts = "filters, head",
+                .parameters_total = filters + D + head,
+                .parameters_active = filters + D + head,
+                .flops_per_token = 2 * filters + 2 * head / static_cast<double>(patches_per_image())}};
+    for (const auto& cost : f.costs) {
+      f.parameters_total += cost.parameters_total, f.parameters_active += cost.parameters_active;
+      f.flops_per_token += cost.flops_per_token;
+    }
     f.activation_bytes_per_token = 4 * (2 * filters / D + 4 * D + 3 * mixed.parameters_active / D);
     f.is_causal = mixed.is_causal, f.needs = mixed.needs, f.reads_other_tokens = mixed.reads_other_tokens;
     if (mixed.n_experts > 0) f.moe_layers = {0}, f.n_experts = {mixed.n_experts};

@@ -15,6 +15,7 @@
 #include "collegium/inspect/page.h"
 #include "collegium/io/env.h"
 #include "collegium/layer/experts.h"
+#include "collegium/recipe/budgets.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/toml.h"
@@ -30,23 +31,26 @@ std::string other_task(Board board, const RunConfig& reference, const RunConfig&
   const auto may_differ = [&](std::string_view path) {
     if (path == "seed" || path == "model.allow_noncausal" || path.starts_with("sample.")) return true;
     if (board == Board::route) return path.starts_with("model.moe.");
-    return path.starts_with("model.") && path != "model.d_model" && path != "model.n_layers" && path != "model.name";
+    return path.starts_with("model.") && path != "model.name";
   };
   for (const auto& line : differences(resolved(reference), resolved(run)))
     if (!may_differ(line.substr(0, line.find(": ")))) return line;
   return {};
 }
 
+std::string key_of(const RunConfig& run) {
+  return to_toml(resolved(run));
+}
+
 // The reference and the baselines of layers, each once, named by what they are.
 std::vector<Recipe> with_baselines(const Recipe& reference, const std::vector<Recipe>& recipes) {
   std::vector<Recipe> out = recipes;
   std::set<std::string> known;
-  const auto key = [](const RunConfig& run) { return to_toml(resolved(run)); };
-  for (const auto& r : recipes) known.insert(key(r.run));
+  for (const auto& r : recipes) known.insert(key_of(r.run));
   const auto add = [&](const Recipe& from, const RunConfig& run, const std::string& name) {
-    if (!known.insert(key(run)).second) return;
+    if (!known.insert(key_of(run)).second) return;
     Recipe one = from;
-    one.run = run, one.name = name, one.paper = 0, one.title = name;
+    one.run = run, one.name = name, one.paper = 0, one.title = name, one.has_baseline = false;
     out.push_back(std::move(one));
   };
   add(reference, reference.run, reference.name);
@@ -133,7 +137,136 @@ std::string cell(const nlohmann::json& row, const char* measure, int digits, dou
   return out;
 }
 
+Work work_of(const Entrant& entrant) {
+  return {entrant.facts.flops_per_token, entrant.facts.parameters_active};
+}
+
+// Entrants and their baselines, as indices.
+std::vector<std::pair<size_t, size_t>> pairs_of(const std::vector<Entrant>& entrants) {
+  std::vector<std::pair<size_t, size_t>> out;
+  for (size_t i = 0; i < entrants.size(); ++i)
+    for (size_t j = 0; j < entrants.size(); ++j)
+      if (!entrants[i].pair.empty() && entrants[i].pair == entrants[j].recipe.name) out.emplace_back(i, j);
+  return out;
+}
+
+constexpr double kEqual = 0.05;  // what is nearer counts as equal work
+
+// What an entrant does against its baseline: work, active parameters and, seed by seed, loss.
+nlohmann::json pair_json(const Entrant& ours, const Entrant& baseline) {
+  const auto a = work_of(ours), b = work_of(baseline);
+  const auto flops = a.flops_per_token / b.flops_per_token, active = a.parameters_active / b.parameters_active;
+  auto gaps = nlohmann::json::array();
+  for (const auto& [ratio, what] : {std::pair(flops, "FLOPs"), std::pair(active, "active")})
+    if (std::abs(ratio - 1) > kEqual)
+      gaps.push_back(text(ratio > 1 ? "+" : "", fixed_text(100 * (ratio - 1), 0), " % ", what));
+  std::vector<double> differences;
+  for (size_t i = 0; i < ours.runs.size(); ++i)
+    differences.push_back(MeasuredRun(ours.runs[i]).of("valid_bpb") - MeasuredRun(baseline.runs[i]).of("valid_bpb"));
+  return {{"baseline", baseline.recipe.name}, {"flops_ratio", flops},    {"active_ratio", active},
+          {"equal_work", gaps.size() < 2},    {"gaps", std::move(gaps)}, {"loss", spread_of(differences).json()}};
+}
+
+double loss_of(const nlohmann::json& row) {
+  return row["measures"]["valid_bpb"]["mean"].get<double>();
+}
+
+bool is_causal(const nlohmann::json& row) {
+  return row["causal"].get<bool>();
+}
+
+// What one gives up: measures in which it is in the worst fifth and worse than the median by more than a tenth.
+void mark_sacrifices(const std::vector<nlohmann::json*>& rows) {
+  struct Trait {
+    const char *measure, *word;
+    bool high_is_bad;
+  };
+  constexpr Trait traits[] = {{"valid_bpb", "loss", true},
+                              {"speed", "speed", false},
+                              {"max_violation", "balance", true},
+                              {"dropped", "dropped tokens", true},
+                              {"fluctuation", "stability", true},
+                              {"noisy_bpb", "robustness", true},
+                              {"utilisation", "idle experts", false},
+                              {"training_bytes", "training memory", true},
+                              {"cache_bytes_per_token", "cache", true}};
+  const auto value_in = [](const nlohmann::json& row, const std::string& measure) -> std::optional<double> {
+    if (measure == "speed") return row["speed"]["median"].get<double>();
+    if (row.contains(measure)) return row[measure].get<double>();
+    if (!row["measures"].contains(measure)) return {};
+    return row["measures"][measure]["mean"].get<double>();
+  };
+  for (const auto& trait : traits) {
+    std::vector<double> values;
+    for (const auto* row : rows)
+      if (const auto v = value_in(*row, trait.measure)) values.push_back(*v);
+    if (values.size() < 5) continue;
+    std::sort(values.begin(), values.end());
+    if (trait.high_is_bad) std::reverse(values.begin(), values.end());
+    const auto bound = values[values.size() / 5], median = values[values.size() / 2];
+    // Losses differ by little: a hundredth counts there.
+    const auto margin = std::string_view(trait.measure).ends_with("bpb") ? 0.01 * median : 0.1 * std::abs(median);
+    for (auto* row : rows) {
+      const auto v = value_in(*row, trait.measure);
+      if (!v) continue;
+      if (trait.high_is_bad ? *v >= bound && *v > median + margin : *v <= bound && *v < median - margin)
+        (*row)["sacrifices"].push_back(trait.word);
+    }
+  }
+}
+
+// Gives each row its group, its pair and its place in the group; what is compared is compared within a group.
+nlohmann::json group_rows(std::vector<nlohmann::json>& rows, const std::vector<Entrant>& entrants) {
+  std::vector<Work> works;
+  for (const auto& e : entrants) works.push_back(work_of(e));
+  std::vector<std::pair<size_t, size_t>> equal;
+  for (const auto& [ours, baseline] : pairs_of(entrants)) {
+    rows[ours]["pair"] = pair_json(entrants[ours], entrants[baseline]);
+    if (rows[ours]["pair"]["gaps"].empty()) equal.emplace_back(ours, baseline);
+  }
+  const auto group_of = budget_groups(works, equal);
+  const auto n_groups = *std::max_element(group_of.begin(), group_of.end()) + 1;
+  auto groups = nlohmann::json::array();
+  for (size_t g = 0; g < n_groups; ++g) {
+    std::vector<nlohmann::json*> members;
+    std::vector<double> flops, active;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (group_of[i] != g) continue;
+      rows[i]["group"] = g, rows[i]["parameters_active"] = works[i].parameters_active;
+      members.push_back(&rows[i]);
+      flops.push_back(works[i].flops_per_token), active.push_back(works[i].parameters_active);
+    }
+    std::stable_sort(members.begin(), members.end(), [](const auto* a, const auto* b) {
+      return is_causal(*a) != is_causal(*b) ? is_causal(*a) : loss_of(*a) < loss_of(*b);
+    });
+    auto names = nlohmann::json::array();
+    for (auto* row : members) {
+      names.push_back((*row)["name"]);
+      if (is_causal(*row)) (*row)["over_best"] = loss_of(*row) - loss_of(*members.front());
+    }
+    mark_sacrifices(members);
+    const auto span = [](const std::vector<double>& values) {
+      const auto [least, most] = std::minmax_element(values.begin(), values.end());
+      return nlohmann::json{{"min", *least}, {"max", *most}};
+    };
+    groups.push_back({{"flops_per_token", span(flops)}, {"parameters_active", span(active)}, {"rows", names}});
+  }
+  return groups;
+}
+
 }  // namespace
+
+bool is_about_layers(const Recipe& recipe, const Recipe& reference) {
+  const auto& other = recipe.has_baseline ? recipe.baseline : reference.run;
+  for (const auto& line : differences(resolved(other), resolved(recipe.run))) {
+    const auto path = std::string_view(line).substr(0, line.find(": "));
+    if (path.starts_with("model.") && path != "model.name" && path != "model.allow_noncausal" &&
+        path != "model.moe.n_experts" && path != "model.moe.d_expert" && !path.starts_with("model.moe.router.") &&
+        !path.starts_with("model.moe.expert."))
+      return true;
+  }
+  return false;
+}
 
 Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::vector<Recipe>& recipes,
                                const RunSetting& setting, Reuse reuse,
@@ -146,7 +279,7 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
       say("left out: " + out.left_out.back());
       continue;
     }
-    const auto [twin, is_new] = entered.emplace(to_toml(resolved(recipe.run)), recipe.name);
+    const auto [twin, is_new] = entered.emplace(key_of(recipe.run), recipe.name);
     if (!is_new) {
       out.left_out.push_back(text(recipe.name, " (the configuration of ", twin->second, ")"));
       say("left out: " + out.left_out.back());
@@ -166,6 +299,11 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
     out.entrants.push_back(std::move(entrant));
   }
   require(!out.entrants.empty(), "leaderboard: no recipe is on the reference's task");
+  if (board == Board::layer)
+    for (auto& entrant : out.entrants)
+      if (entrant.recipe.has_baseline)
+        if (const auto at = entered.find(key_of(entrant.recipe.baseline)); at != entered.end())
+          entrant.pair = at->second;
   say("speed of training steps, all in turn");
   measure_speeds(out.entrants, setting);
   return out;
@@ -205,46 +343,17 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
     if (const auto needs = e.facts.needs.missing({}); !needs.empty()) row["sacrifices"].push_back("needs " + needs);
     rows.push_back(std::move(row));
   }
-  // What one gives up: measures in which it is in the worst fifth and worse than the median by more than a tenth.
-  struct Trait {
-    const char *measure, *word;
-    bool high_is_bad;
-  };
-  constexpr Trait traits[] = {{"valid_bpb", "loss", true},
-                              {"speed", "speed", false},
-                              {"max_violation", "balance", true},
-                              {"dropped", "dropped tokens", true},
-                              {"fluctuation", "stability", true},
-                              {"noisy_bpb", "robustness", true},
-                              {"utilisation", "idle experts", false},
-                              {"training_bytes", "training memory", true},
-                              {"cache_bytes_per_token", "cache", true}};
-  const auto value_in = [](const nlohmann::json& row, const std::string& measure) -> std::optional<double> {
-    if (measure == "speed") return row["speed"]["median"].get<double>();
-    if (row.contains(measure)) return row[measure].get<double>();
-    if (!row["measures"].contains(measure)) return {};
-    return row["measures"][measure]["mean"].get<double>();
-  };
-  for (const auto& trait : traits) {
-    std::vector<double> values;
-    for (const auto& row : rows)
-      if (const auto v = value_in(row, trait.measure)) values.push_back(*v);
-    if (values.size() < 5) continue;
-    std::sort(values.begin(), values.end());
-    if (trait.high_is_bad) std::reverse(values.begin(), values.end());
-    const auto bound = values[values.size() / 5], median = values[values.size() / 2];
-    // Losses differ by little: a hundredth counts there.
-    const auto margin = std::string_view(trait.measure).ends_with("bpb") ? 0.01 * median : 0.1 * std::abs(median);
-    for (auto& row : rows) {
-      const auto v = value_in(row, trait.measure);
-      if (!v) continue;
-      if (trait.high_is_bad ? *v >= bound && *v > median + margin : *v <= bound && *v < median - margin)
-        row["sacrifices"].push_back(trait.word);
-    }
+  const bool is_route = board.board == Board::route;
+  if (is_route) {
+    std::vector<nlohmann::json*> all;
+    for (auto& row : rows) all.push_back(&row);
+    mark_sacrifices(all);
+  } else {
+    out["groups"] = group_rows(rows, board.entrants);
   }
-  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) {
-    const auto loss = [](const auto& r) { return r["measures"]["valid_bpb"]["mean"].template get<double>(); };
-    return a["causal"] != b["causal"] ? a["causal"].template get<bool>() : loss(a) < loss(b);
+  std::stable_sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
+    if (!is_route && a["group"] != b["group"]) return a["group"] < b["group"];
+    return is_causal(a) != is_causal(b) ? is_causal(a) : loss_of(a) < loss_of(b);
   });
   out["rows"] = rows;
   return out;
@@ -275,6 +384,38 @@ std::string router_costs(const nlohmann::json& row) {
   return join(costs, " / ");
 }
 
+std::string signed_text(double value, int digits) {
+  return (value > 0 ? "+" : "") + fixed_text(value, digits);
+}
+
+// Loss against the baseline's, in brackets where the two do not do equal work.
+std::string pair_loss(const nlohmann::json& row) {
+  if (!row.contains("pair")) return "–";
+  const auto& loss = row["pair"]["loss"];
+  auto out = signed_text(loss["mean"].get<double>(), 4);
+  if (loss["n"].get<int>() > 1) out += " ± " + fixed_text(loss["std"].get<double>(), 4);
+  return row["pair"]["equal_work"].get<bool>() ? out : "(" + out + ")";
+}
+
+std::string pair_work(const nlohmann::json& row) {
+  if (!row.contains("pair")) return "–";
+  const auto& pair = row["pair"];
+  auto out =
+      fixed_text(pair["flops_ratio"].get<double>(), 2) + " / " + fixed_text(pair["active_ratio"].get<double>(), 2);
+  const auto gaps = pair["gaps"].get<std::vector<std::string>>();
+  return gaps.empty() ? out : out + ": " + join(gaps);
+}
+
+std::string group_name(const nlohmann::json& group) {
+  const auto span = [&](const char* key, double scale, int digits) {
+    const auto low = fixed_text(scale * group[key]["min"].get<double>(), digits),
+               high = fixed_text(scale * group[key]["max"].get<double>(), digits);
+    return low == high ? low : low + " to " + high;
+  };
+  return span("flops_per_token", 1e-6, 2) + " MFLOP/token, " + span("parameters_active", 1e-3, 0) +
+         "k active parameters";
+}
+
 std::vector<Column> columns_of(bool is_route) {
   using Row = const nlohmann::json&;
   const auto measured = [](const char* measure, int digits, double scale = 1) {
@@ -302,6 +443,12 @@ std::vector<Column> columns_of(bool is_route) {
     return {name,
             paper,
             loss,
+            {"over the group's best", "over best",
+             [](Row row) { return row.contains("over_best") ? fixed_text(row["over_best"].get<double>(), 4) : "–"; }},
+            {"less its baseline's", "less baseline's", pair_loss},
+            {"baseline", "",
+             [](Row row) { return row.contains("pair") ? text(row["pair"]["baseline"].get<std::string>()) : "–"; }},
+            {"FLOPs / active against it", "FLOPs / active", pair_work},
             noisy,
             {"parameters", "parameters", mean("parameters_total", 0, 1e-3, "k")},
             active,
@@ -337,17 +484,36 @@ constexpr std::string_view kRouteLegend =
     "collapse: share of the hidden states' variance that lies between experts.\nsacrifices: measures in which the "
     "router is among the worst fifth and clearly worse than the median.\n";
 constexpr std::string_view kLayerLegend =
+    "Losses are compared within a table only, or between a recipe and its baseline, which was sized for equal work.\n"
+    "less its baseline's: held-out bits per byte less those of its baseline, seed by seed. FLOPs / active against it: "
+    "ratios to the baseline's work per token and active parameters, with the gap where one is more than a twentieth; "
+    "where both are, the loss stands in brackets: it is no comparison at equal work.\n"
     "parameters: all, and those that one token meets. MFLOP/token: forward, a multiply-add counted as two, at the "
     "context of training. tokens/s: training steps after training, every one a step in turn, median of the rounds.\n"
     "training memory: what two training steps add to the process at their peak. cache: what generation keeps of one "
-    "token, in float32. MaxVio: busiest expert over the mean, less one.\nsacrifices: measures in which one is among "
-    "the worst fifth and clearly worse than the median.\n";
+    "token, in float32. MaxVio: busiest expert over the mean, less one.\nsacrifices: in tables of five and more, "
+    "measures in which one is among the worst fifth and clearly worse than the median.\n";
+
+void write_table(std::ostream& out, const std::vector<Column>& columns, const std::vector<nlohmann::json>& rows) {
+  std::string rule = "|";
+  for (const auto& c : columns) out << "| " << c.header << " ", rule += " --- |";
+  out << "|\n" << rule << "\n";
+  for (const auto& row : rows) {
+    for (const auto& c : columns) out << "| " << c.cell(row) << " ";
+    out << "|\n";
+  }
+  out << "\n";
+}
 
 }  // namespace
 
 std::vector<std::vector<std::string>> leaderboard_lines(const nlohmann::json& board) {
-  std::vector<Column> columns = columns_of(board["room"] == "route");
+  const bool is_route = board["room"] == "route";
+  std::vector<Column> columns = columns_of(is_route);
   std::erase_if(columns, [](const Column& c) { return c.short_header.empty(); });
+  if (!is_route)
+    columns.insert(columns.begin(),
+                   {"group", "group", [](const nlohmann::json& row) { return text(row["group"].get<int64_t>() + 1); }});
   std::vector<std::vector<std::string>> out(1);
   for (const auto& c : columns) out.front().push_back(c.short_header);
   for (const auto& row : board["rows"]) {
@@ -364,22 +530,29 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
   out << (is_route ? "# Routers head to head\n\nGenerated by `collegium compare --room route`: the trained side of "
                      "every recipe in `recipes/route`, same model, data, steps and seeds\n("
                    : "# Layers head to head\n\nGenerated by `collegium compare --room layer`: both sides of every "
-                     "recipe in `recipes/layer` and the routed layer of top-k, same width, depth, data, steps and "
-                     "seeds\n(")
+                     "recipe in `recipes/layer` and of those of other rooms that are about layers, and the routed "
+                     "layer of top-k, same data, steps and seeds\n(")
       << board["seeds"].size() << " seeds; mean ± standard deviation over them), commit "
-      << io::short_commit(board["commit"].get<std::string>()) << ", " << board["machine"].get<std::string>()
-      << ".\nSorted by held-out loss; those that see later tokens stand at the end, for their loss is too good to be "
+      << io::short_commit(board["commit"].get<std::string>()) << ", " << board["machine"].get<std::string>() << ".\n"
+      << (is_route ? ""
+                   : "A table for each budget: work per token and active parameters within a tenth of its middle.\n")
+      << "Sorted by held-out loss; those that see later tokens stand at the end, for their loss is too good to be "
          "true.\n\n![held-out loss against what it costs]("
       << file << ".svg)\n\n";
   const auto columns = columns_of(is_route);
-  std::string rule = "|";
-  for (const auto& c : columns) out << "| " << c.header << " ", rule += " --- |";
-  out << "|\n" << rule << "\n";
-  for (const auto& row : board["rows"]) {
-    for (const auto& c : columns) out << "| " << c.cell(row) << " ";
-    out << "|\n";
+  const auto rows = board["rows"].get<std::vector<nlohmann::json>>();
+  if (is_route) {
+    write_table(out, columns, rows);
+  } else {
+    for (size_t g = 0; g < board["groups"].size(); ++g) {
+      std::vector<nlohmann::json> members;
+      for (const auto& row : rows)
+        if (row["group"] == g) members.push_back(row);
+      out << "## " << g + 1 << ": " << group_name(board["groups"][g]) << "\n\n";
+      write_table(out, columns, members);
+    }
   }
-  out << "\n" << (is_route ? kRouteLegend : kLayerLegend);
+  out << (is_route ? kRouteLegend : kLayerLegend);
   if (!board["left_out"].empty()) {
     out << "\nNot in the table:\n";
     for (const auto& line : board["left_out"]) out << "- " << line.get<std::string>() << "\n";
@@ -436,6 +609,8 @@ void draw_panel(std::ostream& out, const std::vector<Mark>& marks, std::string_v
   double x0 = 1e300, x1 = -1e300, y0 = 1e300, y1 = -1e300;
   for (const auto& m : marks)
     x0 = std::min(x0, m.x), x1 = std::max(x1, m.x), y0 = std::min(y0, m.low), y1 = std::max(y1, m.high);
+  // Costs that are all alike stand in the middle.
+  if (const auto least = 0.01 * std::abs(x1); x1 - x0 < least) x0 -= least, x1 += least;
   const auto xpad = 0.05 * (x1 - x0) + 1e-9, ypad = 0.05 * (y1 - y0) + 1e-9;
   x0 -= xpad, x1 += 3 * xpad, y0 -= ypad, y1 += ypad;
   const auto X = [&](double x) { return kLeft + (x - x0) / (x1 - x0) * (kWidth - kLeft - kRight); };
@@ -476,19 +651,29 @@ void draw_panel(std::ostream& out, const std::vector<Mark>& marks, std::string_v
 }  // namespace
 
 std::string leaderboard_svg(const nlohmann::json& board) {
-  std::vector<std::pair<std::string_view, std::vector<Mark>>> panels = {
-      {"training speed, thousand tokens a second (faster to the right)", {}}};
-  if (board["room"] == "layer") panels.push_back({"training memory, MiB (less to the left)", {}});
-  for (const auto& row : board["rows"]) {
-    const auto& loss = row["measures"]["valid_bpb"];
-    const auto mark = [&](double x) {
-      return Mark{name_of(row), x, loss["mean"], loss["min"], loss["max"], row["causal"]};
-    };
-    panels[0].second.push_back(mark(row["speed"]["median"].get<double>() / 1000));
-    if (panels.size() > 1 && row.contains("training_bytes"))
-      panels[1].second.push_back(mark(row["training_bytes"].get<double>() / 1048576));
+  std::vector<std::pair<std::string_view, std::vector<Mark>>> panels;
+  // A value's mark for each row that has it.
+  const auto panel = [&](std::string_view title, double scale,
+                         const std::function<const nlohmann::json*(const nlohmann::json&)>& value_of) {
+    auto& marks = panels.emplace_back(title, std::vector<Mark>()).second;
+    for (const auto& row : board["rows"]) {
+      const auto& loss = row["measures"]["valid_bpb"];
+      if (const auto* value = value_of(row))
+        marks.push_back(
+            {name_of(row), scale * value->get<double>(), loss["mean"], loss["min"], loss["max"], row["causal"]});
+    }
+  };
+  const auto key = [](const char* name) {
+    return [name](const nlohmann::json& row) { return row.contains(name) ? &row[name] : nullptr; };
+  };
+  panel("training speed, thousand tokens a second (faster to the right)", 1e-3,
+        [](const nlohmann::json& row) { return &row["speed"]["median"]; });
+  if (board["room"] == "layer") {
+    panel("training memory, MiB (less to the left)", 1 / 1048576.0, key("training_bytes"));
+    panel("cache, bytes of keys and values a token (less to the left)", 1, key("cache_bytes_per_token"));
+    panel("work, MFLOP a token forward (less to the left)", 1e-6, key("flops_per_token"));
   }
-  std::erase_if(panels, [](const auto& panel) { return panel.second.empty(); });
+  std::erase_if(panels, [](const auto& one) { return one.second.empty(); });
   const auto height = kHeight * static_cast<double>(panels.size());
   std::ostringstream out;
   out << std::fixed << std::setprecision(1) << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << kWidth

@@ -8,7 +8,7 @@ namespace collegium {
 /// What the table of a room compares.
 enum class Board {
   route,  ///< routers: only the layers with experts differ
-  layer   ///< layers and attention at about equal work: all below `model` may differ but its width and depth
+  layer   ///< layers and attention: all below `model` may differ, and losses are compared at about equal work
 };
 
 /// One router (or layer) among the others.
@@ -20,6 +20,7 @@ struct Entrant {
   std::map<int64_t, double>
       router_microseconds;  ///< E -> µs a token of one forward routing; empty for layers without a router
   model::ModelFacts facts;
+  std::string pair;                      ///< the entrant that is its baseline; empty = none, or one of another task
   std::optional<double> training_bytes;  ///< that two training steps took at their peak, the program itself not counted
 };
 
@@ -28,6 +29,10 @@ struct Leaderboard {
   std::vector<Entrant> entrants;
   std::vector<std::string> left_out;  ///< "clusters: other data" …: recipes of another task
 };
+
+/// Whether the recipe's question is one of layers: it and its baseline (without one: the reference) differ below
+/// `model` in more than the router, the kind of expert and the number and width of experts.
+bool is_about_layers(const Recipe& recipe, const Recipe& reference);
 
 /// Trains what is not there yet. A recipe takes part when its data, its training and what the board holds equal are
 /// those of `reference`; seeds are those of `reference`, too. Of a room of layers the reference and the baselines take
@@ -40,6 +45,12 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
 /// {room, machine, commit, date, seeds, rows: [{name, paper, commits, measures: {name: {mean, min, max, std, n}},
 /// speed: {median, min, max} in tokens a second, router_us: {E: µs}, flops_per_token, cache_bytes_per_token,
 /// training_bytes, causal, needs, sacrifices: [text]}]}, best held-out loss first.
+///
+/// Of layers also {groups: [{flops_per_token: {min, max}, parameters_active: {min, max}, rows: [name]}]}, the least
+/// work first (budgets.h), and rows group by group, each with parameters_active, group, over_best (held-out bits per
+/// byte above the best causal one of its group) and, with a baseline, pair: {baseline, flops_ratio, active_ratio, gaps:
+/// ["+31 % FLOPs"] (more than a twentieth), equal_work (not both of them have such a gap), loss: {mean, min, max, std,
+/// n} (ours less the baseline's, seed by seed)}.
 nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& setting);
 
 /// Name of the files that a board is kept in, without ending: "leaderboard", "layers".
@@ -51,7 +62,8 @@ std::string leaderboard_markdown(const nlohmann::json& board);
 /// The columns that fit a terminal: a header and a line a row.
 std::vector<std::vector<std::string>> leaderboard_lines(const nlohmann::json& board);
 
-/// Held-out loss against training speed (and memory), one mark an entrant with its spread over the seeds.
+/// Held-out loss against training speed (of layers also against memory, cache and work), one mark an entrant with its
+/// spread over the seeds.
 std::string leaderboard_svg(const nlohmann::json& board);
 
 }  // namespace collegium

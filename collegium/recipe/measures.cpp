@@ -178,6 +178,10 @@ std::optional<Spread> spread_of(const std::vector<MeasuredRun>& runs, std::strin
   for (const auto& one : runs)
     if (const auto value = one.find(measure)) values.push_back(*value);
   if (values.empty()) return {};
+  return spread_of(values);
+}
+
+Spread spread_of(const std::vector<double>& values) {
   Spread s{.n = values.size()};
   s.min = *std::min_element(values.begin(), values.end()), s.max = *std::max_element(values.begin(), values.end());
   for (const auto v : values) s.mean += v / static_cast<double>(s.n);

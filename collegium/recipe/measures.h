@@ -70,6 +70,9 @@ struct Spread {
   nlohmann::json json() const;
 };
 
+/// Of at least one number.
+Spread spread_of(const std::vector<double>& values);
+
 /// Over those of the runs that have got the measure; nothing where none has.
 std::optional<Spread> spread_of(const std::vector<MeasuredRun>& runs, std::string_view measure);
 

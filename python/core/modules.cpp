@@ -100,7 +100,8 @@ class LayerCore {
     const auto f = layer_->facts();
     py::dict out;
     out["n_experts"] = f.n_experts, out["parameters_active"] = f.parameters_active;
-    out["flops_per_token"] = f.flops_per_token, out["is_causal"] = f.is_causal;
+    out["flops_per_token"] = f.flops_per_token, out["flops_per_sequence"] = f.flops_per_sequence;
+    out["is_causal"] = f.is_causal;
     out["needs_token_ids"] = f.needs.token_ids, out["needs"] = f.needs.missing({});
     out["reads_other_tokens"] = f.reads_other_tokens;
     return out;

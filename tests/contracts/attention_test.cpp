@@ -2,6 +2,9 @@
 // its settings.
 //
 // B sequences, T tokens each, N = B T, D model width.
+#include <map>
+
+#include "collegium/kernels/flops.h"
 #include "collegium/layer/attention.h"
 #include "tests/support/attentions.h"
 #include "tests/support/gradcheck.h"
@@ -101,6 +104,17 @@ GradientReport gradients(const Variant& v, const Tensor& mask_BT, bool needs_pro
       variables, 1e-6);
 }
 
+// Variants whose work is not what their facts say, with the reason.
+const std::map<std::string, std::string>& uncounted() {
+  static const std::string uneven = "every token has as many places as the one with the most heads";
+  static const std::map<std::string, std::string> all = {
+      {"any number of heads", uneven},
+      {"heads that choose tokens", uneven},
+      {"heads that keep half", "what is not kept is not worked on"},
+  };
+  return all;
+}
+
 }  // namespace
 
 TEST_CASE_FIXTURE(OneThread, "attention: shapes, types, facts") {
@@ -139,6 +153,25 @@ TEST_CASE_FIXTURE(OneThread, "attention: shapes, types, facts") {
     CHECK(made->facts(64).flops_per_token > made->facts(16).flops_per_token);
     CHECK(made->facts(64, at::kBFloat16).cache_bytes_per_token < made->facts(64).cache_bytes_per_token);
   }
+}
+
+TEST_CASE_FIXTURE(OneThread, "the work attention says it does is the work it does, within a twentieth") {
+  constexpr int64_t B = 8, T = 64;
+  std::set<std::string> missed;
+  for (const auto& [what, reason] : uncounted()) missed.insert(what);
+  for (const auto& v : variants()) {
+    CAPTURE(v.what);
+    const at::NoGradGuard no_grad;
+    const auto made = built(v, at::kFloat);
+    const kernels::FlopCounter counter;
+    attend_all(*made, inputs(3, B, T, at::kFloat), Phase::train);
+    const auto ratio = made->facts(T).flops_per_token * B * T / counter.flops();
+    if (missed.erase(v.what) > 0)
+      CHECK_MESSAGE(std::abs(ratio - 1) > 0.05, uncounted().at(v.what));
+    else
+      CHECK(ratio == doctest::Approx(1).epsilon(0.05));
+  }
+  CHECK(missed.empty());
 }
 
 TEST_CASE_FIXTURE(OneThread, "attention in bfloat16 is near float32") {

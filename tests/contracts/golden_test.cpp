@@ -161,6 +161,7 @@ std::string golden_of(const Entry<layer::MoeLayer>& entry) {
       << "causal " << facts.is_causal << '\n'
       << "parameters_active " << number(facts.parameters_active) << '\n'
       << "flops_per_token " << number(facts.flops_per_token) << '\n';
+  if (facts.flops_per_sequence > 0) out << "flops_per_sequence " << number(facts.flops_per_sequence) << '\n';
   write_pass(out, *made, x_ND, done);
   return out.str();
 }

@@ -2,9 +2,11 @@
 // router, and over every kind of expert, so a new entry of a list is tested without a line here.
 //
 // N tokens, D model width, E experts.
-#include "collegium/layer/layer.h"
+#include <map>
+
 #include "collegium/kernels/flops.h"
 #include "collegium/layer/experts.h"
+#include "collegium/layer/layer.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/routing.h"
 
@@ -185,6 +187,20 @@ void check_report(const GradientReport& report) {
   CHECK(report.largest > 1e-3);
 }
 
+// Variants whose work is not what their facts say, with the reason.
+const std::map<std::string, std::string>& uncounted() {
+  static const std::string merges = "low-rank experts that work for every token are merged once a batch",
+                           varies = "how many experts a token has depends on its scores",
+                           drops = "what a limit drops is not worked on";
+  static const std::map<std::string, std::string> all = {
+      {"dense with lora", merges},         {"cartesian with lora", merges},
+      {"routed by top_p", varies},         {"dropping", drops},
+      {"dropping, shares of kept", drops}, {"rerouting", drops},
+      {"limits of each sequence", drops},  {"slices that keep half", drops},
+  };
+  return all;
+}
+
 }  // namespace
 
 TEST_CASE_FIXTURE(OneThread, "shapes, types and claims of layers") {
@@ -218,26 +234,18 @@ TEST_CASE_FIXTURE(OneThread, "shapes, types and claims of layers") {
 TEST_CASE_FIXTURE(OneThread, "the work a layer says it does is the work it does, within a twentieth") {
   // Enough tokens that what is done once a batch does not count.
   constexpr int64_t B = 200, T = 8, N = B * T;
-  int64_t compared = 0;
+  std::set<std::string> missed;
+  for (const auto& [what, reason] : uncounted()) missed.insert(what);
   for (const auto& v : variants()) {
     CAPTURE(v.what);
     const at::NoGradGuard no_grad;
     const auto made = built(v.named);
     const auto facts = made->facts();
     const kernels::FlopCounter counter;
-    const auto out = made->forward(inputs(3, N), context_of(N, B, Phase::train));
-    // Slots and merged experts share their work among however many tokens a sequence has.
-    if (v.named.name == "soft" || v.named.name == "merged") continue;
-    // Low-rank experts that work for every token are merged once a batch, which is cheaper than what they have.
-    const auto* expert = v.named.fields.find("expert");
-    if (expert && *expert == Value("lora") && (v.named.name == "dense" || v.named.name == "cartesian")) continue;
-    // Where a token may get fewer experts, or more, than said, so does the work.
-    const auto choices = made->router() ? made->router()->facts().choices_per_token : 0;
-    if (out.decision && std::abs(static_cast<double>(out.decision->n_kept()) / N - choices) > 0.01 * choices) continue;
+    made->forward(inputs(3, N), context_of(N, B, Phase::train));
     // Importance by attention adds up its columns, one product with ones.
     const auto columns = v.what == "routed by da_moe" ? 2.0 * T : 0.0;
-    const auto said = facts.flops_per_token + T * facts.flops_per_pair + columns;
-    const auto done = counter.flops() / N;
+    const auto said = facts.flops_at(T) + columns, done = counter.flops() / N;
     // Tokens with one open expert pass by the router: how many there are is a matter of the text, so all are counted.
     if (v.what == "routed by mask_moe") {
       const auto router = made->router()->facts().flops_per_token;
@@ -245,10 +253,14 @@ TEST_CASE_FIXTURE(OneThread, "the work a layer says it does is the work it does,
       CHECK(done > said - router);
       continue;
     }
-    CHECK(said == doctest::Approx(done).epsilon(0.05));
-    ++compared;
+    const auto ratio = said / done;
+    // Who is excused has to need it, so that the list stays short.
+    if (missed.erase(v.what) > 0)
+      CHECK_MESSAGE(std::abs(ratio - 1) > 0.05, uncounted().at(v.what));
+    else
+      CHECK(ratio == doctest::Approx(1).epsilon(0.05));
   }
-  CHECK(compared > 20);
+  CHECK(missed.empty());
 }
 
 TEST_CASE_FIXTURE(OneThread, "bfloat16 layers are near float32 ones") {

@@ -134,11 +134,14 @@ TEST_CASE("merged: dropout leaves experts out of the mean, never all of them, an
   CHECK(same_bits(y(*half, Phase::train), y(*half, Phase::recompute)));
 }
 
-TEST_CASE("merged: costs one expert, plus the merge once a segment") {
+TEST_CASE("merged: costs one expert, plus the merge once a segment or sequence") {
   const double expert = 3 * 4 * kWidth, router = kExperts * kWidth;
   const auto facts = merged({{"scope", "segment"}, {"segment", 6}})->facts();
   CHECK(facts.parameters_active == expert + router);
   CHECK(facts.flops_per_token == doctest::Approx(2 * expert + 2 * kExperts * expert / 6 + 2 * router));
+  const auto whole = merged({{"scope", "sequence"}})->facts();
+  CHECK(whole.flops_per_token == 2 * expert + 2 * router);
+  CHECK(whole.flops_at(12) == doctest::Approx(2 * expert + 2 * router + 2 * kExperts * expert / 12));
   CHECK(facts.reads_other_tokens);
   CHECK(facts.n_experts == kExperts);
 }

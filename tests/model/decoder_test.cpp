@@ -286,14 +286,79 @@ TEST_CASE("facts agree with what collect shows") {
 
 TEST_CASE("the work a model says it does is the work it does, within a twentieth") {
   constexpr int64_t T = 64;
-  for (const auto& [what, named] : variants()) {
+  auto all = variants();
+  const auto depth = table({{"sparsity", 8.0}, {"first", 1}, {"every", 2}});
+  const auto shared = table({{"name", "routed"}, {"n_experts", 3}, {"d_expert", 4}, {"n_shared", 2}});
+  const auto moa = table({{"name", "moa"}, {"n_experts", 4}, {"router", table({{"name", "top_k"}, {"k", 2}})}});
+  const auto soft = table({{"name", "soft"}, {"n_experts", 3}, {"d_expert", 4}, {"slots", 2}});
+  all.push_back({"depths", decoder(tiny({{"n_layers", 4}, {"moe_every", 0}, {"depth", depth}}))});
+  all.push_back({"depths with experts", decoder(tiny({{"n_layers", 4}, {"moe", shared}, {"depth", depth}}))});
+  all.push_back({"chosen heads", decoder(tiny({{"attention", moa}}))});
+  all.push_back({"heads that choose", decoder(tiny({{"attention", table({{"name", "mosa"}, {"sparsity", 4.0}})}}))});
+  all.push_back({"selective heads", decoder(tiny({{"n_heads", 4}, {"attention", "selective"}}))});
+  all.push_back({"slots", decoder(tiny({{"moe", soft}, {"allow_noncausal", true}}))});
+  for (const auto& [what, named] : all) {
     CAPTURE(what);
     const at::NoGradGuard no_grad;
     const auto model = make_model(named, at::kFloat);
     const kernels::FlopCounter counter;
-    model->logits(model->forward(tokens(2, T), context_of_type(at::kFloat)).hidden_ND);
-    CHECK(model->facts(T).flops_per_token == doctest::Approx(counter.flops() / (2 * T)).epsilon(0.05));
+    model->logits(model->forward(tokens(4, T), context_of_type(at::kFloat, route::Phase::train)).hidden_ND);
+    CHECK(model->facts(T).flops_per_token == doctest::Approx(counter.flops() / (4 * T)).epsilon(0.05));
   }
+}
+
+TEST_CASE("a training step is three times the work of a pass forward") {
+  constexpr int64_t B = 4, T = 16, N = B * T;
+  const auto model = make_model(decoder(tiny()), at::kFloat);
+  const auto facts = model->facts(T);
+  const kernels::FlopCounter counter;
+  const auto out = model->forward(tokens(B, T), context_of_type(at::kFloat, route::Phase::train));
+  auto loss = token_losses(*model, out.hidden_ND, tokens(1, N, 9).reshape({-1})).mean();
+  for (const auto& term : out.losses) loss = loss + term.value;
+  const auto forward = counter.flops();
+  loss.backward();
+  // The backward pass of fused attention is not counted: twice the scores and the mixing of two layers of width 8.
+  const auto attention = 2.0 * (2 * 2 * 8 * T) * N;
+  CHECK(counter.flops() > 2 * forward);
+  CHECK(3 * facts.flops_per_token * N == doctest::Approx(counter.flops() + attention).epsilon(0.05));
+}
+
+TEST_CASE("what each layer costs adds up to what the model costs") {
+  const auto check_sums = [](const ModelFacts& facts) {
+    LayerCost sum;
+    for (const auto& cost : facts.costs) {
+      sum.parameters_total += cost.parameters_total, sum.parameters_active += cost.parameters_active;
+      sum.flops_per_token += cost.flops_per_token, sum.cache_bytes_per_token += cost.cache_bytes_per_token;
+    }
+    CHECK(sum.parameters_total == facts.parameters_total);
+    CHECK(sum.parameters_active == doctest::Approx(facts.parameters_active).epsilon(1e-12));
+    CHECK(sum.flops_per_token == doctest::Approx(facts.flops_per_token).epsilon(1e-12));
+    CHECK(sum.cache_bytes_per_token == doctest::Approx(facts.cache_bytes_per_token).epsilon(1e-12));
+  };
+  for (const auto& [what, named] : variants()) {
+    CAPTURE(what);
+    const auto facts = make_model(named)->facts(16);
+    check_sums(facts);
+    REQUIRE(facts.costs.size() == 3);
+    for (int64_t i = 0; i < 2; ++i) CHECK(facts.costs[static_cast<size_t>(i)].layer == i);
+    CHECK(facts.costs.back().layer == -1);
+    CHECK(facts.costs.back().flops_per_token == 2 * kVocabulary * 8);
+  }
+  // A pyramid: only the number of experts differs, which the router sees.
+  const auto pyramid =
+      make_model(decoder(tiny({{"override", table({{"1", table({{"n_experts", 6}})}})}})))->facts(16).costs;
+  CHECK(pyramid[0].n_experts == 3);
+  CHECK(pyramid[1].n_experts == 6);
+  CHECK(pyramid[1].parameters_total - pyramid[0].parameters_total == 3 * (3 * 8 * 4 + 8));  // networks and scores
+  CHECK(pyramid[1].flops_per_token - pyramid[0].flops_per_token == 2 * 3 * 8);
+  // A layer for a quarter of the tokens.
+  const auto depth = table({{"sparsity", 4.0}, {"first", 1}, {"evaluation", "so_far"}});
+  const auto depths = make_model(decoder(tiny({{"moe_every", 0}, {"depth", depth}})))->facts(16);
+  check_sums(depths);
+  CHECK(depths.costs[0].share == 1);
+  CHECK(depths.costs[1].share == 0.25);
+  CHECK(depths.costs[1].cache_bytes_per_token == depths.costs[0].cache_bytes_per_token / 4 + 4);  // and its score
+  CHECK(depths.costs[1].flops_per_token < depths.costs[0].flops_per_token / 3);
 }
 
 TEST_CASE("a recorded pass has what every layer states, dense ones too") {

@@ -120,6 +120,43 @@ TEST_CASE_FIXTURE(OneThread, "depth: nobody predicted is a model without the lay
   }
 }
 
+TEST_CASE_FIXTURE(OneThread, "depth: experts work for the taken tokens alone, and are told of all tokens of the text") {
+  const auto moe = [](const char* router, bool limited) {
+    auto with = table({{"name", router}});
+    if (limited) with.set("capacity_factor", 0.5);
+    return Value(table({{"name", "routed"}, {"n_experts", 3}, {"d_expert", 4}, {"n_shared", 1}, {"router", with}}));
+  };
+  for (const bool limited : {false, true}) {
+    const auto model =
+        made(depth({{"evaluation", "so_far"}, {"sparsity", 2.0}}), {{"moe_every", 1}, {"moe", moe("top_k", limited)}});
+    const auto taken_BT = worked(*model, tokens());
+    auto context = context_of_phase();
+    context.record = true;
+    const auto out = model->forward(tokens(), context);
+    const auto& decision = out.decisions.at(0);
+    CHECK(decision.n_tokens() == kB * kT);
+    const auto taken_N = taken_BT.reshape({-1});
+    CHECK(taken_N.index_select(0, decision.token_R()).all().item<bool>());
+    CHECK(taken_N.index_select(0, decision.dropped().token_Q).all().item<bool>());
+    CHECK((decision.n_dropped() > 0) == limited);
+    const auto asked = at::bincount(at::cat({decision.token_R(), decision.dropped().token_Q}), {}, kB * kT);
+    CHECK(at::equal(asked, 2 * taken_N.to(at::kLong)));
+    const auto& record = out.records.at(0);
+    CHECK(at::equal(record.input_ND.abs().amax(1).gt(0), taken_N));
+    CHECK(record.score_NE.size(0) == kB * kT);
+  }
+  // What a router leaves for the next one stays with each token, also where it passes by.
+  const auto chain = made(depth({{"evaluation", "so_far"}, {"sparsity", 2.0}}),
+                          {{"n_layers", 3}, {"moe_every", 1}, {"moe", moe("recurrent", false)}});
+  const auto token_BT = tokens();
+  auto other = token_BT.clone();
+  other[0].slice(0, 5).copy_(ids(Random(70), kT - 5, kVocabulary));
+  const auto before = hidden(*chain, token_BT), after = hidden(*chain, other);
+  CHECK(difference(after[0].slice(0, 0, 5), before[0].slice(0, 0, 5)) < 1e-12);
+  CHECK(difference(after[1], before[1]) < 1e-12);
+  CHECK(difference(after[0].slice(0, 5), before[0].slice(0, 5)) > 1e-4);
+}
+
 TEST_CASE_FIXTURE(OneThread, "depth: the taken tokens keep their places in the text") {
   // Attention of a shorter sequence is that of the whole one in which the others are masked.
   const at::NoGradGuard no_grad;

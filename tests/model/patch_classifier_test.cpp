@@ -2,6 +2,7 @@
 // counts, honest facts and refusals.
 //
 // B images of C channels, H x W pixels, S pixels a side of a patch, P patches an image, K classes.
+#include "collegium/kernels/flops.h"
 #include "collegium/model/image_model.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/routing.h"
@@ -116,6 +117,22 @@ TEST_CASE_FIXTURE(OneThread, "facts count what is there") {
   CHECK(a.moe_layers == std::vector<int64_t>{0});
   CHECK(a.n_experts == std::vector<int64_t>{2});
   CHECK(b.moe_layers.empty());
+}
+
+TEST_CASE_FIXTURE(OneThread, "the work a classifier says it does is the work it does, within a twentieth") {
+  const auto soft = table({{"name", "soft"}, {"n_experts", 2}, {"d_expert", 3}, {"slots", 2}});
+  for (const auto& moe : {pmoe(2), single_network(), soft}) {
+    const auto named = classifier(moe);
+    const at::NoGradGuard no_grad;
+    const auto model = make_classifier(named);
+    const auto facts = model->facts(0);
+    const kernels::FlopCounter counter;
+    model->logits(model->forward(pictures(4), in_double()).hidden_ND);
+    CHECK(facts.flops_per_token == doctest::Approx(counter.flops() / (4 * kPatches)).epsilon(0.05));
+    REQUIRE(facts.costs.size() == 2);
+    CHECK(facts.costs[0].parameters_total + facts.costs[1].parameters_total == facts.parameters_total);
+    CHECK(facts.costs[0].n_experts == (facts.n_experts.empty() ? 0 : facts.n_experts[0]));
+  }
 }
 
 TEST_CASE_FIXTURE(OneThread, "what cannot be is refused") {

@@ -138,13 +138,62 @@ def test_report_on_layers(place):  # noqa: F811
     other = folder / "cartesian.toml"
     other.write_text(path.read_text().replace('name = "routed"', 'name = "cartesian"').replace('router = { name = "top_k" }\n', "")
                      + '\n[baseline.model.moe]\nname = "dense"\nd_hidden = 32\n')
-    done = cli("compare", "--room", "layer", "--reference", path, "--store", "docs", "--threads", 1, "--json", cwd=place, check=0)
+    # Of another room: one about layers, one about routers, and one that is asked for by name.
+    other_room = place / "recipes" / "model"
+    other_room.mkdir()
+    deeper = other_room / "deeper.toml"
+    deeper.write_text(path.read_text().replace("n_layers = 2", "n_layers = 4") + "\n[baseline.model]\nn_layers = 2\n")
+    for name in ("gshard", "hash"):
+        router = f'\n[baseline.model.moe]\nrouter = {{ name = "{name}" }}\n'
+        (other_room / f"{name}.toml").write_text(
+            path.read_text().replace('name = "top_k"', 'name = "switch", capacity_factor = 1.5') + router)
+    also = other_room / "hash.toml"
+    done = cli("compare", "--room", "layer", "--reference", path, "--also", also, "--store", "docs", "--threads", 1,
+               "--json", cwd=place, check=0)
     data = json.loads(done.stdout)
-    assert sorted(row["name"] for row in data["rows"]) == ["cartesian", "dense (baseline of cartesian)", "routed"]
+    rows = {row["name"]: row for row in data["rows"]}
+    assert sorted(rows) == ["cartesian", "deeper", "dense (baseline of cartesian)", "dense (baseline of hash)", "hash",
+                            "routed"]
+    assert data["left_out"] == []
     for row in data["rows"]:
-        assert row["flops_per_token"] > 0 and row["cache_bytes_per_token"] == 2 * 2 * 32 * 4 and row["training_bytes"] > 0
-    assert "# Layers head to head" in (place / "docs" / "layers.md").read_text()
-    assert (place / "docs" / "layers.svg").read_text().count("<g ") == 2
+        assert row["flops_per_token"] > 0 and row["training_bytes"] > 0
+        assert row["cache_bytes_per_token"] == (4 if row["name"] == "deeper" else 2) * 2 * 32 * 4
+    # Groups of about equal work, the least first; losses are compared inside them only.
+    groups = data["groups"]
+    assert [name for group in groups for name in group["rows"]] == [row["name"] for row in data["rows"]]
+    least = [group["flops_per_token"]["min"] for group in groups]
+    assert least == sorted(least) and len(groups) > 1
+    for at, group in enumerate(groups):
+        inside = [rows[name] for name in group["rows"]]
+        assert all(row["group"] == at for row in inside)
+        for key in ("flops_per_token", "parameters_active"):
+            values = [row[key] for row in inside]
+            assert group[key] == {"min": min(values), "max": max(values)}
+            assert max(values) <= 1.1 / 0.9 * min(values)
+        best = min(row["measures"]["valid_bpb"]["mean"] for row in inside)
+        for row in inside:
+            assert row["over_best"] == pytest.approx(row["measures"]["valid_bpb"]["mean"] - best)
+    assert rows["deeper"]["group"] != rows["routed"]["group"]
+    # Each recipe beside its own baseline.
+    assert {name for name in rows if "pair" in rows[name]} == {"cartesian", "deeper", "hash"}
+    assert rows["deeper"]["pair"]["baseline"] == "routed" and not rows["deeper"]["pair"]["equal_work"]
+    assert rows["hash"]["pair"]["baseline"] == "dense (baseline of hash)" and rows["hash"]["pair"]["equal_work"]
+    pair, ours, theirs = rows["cartesian"]["pair"], rows["cartesian"], rows["dense (baseline of cartesian)"]
+    assert pair["baseline"] == theirs["name"]
+    ratios = {}
+    for ratio, key, word in (("flops_ratio", "flops_per_token", "FLOPs"), ("active_ratio", "parameters_active", "active")):
+        ratios[word] = ours[key] / theirs[key]
+        assert pair[ratio] == pytest.approx(ratios[word])
+    assert [gap.split(" % ")[1] for gap in pair["gaps"]] == [w for w, r in ratios.items() if abs(r - 1) > 0.05]
+    assert pair["equal_work"] == (len(pair["gaps"]) < 2)
+    loss = [row["measures"]["valid_bpb"]["mean"] for row in (ours, theirs)]
+    assert pair["loss"]["mean"] == pytest.approx(loss[0] - loss[1])
+    page = (place / "docs" / "layers.md").read_text()
+    assert f'| ({rows["deeper"]["pair"]["loss"]["mean"]:+.4f}) | routed |' in page  # in brackets: not at equal work
+    assert "# Layers head to head" in page and page.count("\n## ") == len(groups)
+    assert f'{pair["flops_ratio"]:.2f} / {pair["active_ratio"]:.2f}' in page
+    picture = (place / "docs" / "layers.svg").read_text()
+    assert picture.count("<g ") == 4 and "nan" not in picture
 
 
 def test_evidence_finds_parts_that_do_not_fit_before_any_training(place):  # noqa: F811

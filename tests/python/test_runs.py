@@ -196,6 +196,26 @@ def test_the_whole_way(place):
     assert plan["fits"] and plan["parameters_total"] > plan["parameters_active"]
 
 
+def test_a_plan_says_what_each_layer_costs(place):
+    """A pyramid whose layers alternate, so that those that are alike are no neighbours."""
+    recipe = place / "pyramid.toml"
+    recipe.write_text(RECIPE.format(text=place / "text.txt", router="top_k", steps=4)
+                      .replace("n_layers = 2", "n_layers = 5\nmoe_first = 1\nmoe_every = 2\n"
+                                               "override = { 3 = { n_experts = 8 } }"))
+    arguments = ("plan", recipe, "--no-measure", "--threads", 1)
+    plan = json.loads(cli(*arguments, "--json", cwd=place, check=0).stdout)
+    layers = plan["layers"]
+    assert [row["layer"] for row in layers] == [0, 1, 2, 3, 4, None]
+    assert [row["n_experts"] for row in layers] == [0, 4, 0, 8, 0, 0]
+    assert [row["parts"] for row in layers[:3]] == ["full, dense", "full, routed", "full, dense"]
+    for key in ("parameters_total", "parameters_active", "train_flops_per_token", "cache_bytes_per_token"):
+        assert sum(row[key] for row in layers) == pytest.approx(plan[key], rel=1e-9)
+    # Four more experts of three matrices 32 x 16, and their scores.
+    assert layers[3]["parameters_total"] - layers[1]["parameters_total"] == 4 * (3 * 32 * 16 + 32)
+    shown = [line.split("  ")[0].strip() for line in cli(*arguments, cwd=place, check=0).stdout.splitlines()]
+    assert all(name in shown for name in ("0, 2, 4", "1", "3", "around")), shown
+
+
 def newest_checkpoint(place):
     return sorted(only_run(place).glob("checkpoints/step-*"))[-1]
 
@@ -399,15 +419,36 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(place):
         subprocess.run(["umount", small])
 
 
-@pytest.mark.parametrize("moe", ['router = { name = "switch" }\nn_experts = 8\nd_expert = 128',
-                                 'router = { name = "top_k", k = 2 }\nn_experts = 64\nd_expert = 256'])
-def test_a_plan_knows_the_memory_that_training_takes(place, moe):  # noqa: F811
+MEMORY = {  # sequences, lines of [model], lines of [model.moe]: enough that training weighs beside the program itself
+    "switch": (64, "", 'name = "routed"\nrouter = { name = "switch" }\nn_experts = 8\nd_expert = 128'),
+    "many experts": (32, "", 'name = "routed"\nrouter = { name = "top_k", k = 2 }\nn_experts = 64\nd_expert = 256'),
+    "moa, chain": (64, 'attention = { name = "moa", n_experts = 8, router = { name = "top_k", k = 2 } }',
+                   'name = "chain"\nn_experts = 16\nd_expert = 128\nsteps = 3'),
+    "mosa, finedeep": (32, 'attention = { name = "mosa", n_sparse = 16, sparsity = 4 }',
+                       'name = "finedeep"\nn_experts = 8\nn_sublayers = 2\nd_expert = 64'),
+    "selective, latent": (64, 'n_heads = 8\nattention = "selective"',
+                          'name = "latent"\nn_experts = 32\nd_expert = 128\nd_latent = 64'),
+    "depth, omni": (32, "n_layers = 6\ndepth = { sparsity = 4 }", 'name = "omni"\nn_experts = 4096\nk = 64'),
+    "peer": (16, "", 'name = "peer"\nn_experts = 4096\nheads = 2\nk = 32'),
+    "soft": (64, "allow_noncausal = true", 'name = "soft"\nn_experts = 16\nd_expert = 256\nslots = 4'),
+}
+
+
+@pytest.mark.parametrize("kind", MEMORY)
+def test_a_plan_knows_the_memory_that_training_takes(place, kind):  # noqa: F811
     """Within a tenth of the peak that the kernel counts for the training process."""
     path = place / "wide.toml"
-    path.write_text(RECIPE.format(text=place / "text.txt", router="top_k", steps=3)
-                    .replace("d_model = 32", "d_model = 128").replace("batch_size = 4", "batch_size = 32")
-                    .replace("context = 32", "context = 64").replace("n_experts = 4\nd_expert = 16\n", "")
-                    .replace('router = { name = "top_k" }', moe))
+    sequences, lines, moe = MEMORY[kind]
+    written = (RECIPE.format(text=place / "text.txt", router="top_k", steps=3)
+               .replace("d_model = 32", "d_model = 128").replace("batch_size = 4", f"batch_size = {sequences}")
+               .replace("context = 32", "context = 64")
+               .replace('name = "routed"\nn_experts = 4\nd_expert = 16\nrouter = { name = "top_k" }', moe))
+    for line in lines.splitlines():  # of a key that is there already, or of a new one
+        key = line.split(" = ")[0]
+        kept = [old for old in written.splitlines() if not old.startswith(f"{key} = ")]
+        kept.insert(kept.index("[model]") + 1, line)
+        written = "\n".join(kept)
+    path.write_text(written)
     plan = json.loads(cli("plan", path, "--threads", 1, "--json", cwd=place, check=0).stdout)
     assert plan["memory_probed"]
     child = subprocess.Popen([str(CLI), "train", str(path), "--threads", "1", "--no-report", "-q"], cwd=place,

@@ -10,8 +10,11 @@
 // Heads keep different tokens, and no cache of them is made: sequences are read whole.
 //
 // B sequences, T tokens each, N = B T, D model width, H heads, d head width, R assignments sorted by head, G = B H
-// groups of tokens that attend among themselves, C tokens of the largest group.
+// groups of tokens that attend among themselves, W wings of groups of about equal size, C tokens of the largest group
+// of a wing, S seats of a wing.
 #include <ATen/ATen.h>
+
+#include <algorithm>
 
 #include "collegium/kernels/experts.h"
 #include "collegium/layer/attend.h"
@@ -56,18 +59,24 @@ class SelectiveAttention final : public Attention, public Makes<SelectiveAttenti
       return kernels::rotate(t_Rd.view({1, -1, 1, d_}), here.rotation.of(token_R)).view({-1, d_});
     };
     const auto seats = seats_of(decision, here);
-    const auto seated = [&](const Tensor& t_Rd) {
-      return at::zeros({here.B * H_ * seats.C, d_}, t_Rd.options().requires_grad(false))
-          .index_copy(0, seats.seat_R, t_Rd)
-          .view({here.B, H_, seats.C, d_});
-    };
     Tensor attended_Rd;
     if (token_R.size(0) > 0) {
-      // Tokens of a group sit in order from its first seat on, so no key is empty where a real query looks.
-      const auto attended_BHCd = at::scaled_dot_product_attention(
-          seated(turned(qkv_RX.slice(1, 0, d_))), seated(turned(qkv_RX.slice(1, d_, 2 * d_))),
-          seated(qkv_RX.slice(1, 2 * d_)), std::nullopt, 0.0, /*is_causal=*/true);
-      attended_Rd = attended_BHCd.reshape({-1, d_}).index_select(0, seats.seat_R);
+      const auto seated = [&](const Tensor& t_Rd) {
+        return at::zeros({seats.n, d_}, t_Rd.options().requires_grad(false))
+            .index_copy(0, seats.seat_R, t_Rd)
+            .split_with_sizes(seats.size_W);
+      };
+      const auto query = seated(turned(qkv_RX.slice(1, 0, d_))), key = seated(turned(qkv_RX.slice(1, d_, 2 * d_))),
+                 value = seated(qkv_RX.slice(1, 2 * d_));
+      std::vector<Tensor> attended;
+      for (size_t w = 0; w < query.size(); ++w) {
+        // Tokens of a group sit in order from its first seat on, so no key is empty where a real query looks.
+        const auto by_group = [&](const Tensor& t_Sd) { return t_Sd.view({-1, 1, seats.C_W[w], d_}); };
+        attended.push_back(at::scaled_dot_product_attention(by_group(query[w]), by_group(key[w]), by_group(value[w]),
+                                                            std::nullopt, 0.0, /*is_causal=*/true)
+                               .reshape({-1, d_}));
+      }
+      attended_Rd = at::cat(attended).index_select(0, seats.seat_R);
     } else {
       attended_Rd = qkv_RX.slice(1, 2 * d_);
     }
@@ -105,23 +114,43 @@ class SelectiveAttention final : public Attention, public Makes<SelectiveAttenti
 
  private:
   struct Seats {
-    Tensor seat_R;  // row of each assignment in [G, C]
-    int64_t C = 0;
+    Tensor seat_R;                     // row of each assignment among all seats
+    std::vector<int64_t> size_W, C_W;  // of each wing: seats, and how many of them a group has
+    int64_t n = 0;
   };
 
-  // Each assignment's place among those of its sequence and head, in order of position.
+  // Each assignment's place among those of its sequence and head, in order of position. Groups of about equal size sit
+  // together in wings, whose groups have as many seats as the largest of them needs: seats that stay free cost work.
   Seats seats_of(const route::Decision& decision, const AttentionContext& here) const {
     const auto token_R = decision.token_R(), head_R = decision.expert_R();
-    if (token_R.size(0) == 0) return {token_R, 0};
+    Seats out{.seat_R = token_R};
+    if (token_R.size(0) == 0) return out;
     const auto group_R = token_R.floor_divide(here.T) * H_ + head_R;
     const auto order_R = (group_R * here.T + token_R.remainder(here.T)).argsort();
     const auto sorted_R = group_R.index_select(0, order_R);
     const auto count_G = at::bincount(sorted_R, {}, here.B * H_);
     const auto start_G = count_G.cumsum(0) - count_G;
     const auto place_R = at::arange(token_R.size(0), token_R.options()) - start_G.index_select(0, sorted_R);
-    const auto C = count_G.max().item<int64_t>();
-    return {at::empty_like(token_R).index_copy_(0, order_R, sorted_R * C + place_R), C};
+
+    const auto count = count_G.to(at::kCPU);
+    const auto largest_G = count.argsort(/*stable=*/true, 0, /*descending=*/true);
+    const auto G = count.size(0), wing = (G + kWings - 1) / kWings;
+    auto first_G = at::empty({G}, at::kLong);  // first seat of each group
+    const auto* tokens = count.const_data_ptr<int64_t>();
+    const auto* group = largest_G.const_data_ptr<int64_t>();
+    auto* first = first_G.mutable_data_ptr<int64_t>();
+    for (int64_t from = 0; from < G && tokens[group[from]] > 0; from += wing) {
+      const auto to = std::min(G, from + wing), C = tokens[group[from]];
+      for (auto i = from; i < to; ++i) first[group[i]] = out.n + (i - from) * C;
+      out.size_W.push_back((to - from) * C), out.C_W.push_back(C);
+      out.n += (to - from) * C;
+    }
+    const auto seat_R = first_G.to(token_R.device()).index_select(0, sorted_R) + place_R;
+    out.seat_R = at::empty_like(token_R).index_copy_(0, order_R, seat_R);
+    return out;
   }
+
+  static constexpr int64_t kWings = 8;
 
   int64_t D_, H_, d_;
   std::unique_ptr<route::Router> router_;

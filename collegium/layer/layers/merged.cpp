@@ -44,10 +44,7 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
       field("n_experts", n_experts, {.help = "experts that are merged", .unit = "experts", .min = 1});
       field("d_expert", d_expert, {.help = "hidden width of one expert; 0 = 2 * d_model", .min = 0});
       field("scope", scope, {.help = "a merge a sequence (looks ahead), or a segment, from the one before (causal)"});
-      field("segment", segment,
-            {.help = "tokens per segment; with scope = sequence only the length that facts count with",
-             .unit = "tokens",
-             .min = 1});
+      field("segment", segment, {.help = "tokens per segment, with scope = segment", .unit = "tokens", .min = 1});
       field("expert_dropout", expert_dropout,
             {.help = "in training, probability that an expert is left out of a group's merge", .min = 0, .max = 1});
       field("expert", expert, {.help = "kind of expert", .catalogue = "experts"});
@@ -92,13 +89,15 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
   LayerFacts facts() const override {
     const auto each = static_cast<double>(experts_->parameters_per_expert());
     const auto scoring = scorer_->flops_per_token();
-    // A token meets one merged expert; the merge itself reads all experts once a group.
+    // A token meets one merged expert; the merge itself reads all experts once a group: a segment or a sequence.
     const auto own = each - static_cast<double>(experts_->parameters_shared());
-    const auto merging = 2 * static_cast<double>(config_.n_experts) * own / static_cast<double>(config_.segment);
+    const auto merging = 2 * static_cast<double>(config_.n_experts) * own;
+    const bool by_segment = config_.scope == MergeScope::segment;
     return {.n_experts = config_.n_experts,
             .parameters_active = each + scoring / 2,
-            .flops_per_token = 2 * each + merging + scoring,
+            .flops_per_token = 2 * each + scoring + (by_segment ? merging / static_cast<double>(config_.segment) : 0),
             .flops_per_pair = scorer_->flops_per_pair(),
+            .flops_per_sequence = by_segment ? 0 : merging,
             .is_causal = config_.scope == MergeScope::segment && scorer_->claims().is_causal,
             .reads_other_tokens = true,
             .needs = scorer_->needs().context};

@@ -74,12 +74,13 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     return out;
   }
   LayerFacts facts() const override {
-    // The work per token depends on the length of the sequence; one slot per token is the paper's usual setting.
+    // A sequence has so many slots, however long it is; scores, what goes into the slots and what comes out of them.
     const auto each = static_cast<double>(experts_->parameters_per_expert());
-    const auto mixing = 3 * static_cast<double>(phi_PD_.numel());
+    const auto slots = static_cast<double>(phi_PD_.size(0)), phi = static_cast<double>(phi_PD_.numel());
     return {.n_experts = config_.n_experts,
-            .parameters_active = each + mixing / 3,
-            .flops_per_token = 2 * each + 2 * mixing,
+            .parameters_active = each + phi,
+            .flops_per_token = 6 * phi,
+            .flops_per_sequence = 2 * each * slots,
             .is_causal = false};
   }
   void collect(ParameterList& list) override {
