@@ -87,7 +87,7 @@ class Layer:
         return sum(size for where, size in kept.items() if where not in own)
 
 
-ISAS = {"avx2": {"COLLEGIUM_KERNELS": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+ISAS = {"avx2": {"COLLEGIUM_ISA": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
                  "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
 
 
