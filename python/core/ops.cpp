@@ -79,8 +79,8 @@ Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, c
           nullptr};
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
-                                   const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
+std::tuple<Tensor, Tensor> run_forward(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+                                       const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
   return torch_errors([&]() -> std::tuple<Tensor, Tensor> {
     const auto work = sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
     const auto result = work.products ? kernels::torch_experts_forward(*work.products, work.call, keep)
@@ -95,9 +95,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x_ND, const Tensor& expert_NK, 
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-FourTensors backward(const Tensor& grad_ND, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
-                     const Tensor& first_EHD, const Tensor& second_EDI, const Tensor& pre_AH, int64_t kind,
-                     std::array<bool, 4> wanted) {
+FourTensors run_backward(const Tensor& grad_ND, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+                         const Tensor& first_EHD, const Tensor& second_EDI, const Tensor& pre_AH, int64_t kind,
+                         std::array<bool, 4> wanted) {
   return torch_errors([&]() -> FourTensors {
     const auto work = sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
     const auto pre_RH = pre_AH.slice(0, 0, work.place_R.size(0));
@@ -131,7 +131,7 @@ FourTensors backward_meta(const Tensor&, const Tensor& x_ND, const Tensor&, cons
 std::tuple<Tensor, Tensor> call_forward(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                                         const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
   static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("collegium::_experts_forward", "").typed<decltype(forward)>();
+      c10::Dispatcher::singleton().findSchemaOrThrow("collegium::_experts_forward", "").typed<decltype(run_forward)>();
   return op.call(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, kind, keep);
 }
 
@@ -147,8 +147,9 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& grads) {
-    static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("collegium::_experts_backward", "").typed<decltype(backward)>();
+    static const auto op = c10::Dispatcher::singleton()
+                               .findSchemaOrThrow("collegium::_experts_backward", "")
+                               .typed<decltype(run_backward)>();
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled() || !grads[0].requires_grad(),
                                 "grouped experts: no second derivative");
     const auto saved = context->get_saved_variables();
@@ -202,8 +203,8 @@ TORCH_LIBRARY_IMPL(collegium, CompositeImplicitAutograd, library) {
 
 // Every device and type: what runs where is the business of the kernels.
 TORCH_LIBRARY_IMPL(collegium, CompositeExplicitAutograd, library) {
-  library.impl("_experts_forward", forward);
-  library.impl("_experts_backward", backward);
+  library.impl("_experts_forward", run_forward);
+  library.impl("_experts_backward", run_backward);
 }
 
 TORCH_LIBRARY_IMPL(collegium, Meta, library) {
