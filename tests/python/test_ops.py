@@ -145,7 +145,8 @@ def test_opcheck(kind, dtype):
 
 def layer_around(kind):
     def layer(x, expert, gate, first, second):
-        return torch.tanh(operator(kind)(x * 2, expert, gate.softmax(-1), first, second)).sum()
+        # Small enough for tanh to have a slope: where it has none, its gradients are all rounding.
+        return torch.tanh(0.05 * operator(kind)(x * 2, expert, gate.softmax(-1), first, second)).sum()
 
     return layer
 
@@ -187,18 +188,21 @@ def test_compile_with_inductor(kind, dtype):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("kind,dtype", KINDS_AND_TYPES)
 def test_fake_tensors(kind, dtype, device):
-    """Shapes, types and devices without data, on devices that need not be there."""
+    """Shapes, types and devices without data, for a device that need not be there."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if device == "cuda" and not hasattr(torch._C, "_cuda_getDeviceCount"):
-        device = "meta"
+    # A torch without CUDA builds no graph for its tensors, fake ones included: it ends the process.
+    with_grad = device == "cpu" or torch.backends.cuda.is_built()
     with FakeTensorMode():
-        x, expert, gate = torch.empty(N, D, dtype=dtype, device=device), torch.zeros(N, K, dtype=torch.int64, device=device), torch.empty(N, K, device=device)
+        x, gate = torch.empty(N, D, dtype=dtype, device=device), torch.empty(N, K, device=device)
+        expert = torch.empty(N, K, dtype=torch.int64, device=device)
         first = torch.empty(E, 2 * I if kind == "swiglu" else I, D, dtype=dtype, device=device)
         second = torch.empty(E, D, I, dtype=dtype, device=device)
-        leaves = [t.requires_grad_() for t in (x, gate, first, second)]
+        leaves = [t.requires_grad_(with_grad) for t in (x, gate, first, second)]
         y = operator(kind)(x, expert, gate, first, second)
         assert (y.shape, y.dtype, y.device) == (x.shape, dtype, x.device)
+        if not with_grad:
+            return
         y.sum().backward()
         for t in leaves:
             assert (t.grad.shape, t.grad.dtype, t.grad.device) == (t.shape, t.dtype, t.device)
