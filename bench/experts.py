@@ -44,22 +44,22 @@ def choices(n_experts, k, tokens, skew):
 
 
 class Layer:
-    def __init__(self, n_experts, k, width, tokens, dtype, skew):
+    def __init__(self, n_experts, k, width, tokens, dtype, skew, d_model=WIDTH, device="cpu"):
         import collegium.transformers  # noqa: F401
         from transformers import MixtralConfig
         from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
         torch.manual_seed(0)
-        self.config = MixtralConfig(hidden_size=WIDTH, intermediate_size=width, num_local_experts=n_experts)
+        self.config = MixtralConfig(hidden_size=d_model, intermediate_size=width, num_local_experts=n_experts)
         self.config._experts_implementation = "eager"
-        self.experts = MixtralExperts(self.config).to(dtype)
+        self.experts = MixtralExperts(self.config).to(device, dtype)
         for p in self.experts.parameters():
             torch.nn.init.normal_(p, std=0.02)
-        self.x = torch.randn(tokens, WIDTH).to(dtype).requires_grad_()
-        self.index = choices(n_experts, k, tokens, skew)
-        self.weight = torch.rand(tokens, k).to(dtype).requires_grad_()
-        self.grad = torch.randn(tokens, WIDTH).to(dtype)
-        self.flops = 2 * 3 * tokens * k * WIDTH * width
+        self.x = torch.randn(tokens, d_model).to(device, dtype).requires_grad_()
+        self.index = choices(n_experts, k, tokens, skew).to(device)
+        self.weight = torch.rand(tokens, k).to(device, dtype).requires_grad_()
+        self.grad = torch.randn(tokens, d_model).to(device, dtype)
+        self.flops = 2 * 3 * tokens * k * d_model * width
 
     def run(self, implementation, passes):
         self.config._experts_implementation_internal = implementation
@@ -87,7 +87,7 @@ class Layer:
         return sum(size for where, size in kept.items() if where not in own)
 
 
-ISAS = {"avx2": {"COLLEGIUM_KERNELS": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+ISAS = {"avx2": {"COLLEGIUM_ISA": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
                  "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
 
 

@@ -69,7 +69,7 @@ DoctorFacts examine(const Environment& environment, const Terminal& terminal) {
   if (facts.torch_has_cuda) facts.n_cuda_devices = static_cast<int64_t>(at::getNumGPUs());
   facts.nvidia_driver = fs::exists("/proc/driver/nvidia/version", problem);
   try {
-    facts.kernels = kernels::choose_isa(environment("COLLEGIUM_KERNELS")).name;
+    facts.kernels = kernels::choose_isa(environment("COLLEGIUM_ISA")).name;
     facts.kernels_report = kernels::isa_report();
     facts.products = kernels::products_report();
   } catch (const Error& error) {
@@ -104,7 +104,7 @@ std::vector<Problem> problems_of(const DoctorFacts& facts) {
   const auto allowed = allowed_processors(facts.cpu);
   if (facts.kernels.empty())
     out.push_back({true, text("the hand-written kernels cannot be chosen: ", facts.kernels_report),
-                   "unset COLLEGIUM_KERNELS, or name one of those"});
+                   "unset COLLEGIUM_ISA, or name one of those"});
   if (facts.is_pool_refused)
     out.push_back({true, facts.memory_pool, "unset COLLEGIUM_POOL_MIB, or give a number of MiB"});
   if (facts.memory.total > 0 && facts.memory.usable() < 2 * kGiB)

@@ -19,5 +19,10 @@ PYTHONPATH=$PWD/build/ci/python "$python" bench/models.py --json "$results/model
 echo "== routers"
 PYTHONPATH=$PWD/build/ci/python "$python" bench/routers.py --json "$results/routers.json"
 echo "== atomic experts"
-build/ci/bench/kernels/bench_kernels_product_keys | tee "$results/kernels_product_keys.txt"
+build/ci/bench/kernels/bench_kernels_product_keys 9 2 wall "$results/product_keys.json" | tee "$results/kernels_product_keys.txt"
+"$python" bench/product_keys.py "$results/product_keys.json" "$results/product_keys.svg"
 PYTHONPATH=$PWD/build/ci/python "$python" bench/atomic.py --json "$results/atomic.json"
+if "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+  echo "== experts on the CUDA device"
+  PYTHONPATH=$PWD/build/ci/python "$python" bench/cuda.py --json "$results/cuda.json"
+fi

@@ -2,7 +2,9 @@
 // one table of all N scores (router_linear, top_k), in turns in one process. The second stops where its table takes too
 // much memory.
 //
-//   bench_kernels_product_keys [turns] [threads] [wall|cpu]
+//   bench_kernels_product_keys [turns] [threads] [wall|cpu] [out.json]
+//
+// bench/product_keys.py draws the file.
 //
 // Legend: T tokens, D model width, N experts, S = sqrt(N), k choices.
 #include <ATen/ATen.h>
@@ -14,9 +16,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <fstream>
 #include <string>
 #include <vector>
 
+#include "collegium/base/error.h"
 #include "collegium/base/random.h"
 #include "collegium/kernels/isa.h"
 #include "collegium/kernels/product_top_k.h"
@@ -49,6 +53,7 @@ int main(int argc, char** argv) {
               at::get_num_threads(), turns, is_cpu_time ? "processor" : "wall", T, D, k);
   std::printf("%8s %5s  %14s %14s  %14s %14s\n", "N", "S", "scores us/tok", "search us/tok", "grid us/tok",
               "table us/tok");
+  std::string rows;
   const at::NoGradGuard no_grad;
   const collegium::Random random(3);
   const auto x_TD = random.at("x").normal({T, D}, 1, at::kFloat);
@@ -74,5 +79,16 @@ int main(int argc, char** argv) {
     else
       std::printf("%14s\n", "-");
     std::fflush(stdout);
+    rows += collegium::text(rows.empty() ? "" : ",\n  ", "{\"n\": ", S * S, ", \"scores\": ", median(scoring),
+                            ", \"search\": ", median(searching), ", \"grid\": ", median(grid),
+                            ", \"table\": ", table_ND.defined() ? std::to_string(median(table)) : "null", "}");
   }
+  if (argc <= 4) return 0;
+  std::ofstream file(argv[4]);
+  file << "{\"tokens\": " << T << ", \"width\": " << D << ", \"k\": " << k << ", \"turns\": " << turns
+       << ", \"threads\": " << at::get_num_threads() << ", \"time\": \"" << (is_cpu_time ? "processor" : "wall")
+       << "\", \"unit\": \"microseconds a token\",\n \"rows\": [\n  " << rows << "\n ]}\n";
+  if (file.flush()) return 0;
+  std::fprintf(stderr, "cannot write %s\n", argv[4]);
+  return 1;
 }

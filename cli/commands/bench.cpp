@@ -323,8 +323,7 @@ extern constinit const Command bench_command = {
         "Expert layers beside torch's grouped product and a loop over the experts, routers stage by stage beside "
         "softmax and top-k, and dense products of every instruction set as the ceiling. Contenders take turns in one "
         "process, so a busy machine slows all alike; a ratio above 1 says that Collegium is faster.\n\n"
-        "COLLEGIUM_KERNELS forces an instruction set of ours, ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA those of "
-        "torch. "
+        "COLLEGIUM_ISA forces an instruction set of ours, ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA those of torch. "
         "What needs Python (transformers itself, whole training steps) is run by `make bench`.",
     .group = "this program",
     .positionals = kBenchArguments,

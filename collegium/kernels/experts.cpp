@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "collegium/kernels/experts_passes.h"
+#include "collegium/kernels/experts_torch.h"
 #include "collegium/kernels/grouped_mm.h"
 #include "collegium/kernels/products.h"
 
@@ -79,22 +80,12 @@ const char* name_of(ExpertKind kind) {
 
 void check_call(const ExpertsCall& call) {
   const auto* who = name_of(call.kind);
-  const auto parts = parts_of(activation_of(call.kind));
-  const auto &x_ND = call.x_ND, &first_EHD = call.first_EHD, &second_EDI = call.second_EDI;
-  require(x_ND.dim() == 2 && first_EHD.dim() == 3 && second_EDI.dim() == 3, who,
-          ": x [N, D], first weight [E, H, D] and second weight [E, D, I] wanted, got ", x_ND.sizes(), ", ",
-          first_EHD.sizes(), " and ", second_EDI.sizes());
-  require(first_EHD.size(0) == second_EDI.size(0) && first_EHD.size(2) == x_ND.size(1) &&
-              second_EDI.size(1) == x_ND.size(1) && first_EHD.size(1) == parts * second_EDI.size(2),
-          who, ": weights [E, ", parts == 2 ? "2 I" : "I", ", D] and [E, D, I] for x ", x_ND.sizes(), " wanted, got ",
-          first_EHD.sizes(), " and ", second_EDI.sizes());
+  check_weights(call);
   require(call.gate_R.dim() == 1 && call.gate_R.sizes() == call.token_R.sizes(), who,
           ": gate [R] and token [R] wanted, got ", call.gate_R.sizes(), " and ", call.token_R.sizes());
-  check_same(who, x_ND, first_EHD);
-  check_same(who, x_ND, second_EDI);
-  check_gate(who, call.gate_R, x_ND);
-  check_token(who, call.token_R, x_ND.size(0));
-  check_offset(who, call.offset_E1, first_EHD.size(0), call.token_R.size(0));
+  check_gate(who, call.gate_R, call.x_ND);
+  check_token(who, call.token_R, call.x_ND.size(0));
+  check_offset(who, call.offset_E1, call.first_EHD.size(0), call.token_R.size(0));
 }
 
 // The same tensors as the loops want them: dense rows, gates in the type of sums.
@@ -108,7 +99,13 @@ ExpertsCall dense(const ExpertsCall& call) {
           call.second_EDI.contiguous()};
 }
 
+std::unique_ptr<GroupedProducts> torch_products(const ExpertsCall& call) {
+  if (!uses_grouped_mm(call.x_ND, call.second_EDI)) return looped_products(call.offset_E1);
+  return torch_grouped_products(call.offset_E1.slice(0, 1).to(call.x_ND.device(), at::kInt));
+}
+
 ExpertsResult forward_pass(const ExpertsCall& call, bool keep) {
+  if (!has_loops(call.x_ND)) return torch_experts_forward(*torch_products(call), call, keep);
   const auto activation = activation_of(call.kind);
   const auto is = expert_shape(call.x_ND, call.token_R, call.second_EDI, parts_of(activation));
   ExpertsResult out;
@@ -162,22 +159,30 @@ Tensor fused_experts(const ExpertsCall& call) {
                              static_cast<int64_t>(call.kind), keep);
 }
 
-Tensor torch_grouped(const ExpertsCall& call) {
-  const auto end_E = call.offset_E1.slice(0, 1).to(call.x_ND.device(), at::kInt);
-  return grouped_mm_experts(call.kind, call.x_ND, call.gate_R, call.token_R, end_E, call.first_EHD, call.second_EDI,
-                            /*all_work=*/true);
-}
-
 // The loops, torch's grouped product or the plain version, whichever takes this type and device.
 template <class Plain>
 Tensor experts_by(const ExpertsCall& call, const Plain& plain) {
   check_call(call);
-  if (has_loops(call.x_ND)) return fused_experts(call);
-  if (uses_grouped_mm(call.x_ND, call.second_EDI)) return torch_grouped(call);
+  if (has_loops(call.x_ND) || uses_grouped_mm(call.x_ND, call.second_EDI)) return fused_experts(call);
   return plain(call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI);
 }
 
 }  // namespace
+
+void check_weights(const ExpertsCall& call) {
+  const auto* who = name_of(call.kind);
+  const auto parts = parts_of(activation_of(call.kind));
+  const auto &x_ND = call.x_ND, &first_EHD = call.first_EHD, &second_EDI = call.second_EDI;
+  require(x_ND.dim() == 2 && first_EHD.dim() == 3 && second_EDI.dim() == 3, who,
+          ": x [N, D], first weight [E, H, D] and second weight [E, D, I] wanted, got ", x_ND.sizes(), ", ",
+          first_EHD.sizes(), " and ", second_EDI.sizes());
+  require(first_EHD.size(0) == second_EDI.size(0) && first_EHD.size(2) == x_ND.size(1) &&
+              second_EDI.size(1) == x_ND.size(1) && first_EHD.size(1) == parts * second_EDI.size(2),
+          who, ": weights [E, ", parts == 2 ? "2 I" : "I", ", D] and [E, D, I] for x ", x_ND.sizes(), " wanted, got ",
+          first_EHD.sizes(), " and ", second_EDI.sizes());
+  check_same(who, x_ND, first_EHD);
+  check_same(who, x_ND, second_EDI);
+}
 
 ExpertsResult experts_forward(const ExpertsCall& call, bool keep) {
   check_call(call);
@@ -194,6 +199,7 @@ ExpertsGradients experts_backward(const ExpertsCall& given, const Tensor& pre_RH
               grad_ND.sizes() == call.x_ND.sizes(),
           name_of(call.kind), ": pre-activations [R, H] and a gradient of x's shape wanted, got ", h_RH.sizes(),
           " and ", grad_ND.sizes());
+  if (!has_loops(call.x_ND)) return torch_experts_backward(*torch_products(call), call, h_RH, grad_ND, wanted);
   const auto made_if = [&](size_t input, const Tensor& like) {
     return wanted[input] ? fresh(like.sizes(), like.options()) : Tensor();
   };

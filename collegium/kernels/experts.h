@@ -5,11 +5,11 @@
 // sorted by expert (rows offset[e] to offset[e + 1] belong to expert e; see group.h).
 //
 // Common to all: on the CPU float, double and bfloat16 (sums in float) run hand-written loops; other types run the
-// plain version, other devices that or torch's grouped product (grouped_mm.h). Results do not depend, to the bit, on
-// the number of threads; a row of a forward product does not depend on its expert's other rows either. Everything is
-// differentiable once; asking for a second derivative throws a usage Error (use plain:: for that). Wrong shapes, types,
-// offsets or token ids throw a usage Error. token_R: int64 in [0, N). offset_E1: int64 [E + 1] on the CPU, from 0 to R,
-// never falling.
+// plain version, other devices that or torch's grouped product (grouped_mm.h). From the loops, results do not depend,
+// to the bit, on the number of threads, nor a token's result and its gradients (of x, of gates) on the tokens beside
+// it. Everything is differentiable once; asking for a second derivative throws a usage Error (use plain:: for that).
+// Wrong shapes, types, offsets or token ids throw a usage Error. token_R: int64 in [0, N). offset_E1: int64 [E + 1] on
+// the CPU, from 0 to R, never falling.
 #pragma once
 #include <ATen/core/Tensor.h>
 

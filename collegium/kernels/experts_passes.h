@@ -28,7 +28,11 @@ struct ExpertsGradients {
   Tensor x_ND, gate_R, first_EHD, second_EDI;  ///< undefined where not wanted
 };
 
-/// Without autograd, on tensors that has_loops() accepts. A usage Error for wrong shapes, types, offsets or token ids.
+/// A usage Error for wrong shapes or types of x and the weights.
+void check_weights(const ExpertsCall& call);
+
+/// Without autograd: in loops of ours or in torch's products, by type and device. A usage Error for wrong shapes,
+/// types, offsets or token ids.
 ExpertsResult experts_forward(const ExpertsCall& call, bool keep);
 
 /// `wanted`: x, gate, first and second weights. pre_RH from experts_forward of the same call.

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include "collegium/base/error.h"
-#include "collegium/kernels/experts.h"
 
 namespace collegium::kernels {
 
@@ -25,24 +24,6 @@ bool uses_grouped_mm(const Tensor& x_ND, const Tensor& second_EDI) {
   if (!x_ND.is_cuda()) return false;
   return choose_product(x_ND.scalar_type(), second_EDI.size(1), second_EDI.size(2), cuda_capability(x_ND.get_device()))
       .is_grouped;
-}
-
-Tensor grouped_mm_experts(ExpertKind kind, const Tensor& x_ND, const Tensor& gate_A, const Tensor& token_A,
-                          const Tensor& end_E, const Tensor& first_EHD, const Tensor& second_EDI, bool all_work) {
-#if __has_include(<ATen/ops/_grouped_mm.h>)
-  // Rows behind the last end are left as they are by a grouped product, and would reach sums as anything.
-  Tensor idle_A1;
-  if (!all_work) idle_A1 = at::arange(token_A.size(0), end_E.options()).ge(end_E.slice(0, -1)).unsqueeze(1);
-  const auto silenced = [&](const Tensor& rows) { return all_work ? rows : rows.masked_fill(idle_A1, 0); };
-  const auto product = [&](const Tensor& rows, const Tensor& weight) {
-    return silenced(at::_grouped_mm(rows, weight.transpose(1, 2), end_E));
-  };
-  const auto h_AH = product(silenced(x_ND.index_select(0, token_A)), first_EHD);
-  const auto a_AI = kind == ExpertKind::swiglu ? plain::swiglu(h_AH) : at::gelu(h_AH);
-  return plain::combine(product(a_AI, second_EDI), gate_A, token_A, x_ND.size(0));
-#else
-  fail(ErrorKind::usage, "grouped_mm_experts: this torch has no grouped product");
-#endif
 }
 
 std::string cuda_products_report(std::optional<Capability> capability) {

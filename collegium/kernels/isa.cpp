@@ -9,7 +9,7 @@ namespace collegium::kernels {
 namespace {
 
 std::string forced_isa() {
-  const char* value = std::getenv("COLLEGIUM_KERNELS");
+  const char* value = std::getenv("COLLEGIUM_ISA");
   return value ? value : "";
 }
 
@@ -33,10 +33,10 @@ const Isa& choose_isa(std::string_view wanted) {
   const auto near = nearest(std::string(wanted), all);
   const bool is_known = near == wanted;
   throw Error(ErrorKind::usage,
-              text("COLLEGIUM_KERNELS: ", is_known ? "this processor does not support '" : "unknown instruction set '",
+              text("COLLEGIUM_ISA: ", is_known ? "this processor does not support '" : "unknown instruction set '",
                    wanted, "'", is_known || near.empty() ? "" : text("; did you mean '", near, "'?"),
                    " (available here: ", join(isa_names(true)), ")"),
-              "unset COLLEGIUM_KERNELS to let the fastest available one be chosen");
+              "unset COLLEGIUM_ISA to let the fastest available one be chosen");
 }
 
 const Isa& chosen_isa() {
@@ -48,7 +48,7 @@ std::string isa_report() {
   const Isa& isa = chosen_isa();
   const bool is_forced = !forced_isa().empty();
   return text("kernels: ", isa.name, " (", isa.summary, "), ",
-              is_forced ? "forced by COLLEGIUM_KERNELS" : "the fastest that this processor supports",
+              is_forced ? "forced by COLLEGIUM_ISA" : "the fastest that this processor supports",
               "; compiled in: ", join(isa_names(false)), "; supported here: ", join(isa_names(true)));
 }
 

@@ -1,5 +1,5 @@
 // Which instruction set the hand-written loops of this room use. Chosen once, at run time, from a constant list;
-// the environment variable COLLEGIUM_KERNELS forces one by name.
+// the environment variable COLLEGIUM_ISA forces one by name.
 //
 // Bits: on one machine and one instruction set, every function of this room gives the same bits for any number of
 // threads. Two instruction sets add in different orders and so differ in the last bits.
@@ -14,7 +14,7 @@
 namespace collegium::kernels {
 
 struct Isa {
-  std::string_view name;     ///< what COLLEGIUM_KERNELS is compared with
+  std::string_view name;     ///< what COLLEGIUM_ISA is compared with
   std::string_view summary;  ///< the processor features that it needs
   bool (*supported)();       ///< whether this processor and operating system have them
   const LoopTables* loops;
@@ -28,7 +28,7 @@ std::span<const Isa> isas();
 /// Throws a usage Error that lists the available ones when the name is unknown or the processor lacks it.
 const Isa& choose_isa(std::string_view wanted);
 
-/// choose_isa of the environment variable COLLEGIUM_KERNELS, settled at the first call.
+/// choose_isa of the environment variable COLLEGIUM_ISA, settled at the first call.
 const Isa& chosen_isa();
 
 /// One line for people: which one is chosen, why, and what else there is.

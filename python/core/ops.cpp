@@ -9,11 +9,10 @@
 #include <torch/library.h>
 
 #include "collegium/base/error.h"
-#include "collegium/kernels/experts.h"
 #include "collegium/kernels/experts_passes.h"
+#include "collegium/kernels/experts_torch.h"
 #include "collegium/kernels/group.h"
 #include "collegium/kernels/grouped_mm.h"
-#include "collegium/kernels/work.h"
 
 namespace collegium::python {
 namespace {
@@ -45,28 +44,47 @@ void check_choices(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& ga
 
 struct Work {
   ExpertsCall call;
-  Tensor place_R;  // where each row stands in the flattened [N K] choices
+  Tensor place_R;                                      // where each row stands in the flattened [N K] choices
+  std::unique_ptr<kernels::GroupedProducts> products;  // null: the call's offsets say which rows are whose
 };
 
 // Choices sorted by expert. Ids at or above the number of experts do no work: they are how expert parallelism marks
 // choices that another process carries out.
 Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                  const Tensor& first_EHD, const Tensor& second_EDI) {
+  kernels::check_weights({kind, x_ND, {}, {}, {}, first_EHD, second_EDI});
   const auto E = first_EHD.size(0), K = expert_NK.size(1);
   const auto id_A = expert_NK.reshape({-1}).to(at::kLong).clamp_max(E);
+  const auto gate_A = gate_NK.reshape({-1});
+  if (kernels::uses_grouped_mm(x_ND, second_EDI)) {
+    // Nothing is read from the device: choices that do no work stay, behind the last expert, with a gate of zero.
+    const auto [sorted_A, order_A] = at::sort(id_A, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+    const auto end_E = at::searchsorted(sorted_A, at::arange(E, id_A.options()), /*out_int32=*/true, /*right=*/true);
+    return {{kind,
+             x_ND,
+             gate_A.index_select(0, order_A).masked_fill(sorted_A.ge(E), 0),
+             order_A.floor_divide(K),
+             {},
+             first_EHD,
+             second_EDI},
+            order_A,
+            kernels::torch_grouped_products(end_E)};
+  }
   const auto grouped = kernels::group_by_expert(id_A, E + 1);
   const auto R = grouped.offset_E1[E].item<int64_t>();
   const auto place_R = grouped.order_R.slice(0, 0, R);
-  return {{kind, x_ND, gate_NK.reshape({-1}).index_select(0, place_R), place_R.floor_divide(K),
-           grouped.offset_E1.slice(0, 0, E + 1), first_EHD, second_EDI},
-          place_R};
+  return {{kind, x_ND, gate_A.index_select(0, place_R), place_R.floor_divide(K), grouped.offset_E1.slice(0, 0, E + 1),
+           first_EHD, second_EDI},
+          place_R,
+          nullptr};
 }
 
-std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+std::tuple<Tensor, Tensor> run_forward(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                                        const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
   return torch_errors([&]() -> std::tuple<Tensor, Tensor> {
     const auto work = sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
-    const auto result = kernels::experts_forward(work.call, keep);
+    const auto result = work.products ? kernels::torch_experts_forward(*work.products, work.call, keep)
+                                      : kernels::experts_forward(work.call, keep);
     if (!keep) return {result.out_ND, at::empty({0, first_EHD.size(1)}, x_ND.options())};
     // Rows of choices that do no work are at the end, so that the shape is known without the ids.
     const auto missing = expert_NK.numel() - result.pre_RH.size(0);
@@ -77,13 +95,14 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_ND, const Tensor& expert_
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-FourTensors backward_cpu(const Tensor& grad_ND, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
+FourTensors run_backward(const Tensor& grad_ND, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                          const Tensor& first_EHD, const Tensor& second_EDI, const Tensor& pre_AH, int64_t kind,
                          std::array<bool, 4> wanted) {
   return torch_errors([&]() -> FourTensors {
     const auto work = sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
-    const auto R = work.place_R.size(0);
-    auto out = kernels::experts_backward(work.call, pre_AH.slice(0, 0, R), grad_ND, wanted);
+    const auto pre_RH = pre_AH.slice(0, 0, work.place_R.size(0));
+    auto out = work.products ? kernels::torch_experts_backward(*work.products, work.call, pre_RH, grad_ND, wanted)
+                             : kernels::experts_backward(work.call, pre_RH, grad_ND, wanted);
     const auto or_empty = [&](const Tensor& t) { return t.defined() ? t : at::empty({0}, x_ND.options()); };
     Tensor gate_grad_NK;
     if (wanted[1])
@@ -112,7 +131,7 @@ FourTensors backward_meta(const Tensor&, const Tensor& x_ND, const Tensor&, cons
 std::tuple<Tensor, Tensor> call_forward(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                                         const Tensor& first_EHD, const Tensor& second_EDI, int64_t kind, bool keep) {
   static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("collegium::_experts_forward", "").typed<decltype(forward_cpu)>();
+      c10::Dispatcher::singleton().findSchemaOrThrow("collegium::_experts_forward", "").typed<decltype(run_forward)>();
   return op.call(x_ND, expert_NK, gate_NK, first_EHD, second_EDI, kind, keep);
 }
 
@@ -130,7 +149,7 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
                                                  const torch::autograd::variable_list& grads) {
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("collegium::_experts_backward", "")
-                               .typed<decltype(backward_cpu)>();
+                               .typed<decltype(run_backward)>();
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled() || !grads[0].requires_grad(),
                                 "grouped experts: no second derivative");
     const auto saved = context->get_saved_variables();
@@ -143,29 +162,9 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
   }
 };
 
-// Where there are no loops of ours: other devices and types.
-Tensor elsewhere(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
-                 const Tensor& first_EHD, const Tensor& second_EDI) {
-  const auto E = first_EHD.size(0), K = expert_NK.size(1);
-  if (!kernels::uses_grouped_mm(x_ND, second_EDI)) {
-    const auto work = sorted_work(kind, x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
-    const auto& c = work.call;
-    return kind == ExpertKind::swiglu
-               ? kernels::plain::swiglu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1, c.first_EHD, c.second_EDI)
-               : kernels::plain::gelu_experts(c.x_ND, c.gate_R, c.token_R, c.offset_E1, c.first_EHD, c.second_EDI);
-  }
-  // Choices that do no work are sorted behind the last expert.
-  const auto [id_A, order_A] = at::sort(expert_NK.reshape({-1}).to(at::kLong).clamp_max(E), true, 0, false);
-  const auto end_E = at::searchsorted(id_A, at::arange(E, id_A.options()), /*out_int32=*/true, /*right=*/true);
-  return kernels::grouped_mm_experts(kind, x_ND, gate_NK.reshape({-1}).index_select(0, order_A),
-                                     order_A.floor_divide(K), end_E, first_EHD, second_EDI, /*all_work=*/false);
-}
-
 Tensor experts(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, const Tensor& gate_NK,
                const Tensor& first_EHD, const Tensor& second_EDI) {
   check_choices(x_ND, expert_NK, gate_NK);
-  if (!kernels::has_loops(x_ND) && !x_ND.is_meta())
-    return torch_errors([&] { return elsewhere(kind, x_ND, expert_NK, gate_NK, first_EHD, second_EDI); });
   const auto number = static_cast<int64_t>(kind);
   if (at::GradMode::is_enabled() &&
       (x_ND.requires_grad() || gate_NK.requires_grad() || first_EHD.requires_grad() || second_EDI.requires_grad()))
@@ -202,9 +201,10 @@ TORCH_LIBRARY_IMPL(collegium, CompositeImplicitAutograd, library) {
   library.impl("grouped_gelu", grouped_gelu);
 }
 
-TORCH_LIBRARY_IMPL(collegium, CPU, library) {
-  library.impl("_experts_forward", forward_cpu);
-  library.impl("_experts_backward", backward_cpu);
+// Every device and type: what runs where is the business of the kernels.
+TORCH_LIBRARY_IMPL(collegium, CompositeExplicitAutograd, library) {
+  library.impl("_experts_forward", run_forward);
+  library.impl("_experts_backward", run_backward);
 }
 
 TORCH_LIBRARY_IMPL(collegium, Meta, library) {

@@ -148,7 +148,7 @@ TEST_CASE("doctor finds nothing wrong with a healthy machine and one thing wrong
   facts = healthy(), facts.kernels = "", facts.kernels_report = "unknown 'fast'";
   CHECK(problem_of(facts) ==
         "problem: the hand-written kernels cannot be chosen: unknown 'fast' "
-        "/ unset COLLEGIUM_KERNELS, or name one of those");
+        "/ unset COLLEGIUM_ISA, or name one of those");
   facts = healthy(), facts.is_pool_refused = true, facts.memory_pool = "COLLEGIUM_POOL_MIB: not 'x'";
   CHECK(begins(problem_of(facts), "problem: COLLEGIUM_POOL_MIB: not 'x' / unset COLLEGIUM_POOL_MIB"));
   facts = healthy(), facts.data_folders = {{"/gone", false}};
@@ -187,7 +187,7 @@ TEST_CASE("doctor can look at this machine") {
   CHECK(!json["kernels"]["chosen"].get<std::string>().empty());
   // No PATH: nothing is found, and each missing program comes with a remark.
   CHECK(json["programs"]["python3"].is_null());
-  const auto forced = test::run(all_commands(), {"doctor", "--json"}, {{"COLLEGIUM_KERNELS", "no_such_isa"}});
+  const auto forced = test::run(all_commands(), {"doctor", "--json"}, {{"COLLEGIUM_ISA", "no_such_isa"}});
   CHECK(forced.code == 0);
   CHECK(Json::parse(forced.out)["kernels"]["chosen"] == "");
 }
