@@ -257,12 +257,18 @@ nlohmann::json group_rows(std::vector<nlohmann::json>& rows, const std::vector<E
 }  // namespace
 
 bool is_about_layers(const Recipe& recipe, const Recipe& reference) {
-  const auto& other = recipe.has_baseline ? recipe.baseline : reference.run;
-  for (const auto& line : differences(resolved(other), resolved(recipe.run))) {
+  const auto ours = resolved(recipe.run), other = resolved(recipe.has_baseline ? recipe.baseline : reference.run);
+  const auto layer_of = [](const Table& run) {
+    const auto* name = find_path(run, "model.moe.name");
+    return name ? std::get<std::string>(name->data) : std::string();
+  };
+  // Against another layer, often a dense one, the routed layer stands for its router.
+  const bool is_router = layer_of(ours) == "routed" && layer_of(other) != "routed";
+  for (const auto& line : differences(other, ours)) {
     const auto path = std::string_view(line).substr(0, line.find(": "));
     if (path.starts_with("model.") && path != "model.name" && path != "model.allow_noncausal" &&
         path != "model.moe.n_experts" && path != "model.moe.d_expert" && !path.starts_with("model.moe.router.") &&
-        !path.starts_with("model.moe.expert."))
+        !path.starts_with("model.moe.expert.") && !(is_router && path.starts_with("model.moe.")))
       return true;
   }
   return false;
@@ -271,6 +277,8 @@ bool is_about_layers(const Recipe& recipe, const Recipe& reference) {
 Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::vector<Recipe>& recipes,
                                const RunSetting& setting, Reuse reuse,
                                const std::function<void(const std::string&)>& say) {
+  require(reference.run.task == RunConfig{}.task, "leaderboard: ranks by held-out bits per byte, which task '",
+          reference.run.task.name, "' of the reference does not have");
   Leaderboard out{.board = board};
   std::map<std::string, std::string> entered;  // configuration -> the recipe that has it
   for (auto recipe : board == Board::layer ? with_baselines(reference, recipes) : recipes) {

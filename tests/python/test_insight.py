@@ -143,6 +143,8 @@ def test_report_on_layers(place):  # noqa: F811
     other_room.mkdir()
     deeper = other_room / "deeper.toml"
     deeper.write_text(path.read_text().replace("n_layers = 2", "n_layers = 4") + "\n[baseline.model]\nn_layers = 2\n")
+    dense = '\n[baseline.model.moe]\nname = "dense"\nd_hidden = 32\n'  # a router's recipe, too
+    (other_room / "against_dense.toml").write_text(path.read_text() + dense)
     for name in ("gshard", "hash"):
         router = f'\n[baseline.model.moe]\nrouter = {{ name = "{name}" }}\n'
         (other_room / f"{name}.toml").write_text(
@@ -194,6 +196,10 @@ def test_report_on_layers(place):  # noqa: F811
     assert f'{pair["flops_ratio"]:.2f} / {pair["active_ratio"]:.2f}' in page
     picture = (place / "docs" / "layers.svg").read_text()
     assert picture.count("<g ") == 4 and "nan" not in picture
+    images = place / "images.toml"
+    images.write_text('[task]\nname = "digit_grid"\n\n[model]\nname = "patch_classifier"\n')
+    refused = cli("compare", "--room", "layer", "--reference", images, "--threads", 1, cwd=place, check=2)
+    assert "bits per byte, which task 'digit_grid'" in refused.stderr
 
 
 def test_evidence_finds_parts_that_do_not_fit_before_any_training(place):  # noqa: F811

@@ -86,6 +86,6 @@ extern constinit const Entry<Scorer> scorer_cluster_dropout = entry<ClusterDropo
      .taxonomy = "training/regularisation/expert dropout",
      .summary = "in training, a share of each cluster's experts is out for the step",
      .equation = "training: p = softmax over the experts left of ℓ,  ℓ = logits of the wrapped scorer\n"
-                 "left: of each cluster of n all but ⌊share · n⌋, drawn each step;  evaluation: all"});
+                 "left: of each cluster of n all but min(n - 1, ⌊share · n⌋), drawn each step;  evaluation: all"});
 
 }  // namespace collegium::route

@@ -194,7 +194,7 @@ extern constinit const Entry<Selector> selector_importance_top_k = entry<Importa
      .taxonomy = "gating/sparse/dynamic number of experts",
      .summary = "more experts for tokens that attention finds important, on a budget",
      .equation = "T = top-k_t(s + b),  k_t = min_k + number of j ≤ S with r_t - d_t / slack ≥ (j / (S + 1))^c\n"
-                 "S = max_k - min_k,  r: rank so far of t · attention_tt,  d: experts beyond budget so far",
+                 "S = max_k - min_k,  c by the budget,  r: rank so far of t · attention_tt,  d: experts beyond budget",
      .claims = kImportanceClaims});
 
 }  // namespace collegium::route
