@@ -1,4 +1,4 @@
-// The headers that nearly every file needs; one precompiled header serves all rooms in the dev preset.
+// The headers that nearly every file needs: precompiled once for all rooms, and once for the tests.
 #include <ATen/ATen.h>
 
 #include <algorithm>

@@ -7,6 +7,9 @@ target_compile_definitions(collegium_options INTERFACE _GLIBCXX_ASSERTIONS)
 target_link_libraries(collegium_options INTERFACE ${TORCH_LIBRARIES} collegium_openmp)
 target_link_options(collegium_options INTERFACE ${TORCH_LINK_OPTIONS})
 target_include_directories(collegium_options SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+if(COLLEGIUM_PCH AND CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  target_compile_options(collegium_options INTERFACE -fpch-preprocess)  # ccache needs it
+endif()
 if(COLLEGIUM_ASAN)
   # What the sanitizers insert makes GCC 12 see uninitialised values where there are none.
   target_compile_options(collegium_options INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer -Wno-maybe-uninitialized)
