@@ -22,7 +22,8 @@ void RoutingMeter::add(const model::ModelOutput& output, const Tensor& mask_N) {
                           .nonzero()
                           .flatten();
     const auto first_N = route::first_expert(d);
-    sum.first_N.push_back(first_N.to(at::kCPU, at::kInt));
+    const auto first = first_N.to(at::kCPU, at::kInt).contiguous();
+    sum.first_N.insert(sum.first_N.end(), first.const_data_ptr<int>(), first.const_data_ptr<int>() + first.numel());
     const auto kept_E = d.kept_E();
     sum.kept_E = sum.kept_E.defined() ? sum.kept_E + kept_E : kept_E;
 
@@ -75,7 +76,7 @@ void RoutingMeter::report(nlohmann::json& row, const Tensor& before_LN) const {
 
 Tensor RoutingMeter::first_experts() const {
   std::vector<Tensor> all;
-  for (const auto& layer : layers_) all.push_back(at::cat(layer.first_N));
+  for (const auto& layer : layers_) all.push_back(at::tensor(layer.first_N, at::kInt));
   return all.empty() ? Tensor() : at::stack(all);
 }
 
