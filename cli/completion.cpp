@@ -227,7 +227,7 @@ std::string zsh_completion(Commands commands) {
       const auto index = positional.max == 1 ? text(i + 1, positional.min == 0 ? ":" : "") : std::string("*");
       cases += text("            ",
                     shell_quoted(text(index, ":", positional.name, ":",
-                                zsh_action(source_name(positional.complete, positional.choices)))),
+                                      zsh_action(source_name(positional.complete, positional.choices)))),
                     " \\\n");
     }
     cases += "            && return 0\n          ;;\n";

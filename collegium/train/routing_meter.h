@@ -39,7 +39,8 @@ class RoutingMeter {
     int64_t n_scored = 0, n_margins = 0;
     Tensor count_E, sum_ED;  // float64, by first expert
     Tensor kept_E;
-    // One block that grows: a small tensor kept a pass, between the large ones that a pass frees, pinned the heap apart.
+    // One block that grows: a small tensor kept a pass, between the large ones that a pass frees, pinned the heap
+    // apart.
     std::vector<int> first_N;
   };
   std::vector<Layer> layers_;
