@@ -37,7 +37,7 @@ format:                ## clang-format, pinned, through pre-commit
 	.venv/bin/pip install -q pre-commit==4.3.0
 	.venv/bin/pre-commit run --all-files
 
-tidy:                  ## clang-tidy, pinned, over all sources (half an hour on two cores)
+tidy:                  ## clang-tidy, pinned, over all sources (slow: minutes for the first files, then seconds a file)
 	tools/setup.sh
 	tools/tidy.sh
 
