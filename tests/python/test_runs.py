@@ -25,6 +25,17 @@ def find_cli():
 CLI = find_cli()
 pytestmark = pytest.mark.skipif(CLI is None, reason="the command line is not built")
 
+
+def has_cuda():
+    """Whether the command line's torch can use a device."""
+    if CLI is None:
+        return False
+    said = subprocess.run([str(CLI), "doctor", "--json"], capture_output=True, text=True)
+    return said.returncode == 0 and json.loads(said.stdout)["torch"]["cuda_devices"] > 0
+
+
+needs_cuda = pytest.mark.skipif(not has_cuda(), reason="no CUDA device")
+
 RECIPE = """
 [data]
 sources = ["{text}"]
@@ -104,23 +115,25 @@ def final_state(folder):
     return newest.name, out
 
 
-KILLED = [(router, "", 300) for router in ["top_k", "switch", "loss_free", "relu", "hash"]] + [
+KILLED = [(router, "", 300, "cpu") for router in ["top_k", "switch", "loss_free", "relu", "hash"]] + [
     # Slower steps: half as many are killed as often.
-    ("top_k", 'optimizer = { name = "muon" }', 150),
-    ("loss_free", 'precision = "bf16"', 150),
-]
+    ("top_k", 'optimizer = { name = "muon" }', 150, "cpu"),
+    ("loss_free", 'precision = "bf16"', 150, "cpu"),
+] + [pytest.param(router, train, 300, "cuda", marks=needs_cuda)
+     for router, train in [("top_k", ""), ("switch", 'precision = "bf16"'), ("relu", "")]]
 
 
-@pytest.mark.parametrize("router, train, steps", KILLED, ids=[" ".join(filter(None, k[:2])) for k in KILLED])
-def test_a_killed_run_resumes_bitwise(place, router, train, steps):
+@pytest.mark.parametrize("router, train, steps, device", KILLED)
+def test_a_killed_run_resumes_bitwise(place, router, train, steps, device):
     recipe = write_recipe(place, router, steps=steps)
     recipe.write_text(recipe.read_text().replace("[train]", f"[train]\n{train}"))
-    cli("train", recipe, "--runs", "whole", "--no-report", "--threads", 1, cwd=place, check=0)
+    common = ["--no-report", "--threads", 1, "--device", device]
+    cli("train", recipe, "--runs", "whole", *common, cwd=place, check=0)
     wanted_step, wanted = final_state(only_run(place, "whole"))
 
     kills = 0
     for attempt in range(12):
-        arguments = ["train", str(recipe), "--runs", "cut", "--no-report", "--threads", "1"] + (["--resume"] if attempt else [])
+        arguments = ["train", recipe, "--runs", "cut", *common] + (["--resume"] if attempt else [])
         child = start(arguments, place)
         # Each attempt may live a little longer, so that some kills meet a save and the last one finishes.
         deadline = time.monotonic() + 20
@@ -195,6 +208,34 @@ def test_the_whole_way(place):
     cli("report", ids[0], cwd=place, check=0)
     plan = json.loads(cli("plan", recipe, "--no-measure", "--json", cwd=place, check=0).stdout)
     assert plan["fits"] and plan["parameters_total"] > plan["parameters_active"]
+
+
+ON_CUDA = ['name = "routed"\nn_experts = 4\nd_expert = 16\nrouter = { name = "loss_free" }',
+           'name = "dense"', 'name = "chain"\nn_experts = 4\nd_expert = 16', 'name = "peer"\nn_experts = 256',
+           'name = "soft"\nn_experts = 4\nd_expert = 16']
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("moe", ON_CUDA, ids=[moe.split('"')[1] for moe in ON_CUDA])
+def test_the_whole_way_on_cuda(place, moe, precision):
+    """Trained on the device: the first loss of the processor, about its last one; then all that reads a run."""
+    recipe = write_recipe(place, steps=60)
+    start, end = recipe.read_text().split("[model.moe]")[0], recipe.read_text().split("[train]")[1]
+    start = start.replace("[model]", "[model]\nallow_noncausal = true")
+    recipe.write_text(f'{start}[model.moe]\n{moe}\n\n[train]\nprecision = "{precision}"{end}')
+    loss = {}
+    for device in ("cpu", "cuda"):
+        cli("train", recipe, "--runs", device, "--device", device, "--threads", 1, cwd=place, check=0)
+        rows = map(json.loads, (only_run(place, device) / "metrics.jsonl").read_text().splitlines())
+        loss[device] = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert loss["cuda"][0] == pytest.approx(loss["cpu"][0], rel=1e-4 if precision == "fp32" else 2e-2)
+    assert loss["cuda"][-1] == pytest.approx(loss["cpu"][-1], rel=0.1)
+    said = cli("generate", "tiny", "--runs", "cuda", "--prompt", "the ", "-n", 10, "--device", "cuda", cwd=place, check=0)
+    assert said.stdout.startswith("the ")
+    if "dense" not in moe:
+        cli("inspect", "tiny", "--runs", "cuda", cwd=place, check=0)
+    assert json.loads(cli("plan", recipe, "--device", "cuda", "--json", cwd=place, check=0).stdout)["fits"]
 
 
 def test_a_plan_says_what_each_layer_costs(place):
