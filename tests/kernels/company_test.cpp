@@ -2,6 +2,7 @@
 // tiles: widths that are no multiple of a panel, and every number of rows from 1 to 70 for one expert.
 //
 // Legend: as in experts.h; M tokens of a batch, each with K choices, drawn from a pool of N tokens.
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "check.h"

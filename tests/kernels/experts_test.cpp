@@ -1,5 +1,6 @@
 #include "collegium/kernels/experts.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <functional>

@@ -1,5 +1,6 @@
 #include "collegium/kernels/router_linear.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "check.h"
