@@ -159,11 +159,11 @@ Tensor fused_experts(const ExpertsCall& call) {
                              static_cast<int64_t>(call.kind), keep);
 }
 
-// The loops, torch's grouped product or the plain version, whichever takes this type and device.
+// Passes of ours, in loops or in torch's products, or the plain version for the processor's other types.
 template <class Plain>
 Tensor experts_by(const ExpertsCall& call, const Plain& plain) {
   check_call(call);
-  if (has_loops(call.x_ND) || uses_grouped_mm(call.x_ND, call.second_EDI)) return fused_experts(call);
+  if (has_loops(call.x_ND) || call.x_ND.is_cuda()) return fused_experts(call);
   return plain(call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI);
 }
 

@@ -4,6 +4,7 @@
 
 #include "collegium/base/error.h"
 #include "collegium/kernels/experts.h"
+#include "collegium/kernels/token_sums.h"
 #include "collegium/kernels/work.h"
 
 namespace collegium::kernels {
@@ -48,11 +49,8 @@ class TorchGroupedProducts final : public GroupedProducts {
   explicit TorchGroupedProducts(const Tensor& end_E) : end_E_(end_E) {}
 
   Tensor times(const Tensor& rows_AM, const Tensor& matrix_EMN) const override {
-    const auto A = rows_AM.size(0);
-    if (A == 0) return at::zeros({0, matrix_EMN.size(2)}, rows_AM.options());
-    // Rows behind the last end are left as they are by a grouped product, and would reach sums as anything.
-    const auto idle_A1 = at::arange(A, end_E_.options()).ge(end_E_.slice(0, -1)).unsqueeze(1);
-    return at::_grouped_mm(rows_AM, matrix_EMN, end_E_).masked_fill(idle_A1, 0);
+    if (rows_AM.size(0) == 0) return at::zeros({0, matrix_EMN.size(2)}, rows_AM.options());
+    return at::_grouped_mm(rows_AM, matrix_EMN, end_E_);
   }
 
   Tensor outer(const Tensor& left_AM, const Tensor& right_AN) const override {
@@ -73,7 +71,16 @@ Tensor activated(ExpertKind kind, const Tensor& h_AH) {
 Tensor pre_activation_gradient(ExpertKind kind, const Tensor& h_AH, const Tensor& grad_AI) {
   if (kind == ExpertKind::gelu) return at::gelu_backward(grad_AI, h_AH);
   const auto halves = h_AH.chunk(2, -1);
-  return at::cat({at::silu_backward(grad_AI * halves[1], halves[0]), grad_AI * at::silu(halves[0])}, -1);
+  auto out_AH = at::empty_like(h_AH);
+  auto parts = out_AH.chunk(2, -1);
+  at::silu_backward_out(parts[0], grad_AI * halves[1], halves[0]);
+  at::mul_out(parts[1], grad_AI, at::silu(halves[0]));
+  return out_AH;
+}
+
+// Rows of nobody read any token.
+Tensor read_rows(const Tensor& t_ND, const Tensor& token_A) {
+  return t_ND.index_select(0, token_A.clamp_max(t_ND.size(0) - 1));
 }
 
 }  // namespace
@@ -92,31 +99,30 @@ std::unique_ptr<GroupedProducts> torch_grouped_products([[maybe_unused]] const T
 
 ExpertsResult torch_experts_forward(const GroupedProducts& products, const ExpertsCall& call, bool keep) {
   const auto first_EHD = call.first_EHD.contiguous(), second_EDI = call.second_EDI.contiguous();
-  const auto h_AH = products.times(call.x_ND.index_select(0, call.token_R), first_EHD.transpose(1, 2));
+  const auto h_AH = products.times(read_rows(call.x_ND, call.token_R), first_EHD.transpose(1, 2));
   const auto y_AD = products.times(activated(call.kind, h_AH), second_EDI.transpose(1, 2));
-  return {plain::combine(y_AD, call.gate_R, call.token_R, call.x_ND.size(0)), keep ? h_AH : Tensor()};
+  return {token_sums(y_AD, call.gate_R, call.token_R, call.x_ND.size(0)), keep ? h_AH : Tensor()};
 }
 
-// The same equations as in experts.cpp: one product q = dy W2 gives the gates' and the activations' gradients.
+// The same equations as in experts.cpp: one product q = dy W2 gives the gates' and the activations' gradients. Sums are
+// in float, or double; what is between them is in the type of the experts.
 ExpertsGradients torch_experts_backward(const GroupedProducts& products, const ExpertsCall& call, const Tensor& pre_AH,
                                         const Tensor& grad_ND, const std::array<bool, 4>& wanted) {
   const auto type = call.x_ND.scalar_type(), wide = wide_type(type);
   const auto first_EHD = call.first_EHD.contiguous(), second_EDI = call.second_EDI.contiguous();
-  const auto grad_AD = grad_ND.index_select(0, call.token_R);
-  const auto a_AI = activated(call.kind, pre_AH).to(wide);
-  const auto gate_A1 = call.gate_R.to(wide).unsqueeze(1);
+  const auto grad_AD = read_rows(grad_ND, call.token_R);
+  const auto gate_A1 = call.gate_R.to(type).unsqueeze(1);
   ExpertsGradients out;
-  if (wanted[3]) out.second_EDI = products.outer(grad_AD, (gate_A1 * a_AI).to(type));
+  const auto a_AI = wanted[1] || wanted[3] ? activated(call.kind, pre_AH) : Tensor();
+  if (wanted[3]) out.second_EDI = products.outer(grad_AD, gate_A1 * a_AI);
   if (!wanted[0] && !wanted[1] && !wanted[2]) return out;
-  const auto q_AI = products.times(grad_AD, second_EDI).to(wide);
-  if (wanted[1]) out.gate_R = (q_AI * a_AI).sum(-1);
+  const auto q_AI = products.times(grad_AD, second_EDI);
+  if (wanted[1])
+    out.gate_R = (q_AI * a_AI).sum(-1, /*keepdim=*/false, wide).masked_fill(call.token_R.ge(call.x_ND.size(0)), 0);
   if (!wanted[0] && !wanted[2]) return out;
-  const auto grad_h_AH = pre_activation_gradient(call.kind, pre_AH.to(wide), gate_A1 * q_AI).to(type);
-  if (wanted[2]) out.first_EHD = products.outer(grad_h_AH, call.x_ND.index_select(0, call.token_R));
-  if (wanted[0])
-    out.x_ND = at::zeros(call.x_ND.sizes(), call.x_ND.options().dtype(wide))
-                   .index_add_(0, call.token_R, products.times(grad_h_AH, first_EHD).to(wide))
-                   .to(type);
+  const auto grad_h_AH = pre_activation_gradient(call.kind, pre_AH, gate_A1 * q_AI);
+  if (wanted[2]) out.first_EHD = products.outer(grad_h_AH, read_rows(call.x_ND, call.token_R));
+  if (wanted[0]) out.x_ND = token_sums(products.times(grad_h_AH, first_EHD), {}, call.token_R, call.x_ND.size(0));
   return out;
 }
 

@@ -16,7 +16,7 @@ namespace collegium::kernels {
 class GroupedProducts {
  public:
   virtual ~GroupedProducts() = default;
-  /// [A, N]: each row times its expert's matrix; zero for rows that do no work.
+  /// [A, N]: each row times its expert's matrix; anything for rows that do no work.
   virtual Tensor times(const Tensor& rows_AM, const Tensor& matrix_EMN) const = 0;
   /// [E, M, N]: for each expert the sum over its rows of left^T right; zero for experts without rows.
   virtual Tensor outer(const Tensor& left_AM, const Tensor& right_AN) const = 0;
@@ -30,7 +30,7 @@ std::unique_ptr<GroupedProducts> looped_products(const Tensor& offset_E1);
 std::unique_ptr<GroupedProducts> torch_grouped_products(const Tensor& end_E);
 
 /// experts_forward and experts_backward with these products. offset_E1 of the call is not read; rows that do no work
-/// have a gate of zero.
+/// are of token N. Their pre-activations are anything.
 ExpertsResult torch_experts_forward(const GroupedProducts& products, const ExpertsCall& call, bool keep);
 ExpertsGradients torch_experts_backward(const GroupedProducts& products, const ExpertsCall& call, const Tensor& pre_AH,
                                         const Tensor& grad_ND, const std::array<bool, 4>& wanted);

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "collegium/kernels/products.h"
+#include "collegium/kernels/token_sums.h"
 
 namespace collegium::kernels {
 namespace {
@@ -86,12 +87,17 @@ void sums_by_expert(const Wide<S>* factor, const S* x, const int64_t* token, con
   });
 }
 
+Tensor expert_of_pairs(const Tensor& offset_E1, const Tensor& token_R) {
+  return at::repeat_interleave(offset_E1.diff()).to(token_R.device());
+}
+
 Experts experts_of(const Tensor& offset_E1) {
   return {offset_E1.const_data_ptr<int64_t>(), offset_E1.size(0) - 1};
 }
 
 Tensor products_of(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& token_R, const Tensor& offset_E1) {
   count_product(token_R.size(0), x_ND.size(1), 1);
+  if (!has_loops(x_ND)) return plain::pair_products(x_ND, weight_ED, token_R, offset_E1);
   auto out_R = at::empty({token_R.size(0)}, x_ND.options().dtype(wide_type(x_ND.scalar_type())));
   by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
     products(data<S>(x_ND), data<S>(weight_ED), token_R.const_data_ptr<int64_t>(), token_R.size(0),
@@ -103,6 +109,12 @@ Tensor products_of(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& to
 Tensor token_sums_of(const Tensor& factor_R, const Tensor& weight_ED, const Tensor& token_R, const Tensor& offset_E1,
                      int64_t n_tokens) {
   count_product(token_R.size(0), 1, weight_ED.size(1));
+  if (!has_loops(weight_ED)) {
+    const auto [sorted_R, order_R] = at::sort(token_R, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+    return bag_sums(weight_ED, expert_of_pairs(offset_E1, token_R).index_select(0, order_R),
+                    at::searchsorted(sorted_R, at::arange(n_tokens, token_R.options())),
+                    factor_R.index_select(0, order_R));
+  }
   auto out_ND = fresh({n_tokens, weight_ED.size(1)}, weight_ED.options());
   by_element(weight_ED.scalar_type(), [&]<class S>(std::type_identity<S>) {
     sums_by_token(data<Wide<S>>(factor_R), data<S>(weight_ED), token_R.const_data_ptr<int64_t>(), experts_of(offset_E1),
@@ -113,6 +125,7 @@ Tensor token_sums_of(const Tensor& factor_R, const Tensor& weight_ED, const Tens
 
 Tensor expert_sums_of(const Tensor& factor_R, const Tensor& x_ND, const Tensor& token_R, const Tensor& offset_E1) {
   count_product(token_R.size(0), 1, x_ND.size(1));
+  if (!has_loops(x_ND)) return bag_sums(x_ND, token_R, offset_E1.slice(0, 0, -1).to(x_ND.device()), factor_R);
   auto out_ED = fresh({offset_E1.size(0) - 1, x_ND.size(1)}, x_ND.options());
   by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
     sums_by_expert(data<Wide<S>>(factor_R), data<S>(x_ND), token_R.const_data_ptr<int64_t>(), experts_of(offset_E1),
@@ -171,10 +184,6 @@ void check_pairs(const char* who, const Tensor& weight_ED, const Tensor& token_R
   check_offset(who, offset_E1, weight_ED.size(0), token_R.size(0));
 }
 
-Tensor expert_of_pairs(const Tensor& offset_E1, const Tensor& token_R) {
-  return at::repeat_interleave(offset_E1.diff()).to(token_R.device());
-}
-
 }  // namespace
 
 Tensor pair_products(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& token_R, const Tensor& offset_E1) {
@@ -183,7 +192,7 @@ Tensor pair_products(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& 
           ": x [N, D] and weight [E, D] wanted, got ", x_ND.sizes(), " and ", weight_ED.sizes());
   check_same(who, x_ND, weight_ED);
   check_pairs(who, weight_ED, token_R, offset_E1, x_ND.size(0));
-  if (!has_loops(x_ND)) return plain::pair_products(x_ND, weight_ED, token_R, offset_E1);
+  if (!has_loops(x_ND) && !x_ND.is_cuda()) return plain::pair_products(x_ND, weight_ED, token_R, offset_E1);
   return PairProducts::apply(x_ND, weight_ED, token_R.contiguous(), offset_E1.contiguous());
 }
 
@@ -194,7 +203,8 @@ Tensor pair_sums(const Tensor& factor_R, const Tensor& weight_ED, const Tensor& 
   require(factor_R.dim() == 1 && factor_R.sizes() == token_R.sizes(), who, ": factor [R] and token [R] wanted, got ",
           factor_R.sizes(), " and ", token_R.sizes());
   check_gate(who, factor_R, weight_ED);
-  if (!has_loops(weight_ED)) return plain::pair_sums(factor_R, weight_ED, token_R, offset_E1, n_tokens);
+  if (!has_loops(weight_ED) && !weight_ED.is_cuda())
+    return plain::pair_sums(factor_R, weight_ED, token_R, offset_E1, n_tokens);
   return PairSums::apply(factor_R, weight_ED, token_R.contiguous(), offset_E1.contiguous(), n_tokens);
 }
 

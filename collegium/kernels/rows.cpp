@@ -4,6 +4,7 @@
 
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/products.h"
+#include "collegium/kernels/token_sums.h"
 
 namespace collegium::kernels {
 namespace {
@@ -21,6 +22,7 @@ struct GatherRows : torch::autograd::Function<GatherRows> {
     const auto token_R = context->get_saved_variables()[0];
     const auto n_tokens = context->saved_data["n_tokens"].toInt();
     const auto grad_RD = grads[0].contiguous();
+    if (!has_loops(grad_RD)) return {token_sums(grad_RD, {}, token_R, n_tokens), Tensor()};
     auto grad_ND = at::empty({n_tokens, grad_RD.size(1)}, grad_RD.options());
     by_element(grad_RD.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const auto by_token = rows_by_token(token_R.const_data_ptr<int64_t>(), token_R.size(0), n_tokens);
@@ -36,6 +38,7 @@ struct Combine : torch::autograd::Function<Combine> {
     const auto y_RD = y_in.contiguous();
     const auto gate_R = gate_in.to(wide_type(y_RD.scalar_type())).contiguous();
     context->save_for_backward({y_RD, gate_R, token_R});
+    if (!has_loops(y_RD)) return token_sums(y_RD, gate_R, token_R, n_tokens);
     auto out_ND = at::empty({n_tokens, y_RD.size(1)}, y_RD.options());
     by_element(y_RD.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const auto by_token = rows_by_token(token_R.const_data_ptr<int64_t>(), token_R.size(0), n_tokens);
@@ -50,6 +53,12 @@ struct Combine : torch::autograd::Function<Combine> {
     const auto saved = context->get_saved_variables();
     const auto &y_RD = saved[0], &gate_R = saved[1], &token_R = saved[2];
     const auto grad_ND = grads[0].contiguous();
+    if (!has_loops(y_RD)) {
+      const auto grad_RD = grad_ND.index_select(0, token_R);
+      return {context->needs_input_grad(0) ? grad_RD * gate_R.to(y_RD.scalar_type()).unsqueeze(1) : Tensor(),
+              context->needs_input_grad(1) ? (grad_RD * y_RD).sum(-1, false, gate_R.scalar_type()) : Tensor(), Tensor(),
+              Tensor()};
+    }
     const int64_t n_rows = y_RD.size(0), width = y_RD.size(1);
     const Tensor grad_y_RD = context->needs_input_grad(0) ? at::empty_like(y_RD) : Tensor();
     const Tensor grad_gate_R = context->needs_input_grad(1) ? at::empty_like(gate_R) : Tensor();
@@ -77,7 +86,7 @@ struct Combine : torch::autograd::Function<Combine> {
 Tensor gather_rows(const Tensor& x_ND, const Tensor& token_R) {
   require(x_ND.dim() == 2, "gather_rows: x [N, D] wanted, got ", x_ND.sizes());
   check_token("gather_rows", token_R, x_ND.size(0));
-  if (!has_loops(x_ND)) return plain::gather_rows(x_ND, token_R);
+  if (!has_loops(x_ND) && !x_ND.is_cuda()) return plain::gather_rows(x_ND, token_R);
   return GatherRows::apply(x_ND, token_R.contiguous());
 }
 
@@ -88,7 +97,7 @@ Tensor combine(const Tensor& y_RD, const Tensor& gate_R, const Tensor& token_R, 
   require(n_tokens >= 0, "combine: n_tokens must be at least 0, got ", n_tokens);
   check_gate("combine", gate_R, y_RD);
   check_token("combine", token_R, n_tokens);
-  if (!has_loops(y_RD)) return plain::combine(y_RD, gate_R, token_R, n_tokens);
+  if (!has_loops(y_RD) && !y_RD.is_cuda()) return plain::combine(y_RD, gate_R, token_R, n_tokens);
   return Combine::apply(y_RD, gate_R, token_R.contiguous(), n_tokens);
 }
 

@@ -57,13 +57,13 @@ Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, c
   const auto id_A = expert_NK.reshape({-1}).to(at::kLong).clamp_max(E);
   const auto gate_A = gate_NK.reshape({-1});
   if (kernels::uses_grouped_mm(x_ND, second_EDI)) {
-    // Nothing is read from the device: choices that do no work stay, behind the last expert, with a gate of zero.
+    // Nothing is read from the device: choices that do no work stay, behind the last expert, as rows of nobody.
     const auto [sorted_A, order_A] = at::sort(id_A, /*stable=*/true, /*dim=*/0, /*descending=*/false);
     const auto end_E = at::searchsorted(sorted_A, at::arange(E, id_A.options()), /*out_int32=*/true, /*right=*/true);
     return {{kind,
              x_ND,
-             gate_A.index_select(0, order_A).masked_fill(sorted_A.ge(E), 0),
-             order_A.floor_divide(K),
+             gate_A.index_select(0, order_A),
+             order_A.floor_divide(K).masked_fill(sorted_A.ge(E), x_ND.size(0)),
              {},
              first_EHD,
              second_EDI},

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "collegium/kernels/experts.h"
+#include "collegium/kernels/token_sums.h"
 
 namespace kernels = collegium::kernels;
 using kernels::ExpertKind;
@@ -28,10 +29,10 @@ TorchCase torch_case(ExpertKind kind, at::ScalarType type, int64_t n_rows, int64
     return random.at(name).normal(sizes, std, type);
   };
   const auto n_working = n_rows - n_idle;
-  const auto gate = normal("gate", {n_rows}, 1);
-  gate.slice(0, n_working).zero_();
+  auto token = random_ids(random.at("token"), n_rows, n_tokens);
+  token.slice(0, n_working).fill_(n_tokens);
   const auto offset = at::tensor({int64_t{0}, n_working / 4, n_working / 4, n_working / 2, n_working / 2, n_working});
-  return {{kind, normal("x", {n_tokens, width}, 1), gate, random_ids(random.at("token"), n_rows, n_tokens), offset,
+  return {{kind, normal("x", {n_tokens, width}, 1), normal("gate", {n_rows}, 1), token, offset,
            normal("first", {n_experts, parts * hidden, width}, 0.2), normal("second", {n_experts, width, hidden}, 0.2)},
           normal("grad", {n_tokens, width}, 1),
           n_working};
@@ -98,22 +99,38 @@ TEST_CASE("experts by torch's grouped product equal the plain version's autograd
       }
 }
 
-TEST_CASE("rows that do no work leave a grouped product's garbage behind") {
-  const auto is = torch_case(ExpertKind::swiglu, at::kFloat, 40, 7);
-  auto call = is.call;
-  call.token_R = call.token_R.clone();
-  call.token_R.slice(0, is.n_working).fill_(19);
-  call.x_ND = call.x_ND.clone();
-  call.x_ND[19].fill_(std::numeric_limits<float>::quiet_NaN());
-  call.token_R.slice(0, 0, is.n_working).clamp_max_(18);  // only rows without work see the token that is not a number
-  const auto products = kernels::torch_grouped_products(call.offset_E1.slice(0, 1).to(at::kInt));
-  const auto result = kernels::torch_experts_forward(*products, call, true);
+TEST_CASE("rows of nobody may hold anything") {
+  auto is = torch_case(ExpertKind::swiglu, at::kFloat, 40, 7);
+  is.call.token_R.slice(0, 0, is.n_working).clamp_max_(18);
+  is.call.x_ND[19].fill_(std::numeric_limits<float>::quiet_NaN());  // what rows of nobody read
+  is.call.gate_R.slice(0, is.n_working).fill_(std::numeric_limits<float>::quiet_NaN());
+  const auto products = kernels::torch_grouped_products(is.call.offset_E1.slice(0, 1).to(at::kInt));
+  const auto result = kernels::torch_experts_forward(*products, is.call, true);
+  result.pre_RH.slice(0, is.n_working).fill_(std::numeric_limits<float>::quiet_NaN());
   const auto grads =
-      kernels::torch_experts_backward(*products, call, result.pre_RH, is.grad_ND, {true, true, true, true});
-  for (const auto& t : {result.out_ND, result.pre_RH, grads.x_ND, grads.gate_R, grads.first_EHD, grads.second_EDI})
+      kernels::torch_experts_backward(*products, is.call, result.pre_RH, is.grad_ND, {true, true, true, true});
+  for (const auto& t : {result.out_ND, grads.x_ND, grads.gate_R, grads.first_EHD, grads.second_EDI})
     CHECK(at::isfinite(t).all().item<bool>());
 }
 #endif
+
+TEST_CASE("sums of rows by token: bags, plain sums and a loop agree") {
+  const Random random(11);
+  for (const int64_t n_rows : {0, 1, 60})
+    for (const bool gated : {false, true}) {
+      CAPTURE(n_rows);
+      CAPTURE(gated);
+      const int64_t n_tokens = 9;
+      const auto rows = random.at("rows").normal({n_rows, 5}, 1, at::kDouble);
+      const auto gate = gated ? random.at("gate").normal({n_rows}, 1, at::kDouble) : Tensor();
+      const auto token = random_ids(random.at("token"), n_rows, n_tokens + 1);  // the last one is nobody
+      auto wanted = at::zeros({n_tokens, 5}, at::kDouble);
+      for (int64_t r = 0; r < n_rows; ++r)
+        if (const auto n = token[r].item<int64_t>(); n < n_tokens) wanted[n] += gated ? gate[r] * rows[r] : rows[r];
+      CHECK(difference(kernels::token_sums(rows, gate, token, n_tokens), wanted) < 1e-14);
+      CHECK(difference(kernels::token_sums_by_bags(rows, gate, token, n_tokens), wanted) < 1e-14);
+    }
+}
 
 TEST_CASE("experts without any row have no result and zero gradients") {
   for (const auto kind : {ExpertKind::swiglu, ExpertKind::gelu}) {
