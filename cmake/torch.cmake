@@ -29,7 +29,9 @@ set(TORCH_LIBRARIES ${TORCH_INSTALL_PREFIX}/lib/libtorch.so ${TORCH_INSTALL_PREF
     ${TORCH_INSTALL_PREFIX}/lib/libc10.so)
 # libtorch.so of a CUDA build brings libtorch_cuda.so, whose kernels register themselves when it is loaded: it must stay
 # linked though nothing calls it. The CUDA libraries behind it are found when the program runs, not here.
-set(TORCH_LINK_OPTIONS LINKER:--no-as-needed LINKER:--allow-shlib-undefined)
+# libstdc++ comes first: the wheels' libraries also export parts of an older one (std::filesystem), which would be found
+# before it; torch 2.11's std::filesystem::remove_all then jumps to nowhere.
+set(TORCH_LINK_OPTIONS LINKER:--no-as-needed -lstdc++ LINKER:--allow-shlib-undefined)
 # Wheels before 2.7 may have the old ABI of std::string.
 file(STRINGS ${Torch_DIR}/TorchConfig.cmake _abi REGEX "_GLIBCXX_USE_CXX11_ABI=[01]")
 if(_abi)

@@ -64,9 +64,10 @@ struct Loops {
   void (*times_wide)(const S* const* row, int64_t m, const S* b, int64_t ldb, int64_t n, int64_t k, W* out, int64_t ldo,
                      W* scratch);
   /// out[i, j] = sum over k of a_row[k][first + i] * b_row[k][j], i < m, j < n: rows of a weight's gradient.
-  /// `scratch` holds scratch(k) elements.
+  /// `scratch` holds scratch(k) elements. past_cache: the result is too large to be found in the cache later, so it is
+  /// written without being fetched first, where that can be done.
   void (*outer)(const S* const* a_row, int64_t first, int64_t m, const S* const* b_row, int64_t n, int64_t k, S* out,
-                int64_t ldo, W* scratch);
+                int64_t ldo, bool past_cache, W* scratch);
   int64_t (*linear_scratch)(int64_t k);
   int64_t (*scratch)(int64_t k);
   int64_t panel;          ///< columns of b worked on at a time

@@ -94,7 +94,7 @@ inline void interleave(const Bf16* first, const Bf16* second, int64_t n, Pairs* 
 
 // out[rows, width] = left [rows, k] panel; width 64 unless is_edge. The left operand is rows that run along k, or pairs
 // packed by interleave, ldp pairs apart.
-template <int rows, bool is_packed, bool is_edge, class O>
+template <int rows, bool is_packed, bool is_edge, bool past_cache = false, class O>
 inline void dot_tile(const Bf16* const* row, const uint32_t* packed, int64_t ldp, const Pairs* panel, int64_t k,
                      int64_t width, O* out, int64_t ldo) {
   __m512 sum[rows][vectors];
@@ -132,14 +132,16 @@ inline void dot_tile(const Bf16* const* row, const uint32_t* packed, int64_t ldp
     for (int v = 0; v < vectors; ++v) {
       const auto value = (V<float>)sum[i][v];
       O* to = out + i * ldo + v * 16;
-      if constexpr (!is_edge)
+      if constexpr (past_cache)
+        stream(value, to);
+      else if constexpr (!is_edge)
         store(value, to);
       else if (width > v * 16)
         store_part(value, to, width - v * 16);
     }
 }
 
-template <bool is_packed, class O>
+template <bool is_packed, bool past_cache = false, class O>
 void dot_rows(const Bf16* const* row, const uint32_t* packed, int64_t ldp, int64_t m, const Pairs* panel, int64_t k,
               int64_t width, O* out, int64_t ldo) {
   cut_tiles(m, [&]<int rows>(int64_t i) {
@@ -147,7 +149,7 @@ void dot_rows(const Bf16* const* row, const uint32_t* packed, int64_t ldp, int64
     const auto* pairs = is_packed ? packed + i : packed;
     if (width < dot_columns)
       return dot_tile<rows, is_packed, true>(at, pairs, ldp, panel, k, width, out + i * ldo, ldo);
-    dot_tile<rows, is_packed, false>(at, pairs, ldp, panel, k, width, out + i * ldo, ldo);
+    dot_tile<rows, is_packed, false, past_cache>(at, pairs, ldp, panel, k, width, out + i * ldo, ldo);
   });
 }
 
@@ -184,7 +186,8 @@ void dot_times(const Bf16* const* row, int64_t m, const Bf16* b, int64_t ldb, in
 }
 
 void dot_outer(const Bf16* const* a_row, int64_t first, int64_t m, const Bf16* const* b_row, int64_t n, int64_t k,
-               Bf16* out, int64_t ldo, float* scratch) {
+               Bf16* out, int64_t ldo, bool past_cache, float* scratch) {
+  const bool streams = past_cache && may_stream(out, ldo);
   Pairs* panel = aligned(scratch);
   Pairs* left = panel + (k + 1) / 2 * vectors;
   constexpr int64_t ldp = left_columns;
@@ -200,10 +203,16 @@ void dot_outer(const Bf16* const* a_row, int64_t first, int64_t m, const Bf16* c
         if (width <= 32) panel[at / 2 * vectors + 2] = panel[at / 2 * vectors + 3] = _mm512_setzero_si512();
       }
       // The odd last term is already paired with zeros, so the tile takes whole pairs only.
-      dot_rows<true>(nullptr, reinterpret_cast<const uint32_t*>(left), ldp, height, panel, (k + 1) / 2 * 2, width,
-                     out + i * ldo + j, ldo);
+      const auto* packed = reinterpret_cast<const uint32_t*>(left);
+      const int64_t whole = (k + 1) / 2 * 2;
+      Bf16* to = out + i * ldo + j;
+      if (streams)
+        dot_rows<true, true>(nullptr, packed, ldp, height, panel, whole, width, to, ldo);
+      else
+        dot_rows<true>(nullptr, packed, ldp, height, panel, whole, width, to, ldo);
     }
   }
+  if (streams) streamed();
 }
 
 // A float has room for a pair of terms; a vector more to align by.

@@ -82,6 +82,8 @@ void product_outer(const Rows<S>& a, int64_t m, const Rows<S>& b, int64_t n, con
   const auto& loop = loops<S>();
   constexpr int64_t rows_of_weight = 192;
   const int64_t parts = (m + rows_of_weight - 1) / rows_of_weight;
+  // More than a processor's share of the last cache.
+  const bool past_cache = experts.n * m * n * static_cast<int64_t>(sizeof(S)) > (16 << 20);
   int64_t most = 0;
   for (int64_t e = 0; e < experts.n; ++e) most = std::max(most, experts.offset[e + 1] - experts.offset[e]);
   run_tasks(experts.n * parts, [&] {
@@ -90,7 +92,7 @@ void product_outer(const Rows<S>& a, int64_t m, const Rows<S>& b, int64_t n, con
       const int64_t row = experts.offset[e], count = experts.offset[e + 1] - row;
       S* to = out + (e * m + first) * n;
       if (count == 0) return static_cast<void>(std::memset(to, 0, static_cast<size_t>((end - first) * n) * sizeof(S)));
-      loop.outer(a.data() + row, first, end - first, b.data() + row, n, count, to, n, scratch.get());
+      loop.outer(a.data() + row, first, end - first, b.data() + row, n, count, to, n, past_cache, scratch.get());
     };
   });
 }

@@ -48,7 +48,8 @@ route::Context moved(route::Context c, const at::Device& device) {
 struct Given {
   std::vector<std::pair<std::string, Tensor>> values;
   void add(std::string name, const Tensor& t) {
-    if (t.defined()) values.emplace_back(std::move(name), t.detach().to(at::kCPU, at::kDouble));
+    if (t.defined())
+      values.emplace_back(std::move(name), t.detach().to(at::kCPU, at::kDouble, /*non_blocking=*/false, /*copy=*/true));
   }
   void add(const route::Decision& d) {
     add("tokens", d.token_R()), add("experts", d.expert_R()), add("ranks", d.rank_R()), add("slots", d.slot_R());

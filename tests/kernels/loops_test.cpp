@@ -59,8 +59,9 @@ double wide_tolerance() {
   return std::is_same_v<Wide<S>, double> ? 1e-13 : 3e-6;
 }
 
-constexpr int64_t sizes[][3] = {{1, 1, 1},    {1, 3, 5},    {2, 4, 16},    {3, 17, 33},   {4, 64, 64},  {5, 65, 31},
-                                {7, 130, 48}, {13, 5, 300}, {16, 63, 257}, {25, 72, 600}, {200, 97, 41}};
+constexpr int64_t sizes[][3] = {{1, 1, 1},     {1, 3, 5},    {2, 4, 16},   {3, 17, 33},   {4, 64, 64},
+                                {5, 65, 31},   {7, 130, 48}, {13, 5, 300}, {16, 63, 257}, {25, 72, 600},
+                                {200, 97, 41}, {1, 64, 512}, {2, 35, 96},  {70, 128, 20}, {6, 256, 300}};
 
 }  // namespace
 
@@ -90,11 +91,17 @@ TEST_CASE("products equal torch's in double for every instruction set") {
       loop.times_wide(a_rows.data(), m, pointer<S>(b_kn), n, n, k, pointer<Wide<S>>(wide), n,
                       pointer<Wide<S>>(scratch));
       check_both();
+      Tensor before;
+      for (const bool past_cache : {false, true}) {
+        narrow.fill_(77);
+        loop.outer(column_rows.data(), 0, m, b_rows.data(), n, k, pointer<S>(narrow), n, past_cache,
+                   pointer<Wide<S>>(scratch));
+        CHECK(difference(narrow, wanted) < tolerance(type_of<S>));
+        if (before.defined()) CHECK(same_bits(narrow, before));
+        before = narrow.clone();
+      }
       narrow.fill_(77);
-      loop.outer(column_rows.data(), 0, m, b_rows.data(), n, k, pointer<S>(narrow), n, pointer<Wide<S>>(scratch));
-      CHECK(difference(narrow, wanted) < tolerance(type_of<S>));
-      narrow.fill_(77);
-      loop.outer(column_rows.data(), m / 2, m - m / 2, b_rows.data(), n, k, pointer<S>(narrow), n,
+      loop.outer(column_rows.data(), m / 2, m - m / 2, b_rows.data(), n, k, pointer<S>(narrow), n, /*past_cache=*/true,
                  pointer<Wide<S>>(scratch));
       CHECK(difference(narrow.slice(0, 0, m - m / 2), wanted.slice(0, m / 2)) < tolerance(type_of<S>));
     }
