@@ -3,7 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
-#include <torch/headeronly/version.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +15,7 @@
 #include "collegium/base/error.h"
 #include "collegium/data/sources.h"
 #include "collegium/kernels/block_pool.h"
+#include "collegium/kernels/cuda_kernels.h"
 #include "collegium/kernels/grouped_mm.h"
 #include "collegium/kernels/isa.h"
 #include "collegium/kernels/pages.h"
@@ -77,6 +78,7 @@ DoctorFacts examine(const Environment& environment, const Terminal& terminal) {
   }
   facts.cuda_products =
       kernels::cuda_products_report(facts.n_cuda_devices > 0 ? kernels::cuda_capability(0) : std::nullopt);
+  if (facts.n_cuda_devices > 0) facts.cuda_products += "; " + kernels::cuda_kernels_report(0);
   try {
     facts.memory_pool = text("at most ",
                              bytes_text(static_cast<double>(kernels::pool_limit(

@@ -1,6 +1,6 @@
 #include "cli/help.h"
 
-#include <torch/headeronly/version.h>
+#include <torch/version.h>
 
 #include <algorithm>
 

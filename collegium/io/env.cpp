@@ -6,7 +6,7 @@
 #endif
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
-#include <torch/headeronly/version.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <cerrno>

@@ -9,17 +9,10 @@
 namespace collegium::kernels {
 namespace {
 
-// A function of the driver's interface (cuda.h), which is fixed; null where there is none.
-template <class Function>
-Function* driver_function(const char* name) {
-  static void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-  return driver ? reinterpret_cast<Function*>(dlsym(driver, name)) : nullptr;
-}
-
 std::optional<int> handle_of(int64_t device) {
   if (device < 0 || device > std::numeric_limits<int>::max()) return std::nullopt;
-  const auto init = driver_function<int(unsigned)>("cuInit");
-  const auto get = driver_function<int(int*, int)>("cuDeviceGet");
+  const auto init = cuda_driver_function<int(unsigned)>("cuInit");
+  const auto get = cuda_driver_function<int(int*, int)>("cuDeviceGet");
   int handle = 0;
   if (!init || !get || init(0) != 0 || get(&handle, static_cast<int>(device)) != 0) return std::nullopt;
   return handle;
@@ -27,7 +20,7 @@ std::optional<int> handle_of(int64_t device) {
 
 std::optional<Capability> ask_capability(int64_t device) {
   constexpr int major_attribute = 75, minor_attribute = 76;
-  const auto attribute = driver_function<int(int*, int, int)>("cuDeviceGetAttribute");
+  const auto attribute = cuda_driver_function<int(int*, int, int)>("cuDeviceGetAttribute");
   const auto handle = handle_of(device);
   Capability out;
   if (!attribute || !handle || attribute(&out.major, major_attribute, *handle) != 0 ||
@@ -37,6 +30,11 @@ std::optional<Capability> ask_capability(int64_t device) {
 }
 
 }  // namespace
+
+void* cuda_driver_address(const char* name) {
+  static void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  return driver ? dlsym(driver, name) : nullptr;
+}
 
 std::optional<Capability> cuda_capability(int64_t device) {
   constexpr int64_t most = 64;
@@ -49,7 +47,7 @@ std::optional<Capability> cuda_capability(int64_t device) {
 }
 
 std::optional<int64_t> cuda_memory_bytes(int64_t device) {
-  const auto total = driver_function<int(size_t*, int)>("cuDeviceTotalMem_v2");
+  const auto total = cuda_driver_function<int(size_t*, int)>("cuDeviceTotalMem_v2");
   const auto handle = handle_of(device);
   size_t bytes = 0;
   if (!total || !handle || total(&bytes, *handle) != 0) return std::nullopt;

@@ -11,6 +11,13 @@ struct Capability {
   int major = 0, minor = 0;
 };
 
+/// A function of the driver's interface (cuda.h), which is fixed; null where there is no driver or no such function.
+void* cuda_driver_address(const char* name);
+template <class Function>
+Function* cuda_driver_function(const char* name) {
+  return reinterpret_cast<Function*>(cuda_driver_address(name));
+}
+
 /// Nothing without a driver or such a device. Asked once a device.
 std::optional<Capability> cuda_capability(int64_t device);
 

@@ -96,7 +96,9 @@ ExpertsCall dense(const ExpertsCall& call) {
           call.token_R.contiguous(),
           call.offset_E1,
           call.first_EHD.contiguous(),
-          call.second_EDI.contiguous()};
+          call.second_EDI.contiguous(),
+          call.place_A,
+          call.gate_A};
 }
 
 std::unique_ptr<GroupedProducts> torch_products(const ExpertsCall& call) {

@@ -17,6 +17,9 @@ enum class ExpertKind : int64_t { swiglu, gelu };
 struct ExpertsCall {
   ExpertKind kind;
   Tensor x_ND, gate_R, token_R, offset_E1, first_EHD, second_EDI;
+  /// Where it is known, and then gate_R is float: the row of each choice, N times as many, token after token, and the
+  /// choices' gates. A row of -1 = the choice does no work.
+  Tensor place_A = {}, gate_A = {};
 };
 
 struct ExpertsResult {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/cuda_kernels.h"
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/token_sums.h"
 #include "collegium/kernels/work.h"
@@ -63,6 +64,11 @@ class TorchGroupedProducts final : public GroupedProducts {
 };
 #endif
 
+// Whether our own CUDA kernels do what is between the products.
+bool is_ours(const ExpertsCall& call) {
+  return has_cuda_kernels(call.x_ND, call.second_EDI.size(2)) && has_cuda_kernels(call.x_ND, call.x_ND.size(1));
+}
+
 Tensor activated(ExpertKind kind, const Tensor& h_AH) {
   return kind == ExpertKind::swiglu ? plain::swiglu(h_AH) : at::gelu(h_AH);
 }
@@ -76,6 +82,13 @@ Tensor pre_activation_gradient(ExpertKind kind, const Tensor& h_AH, const Tensor
   at::silu_backward_out(parts[0], grad_AI * halves[1], halves[0]);
   at::mul_out(parts[1], grad_AI, at::silu(halves[0]));
   return out_AH;
+}
+
+// Each token's sum over its rows.
+Tensor summed(const ExpertsCall& call, const Tensor& rows_AD, bool gated) {
+  const auto N = call.x_ND.size(0);
+  if (call.place_A.defined()) return cuda_bag_sums(rows_AD, call.place_A, {}, N, gated ? call.gate_A : Tensor());
+  return token_sums(rows_AD, gated ? call.gate_R : Tensor(), call.token_R, N);
 }
 
 // Rows of nobody read any token.
@@ -100,8 +113,8 @@ std::unique_ptr<GroupedProducts> torch_grouped_products([[maybe_unused]] const T
 ExpertsResult torch_experts_forward(const GroupedProducts& products, const ExpertsCall& call, bool keep) {
   const auto first_EHD = call.first_EHD.contiguous(), second_EDI = call.second_EDI.contiguous();
   const auto h_AH = products.times(read_rows(call.x_ND, call.token_R), first_EHD.transpose(1, 2));
-  const auto y_AD = products.times(activated(call.kind, h_AH), second_EDI.transpose(1, 2));
-  return {token_sums(y_AD, call.gate_R, call.token_R, call.x_ND.size(0)), keep ? h_AH : Tensor()};
+  const auto a_AI = is_ours(call) ? cuda_activate(call.kind, h_AH) : activated(call.kind, h_AH);
+  return {summed(call, products.times(a_AI, second_EDI.transpose(1, 2)), true), keep ? h_AH : Tensor()};
 }
 
 // The same equations as in experts.cpp: one product q = dy W2 gives the gates' and the activations' gradients. Sums are
@@ -111,18 +124,25 @@ ExpertsGradients torch_experts_backward(const GroupedProducts& products, const E
   const auto type = call.x_ND.scalar_type(), wide = wide_type(type);
   const auto first_EHD = call.first_EHD.contiguous(), second_EDI = call.second_EDI.contiguous();
   const auto grad_AD = read_rows(grad_ND, call.token_R);
-  const auto gate_A1 = call.gate_R.to(type).unsqueeze(1);
+  const bool wants_h = wanted[0] || wanted[2];
   ExpertsGradients out;
-  const auto a_AI = wanted[1] || wanted[3] ? activated(call.kind, pre_AH) : Tensor();
-  if (wanted[3]) out.second_EDI = products.outer(grad_AD, gate_A1 * a_AI);
-  if (!wanted[0] && !wanted[1] && !wanted[2]) return out;
-  const auto q_AI = products.times(grad_AD, second_EDI);
-  if (wanted[1])
-    out.gate_R = (q_AI * a_AI).sum(-1, /*keepdim=*/false, wide).masked_fill(call.token_R.ge(call.x_ND.size(0)), 0);
-  if (!wanted[0] && !wanted[2]) return out;
-  const auto grad_h_AH = pre_activation_gradient(call.kind, pre_AH, gate_A1 * q_AI);
+  Tensor q_AI;  // the gradient of the activations, but for the gate
+  if (wants_h || wanted[1]) q_AI = products.times(grad_AD, second_EDI);
+  Tensor grad_h_AH, gated_AI;
+  if (q_AI.defined() && is_ours(call)) {
+    const auto all = cuda_activate_backward(call.kind, pre_AH, q_AI, call.gate_R, wants_h, wanted[3], wanted[1]);
+    grad_h_AH = all.grad_h_AH, gated_AI = all.gated_AI, out.gate_R = all.grad_gate_A;
+  } else {
+    const auto gate_A1 = call.gate_R.to(type).unsqueeze(1);
+    const auto a_AI = wanted[1] || wanted[3] ? activated(call.kind, pre_AH) : Tensor();
+    if (wanted[3]) gated_AI = gate_A1 * a_AI;
+    if (wanted[1]) out.gate_R = (q_AI * a_AI).sum(-1, /*keepdim=*/false, wide);
+    if (wants_h) grad_h_AH = pre_activation_gradient(call.kind, pre_AH, gate_A1 * q_AI);
+  }
+  if (out.gate_R.defined()) out.gate_R.masked_fill_(call.token_R.ge(call.x_ND.size(0)), 0);
+  if (wanted[3]) out.second_EDI = products.outer(grad_AD, gated_AI);
   if (wanted[2]) out.first_EHD = products.outer(grad_h_AH, read_rows(call.x_ND, call.token_R));
-  if (wanted[0]) out.x_ND = token_sums(products.times(grad_h_AH, first_EHD), {}, call.token_R, call.x_ND.size(0));
+  if (wanted[0]) out.x_ND = summed(call, products.times(grad_h_AH, first_EHD), false);
   return out;
 }
 

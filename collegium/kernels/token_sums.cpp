@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "collegium/kernels/cuda_kernels.h"
 #include "collegium/kernels/work.h"
 
 namespace collegium::kernels {
@@ -19,6 +20,7 @@ Tensor token_sums(const Tensor& rows_AD, const Tensor& gate_A, const Tensor& tok
 Tensor bag_sums(const Tensor& values_VD, const Tensor& index_R, const Tensor& first_B, const Tensor& weight_R) {
   const auto B = first_B.size(0);
   if (index_R.size(0) == 0 || B == 0) return at::zeros({B, values_VD.size(1)}, values_VD.options());
+  if (has_cuda_kernels(values_VD, values_VD.size(1))) return cuda_bag_sums(values_VD, index_R, first_B, B, weight_R);
   const auto weight = weight_R.defined() ? weight_R.to(values_VD.scalar_type()).contiguous() : Tensor();
   return std::get<0>(at::_embedding_bag_forward_only(values_VD.contiguous(), index_R.contiguous(), first_B,
                                                      /*scale_grad_by_freq=*/false, /*mode: sum*/ 0, /*sparse=*/false,

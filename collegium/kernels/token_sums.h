@@ -13,7 +13,7 @@ using at::Tensor;
 /// [n_tokens, D], in the type of the rows, summed in float or double: each token's sum of gate * row, zero for a token
 /// without rows. gate_A: any floating type, undefined = 1. token_A: int64; rows of a token from n_tokens on count for
 /// nobody, whatever is in them. On a CUDA device the order of the sum is that of the rows, so that results repeat to
-/// the bit, and a gate is rounded to the type of the rows.
+/// the bit.
 Tensor token_sums(const Tensor& rows_AD, const Tensor& gate_A, const Tensor& token_A, int64_t n_tokens);
 
 /// [B, D]: sums of rows of values_VD, bag after bag: bag b has those of index_R from first_B[b] up to the next bag,

@@ -2,6 +2,7 @@
 
 #include "collegium/io/env.h"
 #include "collegium/kernels/block_pool.h"
+#include "collegium/kernels/cuda_memory.h"
 #include "collegium/recipe/workload.h"
 
 namespace collegium {
@@ -51,8 +52,15 @@ int64_t StepTimer::tokens_per_step() const {
 }
 
 std::optional<StepMemory> memory_of_steps(RunConfig config, const RunSetting& setting) {
-  if (!setting.device.is_cpu()) return {};
   config.train.accumulation = 1;
+  if (setting.device.is_cuda()) {
+    const kernels::CudaPeak peak(setting.device);
+    const auto others = peak.others();
+    if (!others || !peak.bytes()) return {};
+    StepTimer timer(config, setting);
+    for (int i = 0; i < 2; ++i) timer.step();
+    return StepMemory{static_cast<double>(*others), static_cast<double>(*others + peak.bytes().value_or(0))};
+  }
   // What was freed before must not hide what the steps take.
   kernels::block_pool().release();
   io::release_free_memory();

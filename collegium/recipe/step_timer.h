@@ -28,12 +28,12 @@ class StepTimer {
 };
 
 struct StepMemory {
-  double before = 0;  ///< bytes that this process held
+  double before = 0;  ///< bytes that this process held; on a device, that were in use there
   double most = 0;    ///< bytes at the peak of the steps
 };
 
 /// Memory of two training steps on random data, one pass of batch_size sequences each; in the second, gradients and the
-/// optimiser's state are there. Nothing on an accelerator, and where the system does not tell.
+/// optimiser's state are there. On the device that trains. Nothing where system or torch do not tell.
 std::optional<StepMemory> memory_of_steps(RunConfig config, const RunSetting& setting);
 
 }  // namespace collegium

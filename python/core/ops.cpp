@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/cuda_kernels.h"
 #include "collegium/kernels/experts_passes.h"
 #include "collegium/kernels/experts_torch.h"
 #include "collegium/kernels/group.h"
@@ -42,6 +43,9 @@ void check_choices(const Tensor& x_ND, const Tensor& expert_NK, const Tensor& ga
                     expert_NK.sym_sizes(), " wanted, got ", gate_NK.sym_sizes());
 }
 
+// Each expert's block of our sorting kernel reads all ids: with more of them torch's radix sort does less.
+constexpr int64_t kMostSorted = 512;
+
 struct Work {
   ExpertsCall call;
   Tensor place_R;                                      // where each row stands in the flattened [N K] choices
@@ -57,6 +61,12 @@ Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, c
   const auto id_A = expert_NK.reshape({-1}).to(at::kLong).clamp_max(E);
   const auto gate_A = gate_NK.reshape({-1});
   if (kernels::uses_grouped_mm(x_ND, second_EDI)) {
+    if (E <= kMostSorted && kernels::has_cuda_kernels(x_ND, x_ND.size(1))) {
+      const auto s = kernels::cuda_sort_choices(expert_NK.reshape({-1}).to(at::kLong), gate_A, E, K, x_ND);
+      return {{kind, x_ND, s.gate_A, s.token_A, {}, first_EHD, second_EDI, s.place_A, gate_A},
+              {},
+              kernels::torch_grouped_products(s.end_E)};
+    }
     // Nothing is read from the device: choices that do no work stay, behind the last expert, as rows of nobody.
     const auto [sorted_A, order_A] = at::sort(id_A, /*stable=*/true, /*dim=*/0, /*descending=*/false);
     const auto end_E = at::searchsorted(sorted_A, at::arange(E, id_A.options()), /*out_int32=*/true, /*right=*/true);
@@ -100,12 +110,17 @@ FourTensors run_backward(const Tensor& grad_ND, const Tensor& x_ND, const Tensor
                          std::array<bool, 4> wanted) {
   return torch_errors([&]() -> FourTensors {
     const auto work = sorted_work(static_cast<ExpertKind>(kind), x_ND, expert_NK, gate_NK, first_EHD, second_EDI);
-    const auto pre_RH = pre_AH.slice(0, 0, work.place_R.size(0));
+    const auto pre_RH = pre_AH.slice(0, 0, work.call.token_R.size(0));
     auto out = work.products ? kernels::torch_experts_backward(*work.products, work.call, pre_RH, grad_ND, wanted)
                              : kernels::experts_backward(work.call, pre_RH, grad_ND, wanted);
     const auto or_empty = [&](const Tensor& t) { return t.defined() ? t : at::empty({0}, x_ND.options()); };
     Tensor gate_grad_NK;
-    if (wanted[1])
+    if (wanted[1] && work.call.place_A.defined())
+      gate_grad_NK = out.gate_R.index_select(0, work.call.place_A.clamp_min(0))
+                         .masked_fill_(work.call.place_A.lt(0), 0)
+                         .to(gate_NK.scalar_type())
+                         .reshape(gate_NK.sizes());
+    else if (wanted[1])
       gate_grad_NK = at::zeros({gate_NK.numel()}, gate_NK.options())
                          .index_copy_(0, work.place_R, out.gate_R.to(gate_NK.scalar_type()))
                          .reshape(gate_NK.sizes());
