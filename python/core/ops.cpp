@@ -9,11 +9,13 @@
 #include <torch/library.h>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/choices.h"
 #include "collegium/kernels/cuda_kernels.h"
 #include "collegium/kernels/experts_passes.h"
 #include "collegium/kernels/experts_torch.h"
 #include "collegium/kernels/group.h"
 #include "collegium/kernels/grouped_mm.h"
+#include "collegium/kernels/work.h"
 
 namespace collegium::python {
 namespace {
@@ -58,6 +60,10 @@ Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, c
                  const Tensor& first_EHD, const Tensor& second_EDI) {
   kernels::check_weights({kind, x_ND, {}, {}, {}, first_EHD, second_EDI});
   const auto E = first_EHD.size(0), K = expert_NK.size(1);
+  if (kernels::has_loops(x_ND) && expert_NK.is_cpu() && gate_NK.is_cpu()) {
+    const auto s = kernels::sort_choices(expert_NK, gate_NK, E, kernels::wide_type(x_ND.scalar_type()));
+    return {{kind, x_ND, s.gate_R, s.token_R, s.offset_E1, first_EHD, second_EDI}, s.place_R, nullptr};
+  }
   const auto id_A = expert_NK.reshape({-1}).to(at::kLong).clamp_max(E);
   const auto gate_A = gate_NK.reshape({-1});
   if (kernels::uses_grouped_mm(x_ND, second_EDI)) {
