@@ -37,7 +37,9 @@ std::string memory_text(const MemoryFacts& memory) {
 }
 
 std::string cuda_text(const DoctorFacts& facts) {
-  if (facts.n_cuda_devices > 0) return text(facts.n_cuda_devices, facts.n_cuda_devices == 1 ? " device" : " devices");
+  if (facts.n_cuda_devices > 0)
+    return text(facts.n_cuda_devices, facts.n_cuda_devices == 1 ? " device" : " devices", ", the first ",
+                kernels::cuda_device_name(0).value_or("without a name"));
   if (facts.torch_has_cuda) return "torch could use it, but there is no device";
   return facts.nvidia_driver ? "a GPU is here, but this torch is for CPUs only" : "none";
 }

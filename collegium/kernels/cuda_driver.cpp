@@ -46,6 +46,14 @@ std::optional<Capability> cuda_capability(int64_t device) {
   return known[i];
 }
 
+std::optional<std::string> cuda_device_name(int64_t device) {
+  const auto ask = cuda_driver_function<int(char*, int, int)>("cuDeviceGetName");
+  const auto handle = handle_of(device);
+  std::array<char, 256> name{};
+  if (!ask || !handle || ask(name.data(), static_cast<int>(name.size()), *handle) != 0) return std::nullopt;
+  return std::string(name.data());
+}
+
 std::optional<int64_t> cuda_memory_bytes(int64_t device) {
   const auto total = cuda_driver_function<int(size_t*, int)>("cuDeviceTotalMem_v2");
   const auto handle = handle_of(device);

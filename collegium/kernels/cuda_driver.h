@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace collegium::kernels {
 
@@ -20,6 +21,9 @@ Function* cuda_driver_function(const char* name) {
 
 /// Nothing without a driver or such a device. Asked once a device.
 std::optional<Capability> cuda_capability(int64_t device);
+
+/// "NVIDIA H200". Nothing without a driver or such a device.
+std::optional<std::string> cuda_device_name(int64_t device);
 
 /// All memory of the device, in bytes, whoever uses it. Nothing without a driver or such a device.
 std::optional<int64_t> cuda_memory_bytes(int64_t device);

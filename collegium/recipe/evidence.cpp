@@ -5,9 +5,9 @@
 #include <iomanip>
 #include <sstream>
 
-#include "collegium/io/env.h"
 #include "collegium/io/json.h"
 #include "collegium/recipe/aux_terms.h"
+#include "collegium/recipe/machine.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
 
@@ -190,8 +190,7 @@ Origin origin_of(const Evidence& evidence, const RunSetting& setting) {
     const auto env = io::parse_json(io::read_text(io::real_file_system(), path), path.string());
     add(out.commits, store.find(folder.string()).git_commit);
     add(out.codes, env.value("code", ""));
-    const auto cpu = env.value("cpu", nlohmann::json::object());
-    add(out.machines, text(cpu.value("model", "?"), ", ", env.value("threads", 0), " threads"));
+    add(out.machines, machine_class(env));
     add(out.torch, env.value("torch", "?"));
   }
   const bool all_known = std::find(out.codes.begin(), out.codes.end(), "") == out.codes.end();

@@ -13,9 +13,9 @@
 
 #include "collegium/base/text_table.h"
 #include "collegium/inspect/page.h"
-#include "collegium/io/env.h"
 #include "collegium/layer/experts.h"
 #include "collegium/recipe/budgets.h"
+#include "collegium/recipe/machine.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/toml.h"
@@ -318,12 +318,11 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
 }
 
 nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& setting) {
-  const auto env = io::environment();
   nlohmann::json out = {{"room", board.board == Board::route ? "route" : "layer"},
                         {"commit", setting.git_commit},
                         {"date", setting.now()},
                         {"left_out", board.left_out},
-                        {"machine", text(env["cpu"].value("model", "?"), ", ", env.value("threads", 0), " threads")},
+                        {"machine", machine_class(environment_on(setting.device))},
                         {"seeds", board.entrants.front().recipe.seeds}};
   std::vector<nlohmann::json> rows;
   for (const auto& e : board.entrants) {

@@ -8,9 +8,9 @@
 #include <set>
 
 #include "collegium/inspect/page.h"
-#include "collegium/io/env.h"
 #include "collegium/io/json.h"
 #include "collegium/io/sha256.h"
+#include "collegium/recipe/machine.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
 #include "collegium/recipe/workload.h"
@@ -209,7 +209,7 @@ RunOutcome start_run(const RunConfig& config, const std::string& name, const std
 
   fs.create_directories(folder);
   io::write_atomically(fs, folder / "config.toml", io::as_bytes(to_toml(table)));
-  auto env = io::environment();
+  auto env = environment_on(setting.device);
   if (!setting.code.empty()) env["code"] = setting.code;
   write_json(folder / "env.json", env);
   write_json(folder / "data.json", data->record());

@@ -2,7 +2,7 @@
 //
 //   <runs root>/runs.sqlite            the list of all runs
 //   <runs root>/<id>/config.toml       the configuration, every value written out
-//                    env.json          versions, processor, memory
+//                    env.json          versions, processor, memory, device
 //                    data.json         sources with hashes, statistics, notes
 //                    tokenizer.json    reads with Hugging Face's `tokenizers` (of text)
 //                    metrics.jsonl     what a resumed run repeats bitwise

@@ -188,6 +188,7 @@ def test_the_whole_way(place):
     cli("train", recipe, "--threads", 1, cwd=place, check=0)
     folder = only_run(place)
     assert (folder / "report.html").stat().st_size > 50_000
+    assert json.loads((folder / "env.json").read_text())["device"] == "cpu"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in rows if r["kind"] == "train"]
     assert losses[-1] < losses[0]
@@ -229,6 +230,7 @@ def test_the_whole_way_on_cuda(place, moe, precision):
         cli("train", recipe, "--runs", device, "--device", device, "--threads", 1, cwd=place, check=0)
         rows = map(json.loads, (only_run(place, device) / "metrics.jsonl").read_text().splitlines())
         loss[device] = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert json.loads((only_run(place, "cuda") / "env.json").read_text())["device"].startswith("cuda, ")
     assert loss["cuda"][0] == pytest.approx(loss["cpu"][0], rel=1e-4 if precision == "fp32" else 2e-2)
     assert loss["cuda"][-1] == pytest.approx(loss["cpu"][-1], rel=0.1)
     said = cli("generate", "tiny", "--runs", "cuda", "--prompt", "the ", "-n", 10, "--device", "cuda", cwd=place, check=0)

@@ -1,0 +1,28 @@
+#include "collegium/recipe/machine.h"
+
+#include <nlohmann/json.hpp>
+
+#include "collegium/base/error.h"
+#include "collegium/io/env.h"
+#include "collegium/kernels/cuda_driver.h"
+
+namespace collegium {
+
+nlohmann::json environment_on(const c10::Device& device) {
+  auto out = io::environment();
+  out["device"] = device.str();
+  if (!device.is_cuda()) return out;
+  const auto name = kernels::cuda_device_name(device.has_index() ? device.index() : 0);
+  if (name) out["device"] = text(device.str(), ", ", *name);
+  return out;
+}
+
+std::string machine_class(const nlohmann::json& environment) {
+  // Runs of before devices were recorded were all made on processors.
+  const auto device = environment.value("device", "cpu");
+  if (device != "cpu") return device;
+  const auto cpu = environment.value("cpu", nlohmann::json::object());
+  return text(cpu.value("model", "?"), ", ", environment.value("threads", 0), " threads");
+}
+
+}  // namespace collegium
