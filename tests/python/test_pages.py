@@ -15,7 +15,18 @@ import pytest
 from page_fixture import PAGES, main
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def find_browser():
+    """A browser that runs: Ubuntu's package is a note that a snap has to be installed."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        path = shutil.which(name)
+        if path and subprocess.run([path, "--version"], capture_output=True).returncode == 0:
+            return path
+    return None
+
+
+CHROMIUM = find_browser()
 
 
 def page_maker():
