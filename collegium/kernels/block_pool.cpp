@@ -116,7 +116,7 @@ BlockCounts BlockPool::counts() const {
   return counts_;
 }
 
-size_t pool_limit(const char* setting, size_t memory) {
+size_t pool_limit(const char* setting, [[maybe_unused]] size_t memory) {
   const std::string_view given = setting ? setting : "";
   if (given.empty()) {
 #ifdef __SANITIZE_ADDRESS__
