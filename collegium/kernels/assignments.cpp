@@ -64,7 +64,7 @@ SortedAssignments by_counting(const Assigned& list, int64_t n_experts) {
     }
   });
   for (const auto r : outside)
-    require(r < 0, "sort_assignments: expert ids must be in [0, ", E, "), got ", expert[std::max<int64_t>(r, 0)]);
+    if (r >= 0) fail(ErrorKind::usage, "sort_assignments: expert ids must be in [0, ", E, "), got ", expert[r]);
   auto* offset = mutable_data<int64_t>(out.offset_E1);
   int64_t row = 0;
   for (int64_t e = 0; e < E; ++e) {
