@@ -4,13 +4,13 @@
 #include <ATen/Parallel.h>
 
 #include <array>
-#include <cstdlib>
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/built_from.h"
 #include "collegium/base/text_table.h"
+#include "collegium/recipe/machine.h"
 
 namespace collegium::cli {
 namespace {
@@ -30,15 +30,6 @@ std::string utc_now() {
   return out.data();
 }
 
-// A resumed run repeats an uninterrupted one to the bit, on a device too: torch's algorithms that do not are refused.
-// Memory that nothing wrote needs no filling for that.
-at::Device repeatable(const at::Device& device) {
-  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-  at::globalContext().setDeterministicFillUninitializedMemory(false);
-  return device;
-}
-
 }  // namespace
 
 at::Device parse_device(const std::string& name) {
@@ -49,7 +40,10 @@ at::Device parse_device(const std::string& name) {
       const auto n = at::hasCUDA() ? static_cast<int64_t>(at::getNumGPUs()) : 0;
       require(n == 0 || device.index() < n, "--device ", name, ": this machine has ", n,
               n == 1 ? " device" : " devices", ", the last one is cuda:", n - 1);
-      if (n > 0) return repeatable(device);
+      if (n > 0) {
+        insist_on_repeatable_cuda();
+        return device;
+      }
       throw Error(ErrorKind::usage, text("--device ", name, ": this torch or this machine has no CUDA"),
                   "`collegium doctor` shows what there is");
     }

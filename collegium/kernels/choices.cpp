@@ -4,10 +4,8 @@
 
 #include <ATen/ATen.h>
 
-#include <vector>
-
 #include "collegium/base/error.h"
-#include "collegium/kernels/work.h"
+#include "collegium/kernels/counting_sort.h"
 
 namespace collegium::kernels {
 namespace {
@@ -20,23 +18,21 @@ ChoiceRows sorted(const Tensor& expert_NK, const Tensor& gate_NK, int64_t n_expe
   ChoiceRows out;
   out.offset_E1 = at::zeros({n_experts + 1}, at::kLong);
   auto* offset = out.offset_E1.mutable_data_ptr<int64_t>();
-  for (int64_t i = 0; i < n; ++i) {
-    require(id[i] >= 0, "grouped experts: expert ids must be in [0, ", n_experts, "), or above for no work, got ",
-            id[i]);
-    if (id[i] < n_experts) ++offset[id[i] + 1];
-  }
-  for (int64_t e = 0; e < n_experts; ++e) offset[e + 1] += offset[e];
-  const auto rows = offset[n_experts];
-  out.token_R = at::empty({rows}, at::kLong), out.place_R = at::empty({rows}, at::kLong);
-  out.gate_R = at::empty({rows}, gate_NK.options());
+  out.token_R = at::empty({n}, at::kLong), out.place_R = at::empty({n}, at::kLong);
+  out.gate_R = at::empty({n}, gate_NK.options());
   auto *token = out.token_R.mutable_data_ptr<int64_t>(), *place = out.place_R.mutable_data_ptr<int64_t>();
   auto* to_gate = out.gate_R.mutable_data_ptr<Gate>();
-  std::vector<int64_t> next(offset, offset + n_experts);
-  for (int64_t i = 0; i < n; ++i) {
-    if (id[i] >= n_experts) continue;
-    const auto row = next[static_cast<size_t>(id[i])]++;
-    token[row] = i / k, place[row] = i, to_gate[row] = gate[i];
-  }
+  const auto rows = counting_sort(
+      id, n, n_experts, offset,
+      [&](Id e) {
+        if (e < 0)
+          fail(ErrorKind::usage, "grouped experts: expert ids must be in [0, ", n_experts,
+               "), or above for no work, got ", e);
+        return e < n_experts;
+      },
+      [&](int64_t i, int64_t row) { token[row] = i / k, place[row] = i, to_gate[row] = gate[i]; });
+  if (rows < n)
+    for (auto* t : {&out.token_R, &out.gate_R, &out.place_R}) *t = t->slice(0, 0, rows);
   return out;
 }
 

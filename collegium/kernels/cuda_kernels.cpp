@@ -182,10 +182,16 @@ bool has_cuda_kernels(const Tensor& t, int64_t width) {
 }
 
 std::string cuda_kernels_report(int64_t device) {
-  const c10::Device on(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
-  const c10::DeviceGuard guard(on);
-  at::empty({1}, at::TensorOptions(at::kFloat).device(on));  // the device's context
-  const auto& why_not = kernels_of(on, at::kBFloat16).why_not;
+  std::string why_not;
+  try {
+    const c10::Device on(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
+    const c10::DeviceGuard guard(on);
+    at::empty({1}, at::TensorOptions(at::kFloat).device(on));  // the device's context
+    why_not = kernels_of(on, at::kBFloat16).why_not;
+  } catch (const std::exception& error) {  // a device that others fill up, say: that is what a report is for
+    const std::string said = error.what();
+    why_not = said.substr(0, said.find('\n'));
+  }
   if (!why_not.empty()) return text("torch's operations between products (", why_not, ")");
   return "our own kernels between products, for float32, bfloat16 and float16 (compiled for this device)";
 }

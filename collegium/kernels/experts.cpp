@@ -165,7 +165,7 @@ Tensor fused_experts(const ExpertsCall& call) {
 template <class Plain>
 Tensor experts_by(const ExpertsCall& call, const Plain& plain) {
   check_call(call);
-  if (has_loops(call.x_ND) || call.x_ND.is_cuda()) return fused_experts(call);
+  if (has_passes(call.x_ND)) return fused_experts(call);
   return plain(call.x_ND, call.gate_R, call.token_R, call.offset_E1, call.first_EHD, call.second_EDI);
 }
 

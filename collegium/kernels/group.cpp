@@ -2,9 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include <vector>
-
 #include "collegium/base/error.h"
+#include "collegium/kernels/counting_sort.h"
 
 namespace collegium::kernels {
 namespace {
@@ -29,14 +28,14 @@ Grouped group_by_expert(const Tensor& expert_R, int64_t n_experts) {
   const int64_t n = ids.numel();
   Grouped out{at::empty({n}, at::kLong), at::zeros({n_experts + 1}, at::kLong)};
   auto* offset = out.offset_E1.mutable_data_ptr<int64_t>();
-  for (int64_t r = 0; r < n; ++r) {
-    if (id[r] < 0 || id[r] >= n_experts) fail_expert_id(id[r], n_experts);
-    ++offset[id[r] + 1];
-  }
-  for (int64_t e = 0; e < n_experts; ++e) offset[e + 1] += offset[e];
-  std::vector<int64_t> next(offset, offset + n_experts);
   auto* order = out.order_R.mutable_data_ptr<int64_t>();
-  for (int64_t r = 0; r < n; ++r) order[next[static_cast<size_t>(id[r])]++] = r;
+  counting_sort(
+      id, n, n_experts, offset,
+      [&](int64_t e) {
+        if (e < 0 || e >= n_experts) fail_expert_id(e, n_experts);
+        return true;
+      },
+      [&](int64_t r, int64_t row) { order[row] = r; });
   return out;
 }
 

@@ -192,7 +192,7 @@ Tensor pair_products(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& 
           ": x [N, D] and weight [E, D] wanted, got ", x_ND.sizes(), " and ", weight_ED.sizes());
   check_same(who, x_ND, weight_ED);
   check_pairs(who, weight_ED, token_R, offset_E1, x_ND.size(0));
-  if (!has_loops(x_ND) && !x_ND.is_cuda()) return plain::pair_products(x_ND, weight_ED, token_R, offset_E1);
+  if (!has_passes(x_ND)) return plain::pair_products(x_ND, weight_ED, token_R, offset_E1);
   return PairProducts::apply(x_ND, weight_ED, token_R.contiguous(), offset_E1.contiguous());
 }
 
@@ -203,7 +203,7 @@ Tensor pair_sums(const Tensor& factor_R, const Tensor& weight_ED, const Tensor& 
   require(factor_R.dim() == 1 && factor_R.sizes() == token_R.sizes(), who, ": factor [R] and token [R] wanted, got ",
           factor_R.sizes(), " and ", token_R.sizes());
   check_gate(who, factor_R, weight_ED);
-  if (!has_loops(weight_ED) && !weight_ED.is_cuda())
+  if (!has_passes(weight_ED))
     return plain::pair_sums(factor_R, weight_ED, token_R, offset_E1, n_tokens);
   return PairSums::apply(factor_R, weight_ED, token_R.contiguous(), offset_E1.contiguous(), n_tokens);
 }

@@ -86,7 +86,7 @@ struct Combine : torch::autograd::Function<Combine> {
 Tensor gather_rows(const Tensor& x_ND, const Tensor& token_R) {
   require(x_ND.dim() == 2, "gather_rows: x [N, D] wanted, got ", x_ND.sizes());
   check_token("gather_rows", token_R, x_ND.size(0));
-  if (!has_loops(x_ND) && !x_ND.is_cuda()) return plain::gather_rows(x_ND, token_R);
+  if (!has_passes(x_ND)) return plain::gather_rows(x_ND, token_R);
   return GatherRows::apply(x_ND, token_R.contiguous());
 }
 
@@ -97,7 +97,7 @@ Tensor combine(const Tensor& y_RD, const Tensor& gate_R, const Tensor& token_R, 
   require(n_tokens >= 0, "combine: n_tokens must be at least 0, got ", n_tokens);
   check_gate("combine", gate_R, y_RD);
   check_token("combine", token_R, n_tokens);
-  if (!has_loops(y_RD) && !y_RD.is_cuda()) return plain::combine(y_RD, gate_R, token_R, n_tokens);
+  if (!has_passes(y_RD)) return plain::combine(y_RD, gate_R, token_R, n_tokens);
   return Combine::apply(y_RD, gate_R, token_R.contiguous(), n_tokens);
 }
 

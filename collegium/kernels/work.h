@@ -22,6 +22,12 @@ inline bool has_loops(const at::Tensor& tensor) {
   return tensor.is_cpu() && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
 }
 
+/// Whether passes of ours with their own backward passes take it: in loops, or on a CUDA device. What is left runs the
+/// plain versions.
+inline bool has_passes(const at::Tensor& tensor) {
+  return has_loops(tensor) || tensor.is_cuda();
+}
+
 /// Calls f(std::type_identity<S>{}) with the loops' element type for a type that has_loops() accepts.
 template <class F>
 auto by_element(at::ScalarType type, F&& f) {

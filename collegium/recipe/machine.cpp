@@ -1,5 +1,8 @@
 #include "collegium/recipe/machine.h"
 
+#include <ATen/Context.h>
+
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "collegium/base/error.h"
@@ -23,6 +26,13 @@ std::string machine_class(const nlohmann::json& environment) {
   if (device != "cpu") return device;
   const auto cpu = environment.value("cpu", nlohmann::json::object());
   return text(cpu.value("model", "?"), ", ", environment.value("threads", 0), " threads");
+}
+
+void insist_on_repeatable_cuda() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  // Memory that nothing wrote needs no filling for that.
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
 }
 
 }  // namespace collegium

@@ -13,4 +13,8 @@ nlohmann::json environment_on(const c10::Device& device);
 /// The machine class of such an environment: the processor and its threads, or the device that trained.
 std::string machine_class(const nlohmann::json& environment);
 
+/// Tells torch, for the whole process, to run only algorithms whose results on a CUDA device repeat to the bit, so that
+/// a resumed run repeats an uninterrupted one there, too. For programs of their own, not for libraries.
+void insist_on_repeatable_cuda();
+
 }  // namespace collegium

@@ -53,12 +53,15 @@ int64_t StepTimer::tokens_per_step() const {
 
 std::optional<StepMemory> memory_of_steps(RunConfig config, const RunSetting& setting) {
   config.train.accumulation = 1;
+  const auto take_two_steps = [&] {
+    StepTimer timer(config, setting);
+    for (int i = 0; i < 2; ++i) timer.step();
+  };
   if (setting.device.is_cuda()) {
     const kernels::CudaPeak peak(setting.device);
     const auto others = peak.others();
     if (!others || !peak.bytes()) return {};
-    StepTimer timer(config, setting);
-    for (int i = 0; i < 2; ++i) timer.step();
+    take_two_steps();
     return StepMemory{static_cast<double>(*others), static_cast<double>(*others + peak.bytes().value_or(0))};
   }
   // What was freed before must not hide what the steps take.
@@ -67,8 +70,7 @@ std::optional<StepMemory> memory_of_steps(RunConfig config, const RunSetting& se
   const auto before = static_cast<double>(io::resident_memory_bytes());
   const io::PeakMemory peak;
   if (!peak.bytes()) return {};
-  StepTimer timer(config, setting);
-  for (int i = 0; i < 2; ++i) timer.step();
+  take_two_steps();
   return StepMemory{before, static_cast<double>(peak.bytes().value_or(0))};
 }
 

@@ -64,15 +64,16 @@ Work sorted_work(ExpertKind kind, const Tensor& x_ND, const Tensor& expert_NK, c
     const auto s = kernels::sort_choices(expert_NK, gate_NK, E, kernels::wide_type(x_ND.scalar_type()));
     return {{kind, x_ND, s.gate_R, s.token_R, s.offset_E1, first_EHD, second_EDI}, s.place_R, nullptr};
   }
-  const auto id_A = expert_NK.reshape({-1}).to(at::kLong).clamp_max(E);
-  const auto gate_A = gate_NK.reshape({-1});
-  if (kernels::uses_grouped_mm(x_ND, second_EDI)) {
-    if (E <= kMostSorted && kernels::has_cuda_kernels(x_ND, x_ND.size(1))) {
-      const auto s = kernels::cuda_sort_choices(expert_NK.reshape({-1}).to(at::kLong), gate_A, E, K, x_ND);
-      return {{kind, x_ND, s.gate_A, s.token_A, {}, first_EHD, second_EDI, s.place_A, gate_A},
-              {},
-              kernels::torch_grouped_products(s.end_E)};
-    }
+  const auto given_A = expert_NK.reshape({-1}).to(at::kLong), gate_A = gate_NK.reshape({-1});
+  const bool is_grouped = kernels::uses_grouped_mm(x_ND, second_EDI);
+  if (is_grouped && E <= kMostSorted && kernels::has_cuda_kernels(x_ND, x_ND.size(1))) {
+    const auto s = kernels::cuda_sort_choices(given_A, gate_A, E, K, x_ND);
+    return {{kind, x_ND, s.gate_A, s.token_A, {}, first_EHD, second_EDI, s.place_A, gate_A},
+            {},
+            kernels::torch_grouped_products(s.end_E)};
+  }
+  const auto id_A = given_A.clamp_max(E);
+  if (is_grouped) {
     // Nothing is read from the device: choices that do no work stay, behind the last expert, as rows of nobody.
     const auto [sorted_A, order_A] = at::sort(id_A, /*stable=*/true, /*dim=*/0, /*descending=*/false);
     const auto end_E = at::searchsorted(sorted_A, at::arange(E, id_A.options()), /*out_int32=*/true, /*right=*/true);

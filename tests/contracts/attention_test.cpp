@@ -19,7 +19,7 @@ using route::Phase;
 
 constexpr int64_t kB = 2, kT = 6, kD = 8;
 
-std::unique_ptr<Attention> built(const Variant& v, at::ScalarType type = at::kDouble, uint64_t seed = 1) {
+std::unique_ptr<Attention> built(const SizedVariant& v, at::ScalarType type = at::kDouble, uint64_t seed = 1) {
   return make_attention(v.named, v.sizes, type, seed);
 }
 
@@ -44,7 +44,7 @@ Tensor padding_mask() {
 }
 
 // The output, probabilities where there are any, and each loss by every parameter and by x.
-GradientReport gradients(const Variant& v, const Tensor& mask_BT, bool needs_probabilities) {
+GradientReport gradients(const SizedVariant& v, const Tensor& mask_BT, bool needs_probabilities) {
   const auto made = built(v);
   const auto x_BTD = inputs().requires_grad_(true);
   auto routing = sequences(kB, kT, Phase::recompute);

@@ -4,6 +4,7 @@
 // N tokens, D model width.
 #include <ATen/Context.h>
 
+#include "collegium/recipe/machine.h"
 #include "tests/support/attention_variants.h"
 #include "tests/support/layer_variants.h"
 #include "tests/support/router_variants.h"
@@ -19,9 +20,7 @@ const at::Device kDevice(at::kCUDA);
 // With the algorithms that the command line insists on.
 bool has_device() {
   if (at::hasCUDA()) {
-    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
+    insist_on_repeatable_cuda();
     return true;
   }
   MESSAGE("no CUDA device: nothing was compared");
@@ -62,10 +61,13 @@ struct Given {
   }
 };
 
-// Gradients of everything that the pass gives, then the state that two training passes and a step leave.
+// Gradients of a value of the pass and its losses, then the state that two training passes and a step leave.
 template <class Module>
-void add_gradients_and_state(Given& out, Module& module, Tensor sum, const Tensor& x_ND,
+void add_gradients_and_state(Given& out, Module& module, const Tensor& value,
+                             const std::vector<route::LossTerm>& losses, const Tensor& x_ND,
                              const std::function<void()>& train) {
+  auto sum = value.square().sum();
+  for (const auto& l : losses) sum = sum + l.value;
   if (sum.requires_grad()) sum.backward();
   out.add("gradient of x", x_ND.grad());
   for (const auto& p : parameters_of(module))
@@ -115,9 +117,8 @@ TEST_CASE_FIXTURE(OneThread, "CUDA: every router decides as on the processor") {
         Given out;
         out.add(r.decision), out.add(r.losses), out.add("bias", r.bias_E), out.add("all scores", r.scores.score_NE);
         CHECK((r.decision.gate_R().device() == x_ND.device()));
-        auto sum = r.decision.gate_R().square().sum();
-        for (const auto& l : r.losses) sum = sum + l.value;
-        add_gradients_and_state(out, *router, sum, x_ND, [&] { router->route(x_ND.detach() * 0.9, context); });
+        add_gradients_and_state(out, *router, r.decision.gate_R(), r.losses, x_ND,
+                                [&] { router->route(x_ND.detach() * 0.9, context); });
         return out;
       });
     }
@@ -150,9 +151,7 @@ TEST_CASE_FIXTURE(OneThread, "CUDA: every layer computes what it does on the pro
         out.add("output", y_ND), out.add(r.losses);
         CHECK((r.y_ND.device() == x_ND.device()));
         for (const auto& s : r.statistics) out.add(s.name, at::full({}, s.sum));
-        auto sum = y_ND.square().sum();
-        for (const auto& l : r.losses) sum = sum + l.value;
-        add_gradients_and_state(out, *made, sum, x_ND, [&] { made->forward(x_ND.detach() * 0.9, context); });
+        add_gradients_and_state(out, *made, y_ND, r.losses, x_ND, [&] { made->forward(x_ND.detach() * 0.9, context); });
         return out;
       });
     }
@@ -191,9 +190,8 @@ TEST_CASE_FIXTURE(OneThread, "CUDA: every kind of attention computes what it doe
         Given out;
         if (r.decision) out.add(*r.decision);
         out.add("output", y_ND), out.add(r.losses);
-        auto sum = y_ND.square().sum();
-        for (const auto& l : r.losses) sum = sum + l.value;
-        add_gradients_and_state(out, *made, sum, x_ND, [&] { made->forward(x_ND.detach() * 0.9, routing, here); });
+        add_gradients_and_state(out, *made, y_ND, r.losses, x_ND,
+                                [&] { made->forward(x_ND.detach() * 0.9, routing, here); });
         return out;
       });
     }

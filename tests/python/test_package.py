@@ -25,6 +25,23 @@ def tokens(*sizes, seed=1, dtype=torch.float32):
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("router", ["top_k", "loss_free", "expert_choice"])
+def test_a_layer_on_cuda_is_that_of_the_processor_and_trains(router):
+    here, there, moved = layer(router), layer(router, device="cuda"), layer(router).to("cuda")
+    x = tokens(T, D)
+    y = here(x)
+    for made in (there, moved):
+        assert all(p.device.type == "cuda" for p in made.parameters())
+        z = made(x.cuda())
+        torch.testing.assert_close(z.cpu(), y, rtol=1e-4, atol=1e-6)
+        optimizer = torch.optim.AdamW(made.parameters())
+        (z.square().mean() + made.aux_loss).backward()
+        optimizer.step()
+        made.balance_step()
+        assert not torch.equal(made(x.cuda()).cpu(), y)
+
+
 # --- Catalogues -------------------------------------------------------------------------------------------------------
 
 

@@ -4,15 +4,15 @@
 
 namespace collegium::test::attention_variants {
 
-struct Variant {
+struct SizedVariant {
   std::string what;
   Named named;
   AttentionSizes sizes;
 };
 
-inline const std::vector<Variant>& variants() {
-  static const std::vector<Variant> all = [] {
-    std::vector<Variant> out;
+inline const std::vector<SizedVariant>& variants() {
+  static const std::vector<SizedVariant> all = [] {
+    std::vector<SizedVariant> out;
     for (const auto* e : layer::attentions())
       out.push_back({std::string(e->card.name), {.name = std::string(e->card.name)}});
     const auto more = [&](std::string what, const char* name,

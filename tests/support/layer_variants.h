@@ -13,11 +13,6 @@ using namespace collegium::layer;
 
 constexpr int64_t kTokens = 6, kWidth = 4, kExperts = 4;
 
-struct Variant {
-  std::string what;
-  Named named;
-};
-
 inline bool has_field(const std::vector<FieldInfo>& fields, std::string_view name) {
   return std::any_of(fields.begin(), fields.end(), [&](const FieldInfo& f) { return f.name == name; });
 }

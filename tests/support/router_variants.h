@@ -13,11 +13,6 @@ using namespace collegium::route;
 
 constexpr int64_t kTokens = 12, kWidth = 8, kExperts = 4;
 
-struct Variant {
-  std::string what;
-  Named named;
-};
-
 // Settings that matter besides the defaults. An entry without a line here is still tested, with its defaults.
 inline std::vector<Variant> settings() {
   return {

@@ -90,6 +90,12 @@ struct OneThread {
   Threads single_thread{1};
 };
 
+/// One of those that a contract is held over.
+struct Variant {
+  std::string what;
+  Named named;
+};
+
 // --- State --------------------------------------------------------------------------------------------------------
 
 struct Saved {
