@@ -42,11 +42,11 @@ bool is_ascending(const int64_t* id, int64_t n) {
 template <class C>
 SortedAssignments by_counting(const Assigned& list, int64_t n_experts) {
   const int64_t R = list.token_R.size(0), E = n_experts;
-  const auto like = [&](const Tensor& t) { return at::empty({R}, t.options()); };
+  const auto like = [&](const Tensor& t) { return fresh({R}, t.options()); };
   SortedAssignments out{
       {like(list.token_R), like(list.expert_R), like(list.rank_R), like(list.score_R), like(list.margin_R)},
       like(list.token_R),
-      at::empty({E + 1}, at::kLong)};
+      fresh({E + 1}, at::kLong)};
   const auto *token = data<int64_t>(list.token_R), *expert = data<int64_t>(list.expert_R);
   const int64_t chunks = R < 8192 ? 1 : at::get_num_threads();
   const auto first = [&](int64_t c) { return R * c / chunks; };

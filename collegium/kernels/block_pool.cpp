@@ -19,39 +19,63 @@
 namespace collegium::kernels {
 namespace {
 
-constexpr std::align_val_t block_alignment{block_unit};
+constexpr size_t page = 4096, line = 64;
 
-void give_to_system(const BlockPool::Block& block) noexcept {
-  ::operator delete(block.data, block_alignment);
-}
-
-void* from_system(size_t size) {
-  void* data = ::operator new(size, block_alignment);
-  prefer_large_pages(data, size);
-  return data;
-}
-
-// Torch's view of the pool: what a tensor's storage calls.
+// Torch's view of a pool: what a tensor's storage calls. A storage that grows may ask for any size.
 class PoolAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    auto* block = new BlockPool::Block(block_pool().take(bytes));
-    return {block->data, block, &give_back, c10::Device(c10::DeviceType::CPU)};
+    auto* pool = pool_for(bytes);
+    if (!pool) pool = &column_pool();
+    auto* held = new Held{*pool, pool->take(bytes)};
+    return {held->block.data, held, &give_back, c10::Device(c10::DeviceType::CPU)};
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 
  private:
+  struct Held {
+    BlockPool& pool;
+    BlockPool::Block block;
+  };
   static void give_back(void* context) {
-    auto* block = static_cast<BlockPool::Block*>(context);
-    block_pool().give(*block);
-    delete block;
+    auto* held = static_cast<Held*>(context);
+    held->pool.give(held->block);
+    delete held;
   }
 };
 
+// Never destroyed: tensors of static storage may be freed after it would be.
+template <class Tag>
+BlockPool& lasting_pool(size_t share, size_t unit) {
+  static BlockPool& pool = *[&] {
+    auto* made = new BlockPool(pool_limit(std::getenv("COLLEGIUM_POOL_MIB"), usable_memory()) / share, unit);
+    static BlockPool* const around_fork = made;
+    pthread_atfork([] { around_fork->lock(); }, [] { around_fork->unlock(); }, [] { around_fork->unlock(); });
+    return made;
+  }();
+  return pool;
+}
+
 }  // namespace
 
+BlockPool::Block BlockPool::from_system(size_t size) {
+  if (unit_ >= block_unit) {
+    const Block block{::operator new(size, std::align_val_t{block_unit}), size};
+    prefer_large_pages(block.data, size);
+    return block;
+  }
+  const size_t offset = n_asked_.fetch_add(5) * line % page;  // 5: neighbours lie apart
+  auto* start = static_cast<char*>(::operator new(size + page, std::align_val_t{page}));
+  return {start + offset, size, offset};
+}
+
+void BlockPool::give_to_system(const Block& block) const noexcept {
+  ::operator delete(static_cast<char*>(block.data) - block.offset,
+                    std::align_val_t{unit_ >= block_unit ? block_unit : page});
+}
+
 BlockPool::Block BlockPool::take(size_t bytes) {
-  const size_t size = (std::max<size_t>(bytes, 1) + block_unit - 1) / block_unit * block_unit;
+  const size_t size = (std::max<size_t>(bytes, 1) + unit_ - 1) / unit_ * unit_;
   {
     const std::lock_guard lock(mutex_);
     size_t best = n_idle_;
@@ -69,12 +93,12 @@ BlockPool::Block BlockPool::take(size_t bytes) {
       return block;
     }
   }
-  Block block{nullptr, size};
+  Block block;
   try {
-    block.data = from_system(size);
+    block = from_system(size);
   } catch (const std::bad_alloc&) {
     if (release() == 0) throw;
-    block.data = from_system(size);
+    block = from_system(size);
   }
   const std::lock_guard lock(mutex_);
   counts_.in_use += size;
@@ -134,20 +158,17 @@ size_t pool_limit(const char* setting, [[maybe_unused]] size_t memory) {
 }
 
 BlockPool& block_pool() {
-  // Never destroyed: tensors of static storage may be freed after it would be.
-  static BlockPool& pool = *[] {
-    auto* made = new BlockPool(pool_limit(std::getenv("COLLEGIUM_POOL_MIB"), usable_memory()));
-    static BlockPool* const around_fork = made;
-    pthread_atfork([] { around_fork->lock(); }, [] { around_fork->unlock(); }, [] { around_fork->unlock(); });
-    return made;
-  }();
-  return pool;
+  return lasting_pool<struct Large>(1, block_unit);
+}
+
+BlockPool& column_pool() {
+  return lasting_pool<struct Columns>(16, column_unit);
 }
 
 at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
   size_t bytes = options.dtype().itemsize();
   for (const auto size : sizes) bytes *= static_cast<size_t>(size);
-  if (bytes < block_unit) return at::empty(sizes, options);
+  if (!pool_for(bytes)) return at::empty(sizes, options);
   static PoolAllocator allocator;
   return at::detail::empty_generic(sizes, &allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
                                    c10::typeMetaToScalarType(options.dtype()), std::nullopt);

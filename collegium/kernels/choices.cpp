@@ -18,8 +18,8 @@ ChoiceRows sorted(const Tensor& expert_NK, const Tensor& gate_NK, int64_t n_expe
   ChoiceRows out;
   out.offset_E1 = at::zeros({n_experts + 1}, at::kLong);
   auto* offset = out.offset_E1.mutable_data_ptr<int64_t>();
-  out.token_R = at::empty({n}, at::kLong), out.place_R = at::empty({n}, at::kLong);
-  out.gate_R = at::empty({n}, gate_NK.options());
+  out.token_R = fresh({n}, at::kLong), out.place_R = fresh({n}, at::kLong);
+  out.gate_R = fresh({n}, gate_NK.options());
   auto *token = out.token_R.mutable_data_ptr<int64_t>(), *place = out.place_R.mutable_data_ptr<int64_t>();
   auto* to_gate = out.gate_R.mutable_data_ptr<Gate>();
   const auto rows = counting_sort(

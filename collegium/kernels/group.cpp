@@ -26,7 +26,7 @@ Grouped group_by_expert(const Tensor& expert_R, int64_t n_experts) {
   const auto ids = expert_R.contiguous();
   const auto* id = ids.const_data_ptr<int64_t>();
   const int64_t n = ids.numel();
-  Grouped out{at::empty({n}, at::kLong), at::zeros({n_experts + 1}, at::kLong)};
+  Grouped out{fresh({n}, at::kLong), at::zeros({n_experts + 1}, at::kLong)};
   auto* offset = out.offset_E1.mutable_data_ptr<int64_t>();
   auto* order = out.order_R.mutable_data_ptr<int64_t>();
   counting_sort(

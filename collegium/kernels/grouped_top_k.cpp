@@ -167,8 +167,8 @@ GroupedTopK grouped_top_k(const Tensor& score_NE, const GroupRule& rule, const T
   const auto scores = score_NE.detach().contiguous();
   const auto bias = bias_E.defined() ? bias_E.detach().to(scores).contiguous() : Tensor();
   const int64_t N = scores.size(0), K = rule.per_token();
-  GroupedTopK out{at::empty({N, K}, at::kLong), at::empty({N, K}, scores.options()),
-                  at::empty({N, K}, scores.options())};
+  GroupedTopK out{fresh({N, K}, at::kLong), fresh({N, K}, scores.options()),
+                  fresh({N, K}, scores.options())};
   type == at::kFloat ? grouped_rows<float>(scores, rule, bias, out) : grouped_rows<double>(scores, rule, bias, out);
   return out;
 }

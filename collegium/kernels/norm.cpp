@@ -6,6 +6,8 @@
 
 #include <cmath>
 
+#include "collegium/kernels/block_pool.h"
+
 namespace collegium::kernels {
 namespace {
 
@@ -60,7 +62,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
                         double epsilon) {
     const auto x_ND = x.contiguous(), gain_D = gain.contiguous();
     const auto N = x_ND.size(0), D = x_ND.size(1);
-    auto y_ND = at::empty_like(x_ND), scale_N = at::empty({N}, x_ND.options());
+    auto y_ND = fresh(x_ND.sizes(), x_ND.options()), scale_N = fresh({N}, x_ND.options());
     AT_DISPATCH_FLOATING_TYPES(x_ND.scalar_type(), "rms_norm", [&] {
       norm_rows(x_ND.const_data_ptr<scalar_t>(), gain_D.const_data_ptr<scalar_t>(), y_ND.mutable_data_ptr<scalar_t>(),
                 scale_N.mutable_data_ptr<scalar_t>(), N, D, epsilon);
@@ -74,8 +76,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto &x_ND = saved[0], &gain_D = saved[1], &scale_N = saved[2];
     const auto grad_ND = grads[0].contiguous();
     const auto N = x_ND.size(0), D = x_ND.size(1);
-    auto dx_ND = at::empty_like(x_ND);
-    auto blocks_XD = at::empty({(N + kRowGrain - 1) / kRowGrain, D}, x_ND.options());
+    auto dx_ND = fresh(x_ND.sizes(), x_ND.options());
+    auto blocks_XD = fresh({(N + kRowGrain - 1) / kRowGrain, D}, x_ND.options());
     AT_DISPATCH_FLOATING_TYPES(x_ND.scalar_type(), "rms_norm_backward", [&] {
       norm_rows_backward(grad_ND.const_data_ptr<scalar_t>(), x_ND.const_data_ptr<scalar_t>(),
                          gain_D.const_data_ptr<scalar_t>(), scale_N.const_data_ptr<scalar_t>(),

@@ -98,7 +98,7 @@ Experts experts_of(const Tensor& offset_E1) {
 Tensor products_of(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& token_R, const Tensor& offset_E1) {
   count_product(token_R.size(0), x_ND.size(1), 1);
   if (!has_loops(x_ND)) return plain::pair_products(x_ND, weight_ED, token_R, offset_E1);
-  auto out_R = at::empty({token_R.size(0)}, x_ND.options().dtype(wide_type(x_ND.scalar_type())));
+  auto out_R = fresh({token_R.size(0)}, x_ND.options().dtype(wide_type(x_ND.scalar_type())));
   by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
     products(data<S>(x_ND), data<S>(weight_ED), token_R.const_data_ptr<int64_t>(), token_R.size(0),
              experts_of(offset_E1), x_ND.size(1), mutable_data<Wide<S>>(out_R));

@@ -88,7 +88,7 @@ ProductTopK product_top_k(const Tensor& first_NA, const Tensor& second_NB, int64
     return plain::product_top_k(first_NA, second_NB, k);
   const auto first = first_NA.detach().contiguous(), second = second_NB.detach().contiguous();
   const auto N = first.size(0);
-  ProductTopK out{at::empty({N, k}, at::kLong), at::empty({N, k}, first.options()), at::empty({N}, first.options())};
+  ProductTopK out{fresh({N, k}, at::kLong), fresh({N, k}, first.options()), fresh({N}, first.options())};
   type == at::kFloat ? product_rows<float>(first, second, k, out) : product_rows<double>(first, second, k, out);
   return out;
 }

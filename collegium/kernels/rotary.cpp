@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "collegium/kernels/block_pool.h"
+
 namespace collegium::kernels {
 namespace {
 
@@ -33,7 +35,7 @@ Tensor turn_tensor(const Tensor& x_BTHd, const Tensor& cos, const Tensor& sin, d
   // A slice of fused projections keeps its heads together; anything else is copied first.
   const bool is_regular = x_BTHd.stride(3) == 1 && x_BTHd.stride(2) == d && x_BTHd.stride(0) == T * x_BTHd.stride(1);
   const auto in = is_regular ? x_BTHd : x_BTHd.contiguous();
-  auto out = at::empty({B, T, H, d}, x_BTHd.options());
+  auto out = fresh({B, T, H, d}, x_BTHd.options());
   AT_DISPATCH_FLOATING_TYPES(in.scalar_type(), "rotate", [&] {
     turn(in.const_data_ptr<scalar_t>(), in.stride(1), cos.const_data_ptr<scalar_t>(), sin.const_data_ptr<scalar_t>(),
          static_cast<scalar_t>(sign), out.mutable_data_ptr<scalar_t>(), B * T, cos.size(0), H, d / 2);

@@ -36,7 +36,7 @@ void logits_in_blocks(const Tensor& x_ND, const Tensor& weight_ED, const Tensor&
 }
 
 Tensor router_logits(const Tensor& x_ND, const Tensor& weight_ED) {
-  auto logit_NE = at::empty({x_ND.size(0), weight_ED.size(0)}, x_ND.options());
+  auto logit_NE = fresh({x_ND.size(0), weight_ED.size(0)}, x_ND.options());
   by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
     logits_in_blocks<S>(x_ND, weight_ED, logit_NE, [](int64_t, int64_t) {});
   });
@@ -98,8 +98,8 @@ RouterScores router_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFun
     return {logit_NE, function_of(logit_NE, function)};
   }
   const auto x = x_ND.detach().contiguous(), weight = weight_ED.detach().contiguous();
-  RouterScores out{at::empty({x.size(0), weight.size(0)}, x.options()),
-                   at::empty({x.size(0), weight.size(0)}, x.options())};
+  RouterScores out{fresh({x.size(0), weight.size(0)}, x.options()),
+                   fresh({x.size(0), weight.size(0)}, x.options())};
   x.scalar_type() == at::kFloat ? logits_and_scores<float>(x, weight, function, out)
                                 : logits_and_scores<double>(x, weight, function, out);
   return out;

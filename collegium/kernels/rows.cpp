@@ -23,7 +23,7 @@ struct GatherRows : torch::autograd::Function<GatherRows> {
     const auto n_tokens = context->saved_data["n_tokens"].toInt();
     const auto grad_RD = grads[0].contiguous();
     if (!has_loops(grad_RD)) return {token_sums(grad_RD, {}, token_R, n_tokens), Tensor()};
-    auto grad_ND = at::empty({n_tokens, grad_RD.size(1)}, grad_RD.options());
+    auto grad_ND = fresh({n_tokens, grad_RD.size(1)}, grad_RD.options());
     by_element(grad_RD.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const auto by_token = rows_by_token(token_R.const_data_ptr<int64_t>(), token_R.size(0), n_tokens);
       sum_rows<S>(by_token, n_tokens, data<S>(grad_RD), nullptr, grad_RD.size(1), mutable_data<S>(grad_ND));
@@ -39,7 +39,7 @@ struct Combine : torch::autograd::Function<Combine> {
     const auto gate_R = gate_in.to(wide_type(y_RD.scalar_type())).contiguous();
     context->save_for_backward({y_RD, gate_R, token_R});
     if (!has_loops(y_RD)) return token_sums(y_RD, gate_R, token_R, n_tokens);
-    auto out_ND = at::empty({n_tokens, y_RD.size(1)}, y_RD.options());
+    auto out_ND = fresh({n_tokens, y_RD.size(1)}, y_RD.options());
     by_element(y_RD.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const auto by_token = rows_by_token(token_R.const_data_ptr<int64_t>(), token_R.size(0), n_tokens);
       sum_rows<S>(by_token, n_tokens, data<S>(y_RD), data<Wide<S>>(gate_R), y_RD.size(1), mutable_data<S>(out_ND));
@@ -60,8 +60,8 @@ struct Combine : torch::autograd::Function<Combine> {
               Tensor()};
     }
     const int64_t n_rows = y_RD.size(0), width = y_RD.size(1);
-    const Tensor grad_y_RD = context->needs_input_grad(0) ? at::empty_like(y_RD) : Tensor();
-    const Tensor grad_gate_R = context->needs_input_grad(1) ? at::empty_like(gate_R) : Tensor();
+    const Tensor grad_y_RD = context->needs_input_grad(0) ? fresh(y_RD.sizes(), y_RD.options()) : Tensor();
+    const Tensor grad_gate_R = context->needs_input_grad(1) ? fresh(gate_R.sizes(), gate_R.options()) : Tensor();
     by_element(y_RD.scalar_type(), [&]<class S>(std::type_identity<S>) {
       using W = Wide<S>;
       const S *y = data<S>(y_RD), *grad = data<S>(grad_ND);

@@ -19,7 +19,7 @@ void logistic_of_all(const Tensor& z, const Tensor& out) {
 struct Sigmoid : torch::autograd::Function<Sigmoid> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& z_in) {
     const auto z = z_in.contiguous();
-    auto out = at::empty_like(z);
+    auto out = fresh(z.sizes(), z.options());
     z.scalar_type() == at::kFloat ? logistic_of_all<float>(z, out) : logistic_of_all<double>(z, out);
     context->save_for_backward({out});
     return out;

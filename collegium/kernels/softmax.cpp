@@ -36,7 +36,7 @@ void log_sum_exp_rows(const Tensor& logit_NE, const Tensor& out_N) {
 struct Softmax : torch::autograd::Function<Softmax> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& logit_in) {
     const auto logit_NE = logit_in.contiguous();
-    auto out_NE = at::empty_like(logit_NE);
+    auto out_NE = fresh(logit_NE.sizes(), logit_NE.options());
     logit_NE.scalar_type() == at::kFloat ? softmax_rows<float>(logit_NE, out_NE)
                                          : softmax_rows<double>(logit_NE, out_NE);
     context->save_for_backward({out_NE});
@@ -52,7 +52,7 @@ struct Softmax : torch::autograd::Function<Softmax> {
 struct LogSumExp : torch::autograd::Function<LogSumExp> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& logit_in) {
     const auto logit_NE = logit_in.contiguous();
-    auto out_N = at::empty({logit_NE.size(0)}, logit_NE.options());
+    auto out_N = fresh({logit_NE.size(0)}, logit_NE.options());
     logit_NE.scalar_type() == at::kFloat ? log_sum_exp_rows<float>(logit_NE, out_N)
                                          : log_sum_exp_rows<double>(logit_NE, out_N);
     context->save_for_backward({logit_in});

@@ -16,7 +16,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
     const auto h_RH = h_in.contiguous();
     context->save_for_backward({h_RH});
     const int64_t n_rows = h_RH.size(0), half = h_RH.size(1) / 2;
-    auto out_RI = at::empty({n_rows, half}, h_RH.options());
+    auto out_RI = fresh({n_rows, half}, h_RH.options());
     by_element(h_RH.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const S* h = data<S>(h_RH);
       S* out = mutable_data<S>(out_RI);
@@ -36,7 +36,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
     const auto h_RH = context->get_saved_variables()[0];
     const auto grad_RI = grads[0].contiguous();
     const int64_t n_rows = h_RH.size(0), half = h_RH.size(1) / 2;
-    auto grad_h_RH = at::empty_like(h_RH);
+    auto grad_h_RH = fresh(h_RH.sizes(), h_RH.options());
     by_element(h_RH.scalar_type(), [&]<class S>(std::type_identity<S>) {
       const S *h = data<S>(h_RH), *grad = data<S>(grad_RI);
       S* grad_h = mutable_data<S>(grad_h_RH);

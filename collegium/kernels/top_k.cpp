@@ -52,8 +52,8 @@ TopK top_k(const Tensor& score_NE, int64_t k, const Tensor& bias_E) {
   if (!score_NE.is_cpu() || (type != at::kFloat && type != at::kDouble)) return plain::top_k(score_NE, k, bias_E);
   const auto scores = score_NE.detach().contiguous();
   const int64_t n_tokens = scores.size(0);
-  TopK out{at::empty({n_tokens, k}, at::kLong), at::empty({n_tokens, k}, scores.options()),
-           at::empty({n_tokens}, scores.options())};
+  TopK out{fresh({n_tokens, k}, at::kLong), fresh({n_tokens, k}, scores.options()),
+           fresh({n_tokens}, scores.options())};
   const auto bias = bias_E.defined() ? bias_E.detach().to(scores).contiguous() : Tensor();
   type == at::kFloat ? top_k_rows<float>(scores, k, bias, out) : top_k_rows<double>(scores, k, bias, out);
   return out;

@@ -50,22 +50,23 @@ S* mutable_data(const at::Tensor& tensor) {
   return static_cast<S*>(tensor.mutable_data_ptr());
 }
 
-/// Uninitialised memory on cache-line boundaries; large pieces come from the pool and go back to it.
+/// Uninitialised memory on cache-line boundaries; all but small pieces come from a pool and go back to it.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t n) {
     const size_t bytes = static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(T);
-    if (bytes >= block_unit)
-      block_ = block_pool().take(bytes);
+    pool_ = pool_for(bytes);
+    if (pool_)
+      block_ = pool_->take(bytes);
     else
       block_.data = ::operator new(bytes, alignment);
   }
-  Scratch(Scratch&& other) noexcept : block_(std::exchange(other.block_, {})) {}
+  Scratch(Scratch&& other) noexcept : pool_(other.pool_), block_(std::exchange(other.block_, {})) {}
   Scratch& operator=(Scratch&&) = delete;
   ~Scratch() {
-    if (block_.size > 0)
-      block_pool().give(block_);
+    if (pool_)
+      pool_->give(block_);
     else
       ::operator delete(block_.data, alignment);
   }
@@ -73,7 +74,8 @@ class Scratch {
 
  private:
   static constexpr std::align_val_t alignment{64};
-  BlockPool::Block block_;  // size 0: not from the pool
+  BlockPool* pool_ = nullptr;  // null: from the allocator
+  BlockPool::Block block_;
 };
 
 /// Runs worker(i) for every i in [0, n) on ATen's threads. Each thread makes one worker, which may own scratch

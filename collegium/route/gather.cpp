@@ -2,12 +2,16 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/block_pool.h"
 
 namespace collegium::route {
 namespace {
+
+constexpr int64_t kRowGrain = 8192;  // rows worth waking a thread for
 
 // Whether a plain loop may read `values` at `index`. With a gradient, or elsewhere, torch's operations do the same.
 bool takes_loop(const Tensor& values, const Tensor& index) {
@@ -23,16 +27,18 @@ Tensor gather_scores(const Tensor& score_NE, const Tensor& token_R, const Tensor
   if (!takes_loop(score_NE, token_R) || !expert_R.is_cpu() || !expert_R.is_contiguous())
     return score_NE.reshape({-1}).index_select(0, token_R * E + expert_R);
   const auto from_NE = score_NE.contiguous();
-  auto out_R = at::empty({R}, score_NE.options());
+  auto out_R = kernels::fresh({R}, score_NE.options());
   AT_DISPATCH_FLOATING_TYPES(score_NE.scalar_type(), "gather_scores", [&] {
     const auto* from = from_NE.const_data_ptr<scalar_t>();
     const auto *token = token_R.const_data_ptr<int64_t>(), *expert = expert_R.const_data_ptr<int64_t>();
     auto* out = out_R.mutable_data_ptr<scalar_t>();
-    for (int64_t r = 0; r < R; ++r) {
-      ensure(token[r] >= 0 && token[r] < N && expert[r] >= 0 && expert[r] < E,
-             "an assignment is outside of the scores");
-      out[r] = from[token[r] * E + expert[r]];
-    }
+    at::parallel_for(0, R, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        ensure(token[r] >= 0 && token[r] < N && expert[r] >= 0 && expert[r] < E,
+               "an assignment is outside of the scores");
+        out[r] = from[token[r] * E + expert[r]];
+      }
+    });
   });
   return out_R;
 }
@@ -57,15 +63,17 @@ Tensor shares_of(const Tensor& score_R, const Tensor& sum_N, const Tensor& token
   if (!takes_loop(score_R, token_R) || !takes_loop(sum_N, token_R))
     return score_R / (sum_N.index_select(0, token_R) + epsilon);
   const auto score = score_R.contiguous(), sums = sum_N.contiguous();
-  auto out_R = at::empty({score.size(0)}, score.options());
+  auto out_R = kernels::fresh({score.size(0)}, score.options());
   AT_DISPATCH_FLOATING_TYPES(score_R.scalar_type(), "shares_of", [&] {
     const auto *from = score.const_data_ptr<scalar_t>(), *sum = sums.const_data_ptr<scalar_t>();
     const auto* token = token_R.const_data_ptr<int64_t>();
     auto* out = out_R.mutable_data_ptr<scalar_t>();
-    for (int64_t r = 0; r < score.size(0); ++r) {
-      ensure(token[r] >= 0 && token[r] < sums.size(0), "an assignment's token is outside of the batch");
-      out[r] = from[r] / (sum[token[r]] + static_cast<scalar_t>(epsilon));
-    }
+    at::parallel_for(0, score.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        ensure(token[r] >= 0 && token[r] < sums.size(0), "an assignment's token is outside of the batch");
+        out[r] = from[r] / (sum[token[r]] + static_cast<scalar_t>(epsilon));
+      }
+    });
   });
   return out_R;
 }
@@ -76,10 +84,12 @@ Assignments token_choices(const Tensor& expert_NK, const Tensor& score_NK, const
   const auto ints = expert_NK.options();
   Tensor token_NK, rank_NK;
   if (expert_NK.is_cpu()) {
-    token_NK = at::empty({N, K}, ints), rank_NK = at::empty({N, K}, ints);
+    token_NK = kernels::fresh({N, K}, ints), rank_NK = kernels::fresh({N, K}, ints);
     auto *token = token_NK.mutable_data_ptr<int64_t>(), *rank = rank_NK.mutable_data_ptr<int64_t>();
-    for (int64_t n = 0; n < N; ++n)
-      for (int64_t j = 0; j < K; ++j) *token++ = n, *rank++ = j;
+    at::parallel_for(0, N, 1 + kRowGrain / (1 + K), [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n)
+        for (int64_t j = 0; j < K; ++j) token[n * K + j] = n, rank[n * K + j] = j;
+    });
   } else {
     token_NK = at::arange(N, ints).unsqueeze(1).expand({N, K});
     rank_NK = at::arange(K, ints).unsqueeze(0).expand({N, K});

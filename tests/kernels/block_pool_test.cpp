@@ -64,6 +64,38 @@ TEST_CASE("many small idle blocks stay bounded in number") {
   CHECK(pool.counts().idle <= 64 * block_unit);
 }
 
+TEST_CASE("columns of middle size are kept in small units and begin on different cache lines of a page") {
+  using kernels::column_unit;
+  BlockPool pool(8 * column_unit, column_unit);
+  const auto a = pool.take(2 * column_unit + 1), b = pool.take(3 * column_unit), c = pool.take(3 * column_unit);
+  CHECK(a.size == 3 * column_unit);
+  const auto place = [](const BlockPool::Block& block) { return reinterpret_cast<uintptr_t>(block.data) % 4096; };
+  for (const auto& block : {a, b, c}) {
+    CHECK(place(block) % 64 == 0);
+    std::memset(block.data, 1, block.size);
+  }
+  CHECK(place(a) != place(b));
+  CHECK(place(b) != place(c));
+  pool.give(a), pool.give(b);
+  const auto warm = pool.take(3 * column_unit);
+  CHECK(warm.data == b.data);  // the last of the same size
+  pool.give(c), pool.give(warm);
+  CHECK(pool.counts().idle == 6 * column_unit);
+  CHECK(pool.counts().made == 3);
+
+  CHECK(kernels::pool_for(block_unit) == &kernels::block_pool());
+  CHECK(kernels::pool_for(block_unit - 1) == &kernels::column_pool());
+  CHECK(kernels::pool_for(2 * column_unit - 1) == nullptr);
+  const auto before = kernels::column_pool().counts();
+  {
+    const auto column_R = kernels::fresh({32768}, at::kLong);
+    CHECK(kernels::column_pool().counts().in_use == before.in_use + 4 * column_unit);
+    const kernels::Scratch<double> scratch(32768);
+    CHECK(kernels::column_pool().counts().in_use == before.in_use + 8 * column_unit);
+  }
+  CHECK(kernels::column_pool().counts().in_use == before.in_use);
+}
+
 TEST_CASE("threads take and give without losing or sharing a block") {
   BlockPool pool(6 * block_unit);
   std::vector<std::thread> threads;
