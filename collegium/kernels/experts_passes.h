@@ -42,4 +42,13 @@ ExpertsResult experts_forward(const ExpertsCall& call, bool keep);
 ExpertsGradients experts_backward(const ExpertsCall& call, const Tensor& pre_RH, const Tensor& grad_ND,
                                   const std::array<bool, 4>& wanted);
 
+/// grouped_linear of experts.h in loops of ours: x for which has_loops() holds, sizes and types that fit.
+Tensor grouped_linear_forward(const Tensor& x_RD, const Tensor& weight_EHD, const Tensor& offset_E1);
+
+struct LinearGradients {
+  Tensor x_RD, weight_EHD;  ///< undefined where not wanted
+};
+LinearGradients grouped_linear_backward(const Tensor& x_RD, const Tensor& weight_EHD, const Tensor& offset_E1,
+                                        const Tensor& grad_RH, const std::array<bool, 2>& wanted);
+
 }  // namespace collegium::kernels

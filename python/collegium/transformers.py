@@ -11,12 +11,19 @@ and gradients are the same within rounding.
 Experts of other kinds than plain SwiGLU or GELU ones (with biases, transposed weights, norms or activations of their own)
 run as "grouped_mm", which a warning says once a class.
 
+    collegium.transformers.use_linear(model)
+
+lets the model's dense projections (attention, the output layer, dense feed-forward networks) run in the same loops. Worth
+it where `collegium bench dense` shows ours faster than torch's, as on AMD processors with AVX-512; on a GPU nothing changes.
+
 The operators themselves, for N tokens of width D, K choices a token, E experts of hidden width I:
 
     torch.ops.collegium.grouped_swiglu(x_ND, expert_NK, gate_NK, gate_up_EHD, down_EDI)  # H = 2 I, gate rows first
     torch.ops.collegium.grouped_gelu(x_ND, expert_NK, gate_NK, up_EID, down_EDI)         # the exact (erf) GELU
 
-expert_NK: int64 or int32; ids from E on do no work. Both return [N, D], the sum of gate * expert(x), and can be
+    torch.ops.collegium.linear(x, weight_HD)                                             # x [..., D]; [..., H]
+
+expert_NK: int64 or int32; ids from E on do no work. The first two return [N, D], the sum of gate * expert(x). All can be
 differentiated once. Wrong shapes, types or ids raise ValueError.
 """
 
@@ -76,3 +83,26 @@ def experts_forward(self, hidden_states, top_k_index, top_k_weights):
 
 
 ALL_EXPERTS_FUNCTIONS.register("collegium", experts_forward)
+
+
+class Linear(torch.nn.Linear):
+    """torch.nn.Linear whose product is torch.ops.collegium.linear: x [..., in_features] to [..., out_features]."""
+
+    def forward(self, input):
+        if torch.is_autocast_enabled(input.device.type) or input.dtype != self.weight.dtype:
+            return super().forward(input)  # which converts, or says what is wrong
+        y = torch.ops.collegium.linear(input, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+def use_linear(model, use=True):
+    """Lets every plain torch.nn.Linear of a model run in Collegium's loops, or, with use=False, in torch's again.
+
+    Parameters, their names and the state dict stay what they are. Subclasses of Linear (quantised or adapted ones) are left
+    alone. Returns how many projections changed. A model that torch.compile has compiled is compiled anew.
+    """
+    old, new = (torch.nn.Linear, Linear) if use else (Linear, torch.nn.Linear)
+    changed = [module for module in model.modules() if type(module) is old]
+    for module in changed:
+        module.__class__ = new
+    return len(changed)

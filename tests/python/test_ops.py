@@ -74,13 +74,14 @@ def test_gradcheck(kind):
 
 
 # Largest error beside a result in float64, of its largest number.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-KINDS_AND_TYPES = [(kind, dtype) for kind in ("swiglu", "gelu") for dtype in TOLERANCE]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+KINDS_AND_TYPES = [(kind, dtype) for kind in ("swiglu", "gelu") for dtype in TOLERANCE if dtype != torch.float64]
 
 
 def near(ours, theirs, dtype):
     assert ours.shape == theirs.shape
-    assert (ours.double() - theirs.double()).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
+    if theirs.numel():
+        assert (ours.double() - theirs.double()).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
 
 
 @pytest.mark.parametrize("kind,dtype", KINDS_AND_TYPES)
@@ -299,3 +300,95 @@ def test_experts_it_cannot_run():
     tokens = torch.arange(10)[None]
     with torch.no_grad(), pytest.warns(UserWarning, match="runs as grouped_mm, for its experts have biases"):
         torch.testing.assert_close(ours(tokens).logits, eager(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+LINEAR_TYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", LINEAR_TYPES + [torch.float16])
+@pytest.mark.parametrize("sizes", [(5,), (3, 4, 5), (0, 5), (1, 5), (33, 5)])
+def test_linear_as_torch(dtype, sizes):
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(sizes, generator=generator).to(dtype), torch.randn(7, 5, generator=generator).to(dtype)
+    sides = []
+    for product in (torch.ops.collegium.linear, torch.nn.functional.linear):
+        a, w = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = product(a, w)
+        y.backward(torch.ones_like(y) + y.detach())
+        sides.append((y.detach(), a.grad, w.grad))
+    for ours, theirs in zip(*sides):
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        near(ours, theirs, dtype)
+
+
+def test_linear_derivatives_in_double():
+    generator = torch.Generator().manual_seed(2)
+    x, weight = (torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 5), (4, 5)))
+    assert torch.autograd.gradcheck(torch.ops.collegium.linear, (x, weight))
+    y = torch.ops.collegium.linear(x, weight)
+    with pytest.raises(NotImplementedError, match="second derivative"):
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", LINEAR_TYPES)
+def test_linear_under_compile_and_opcheck(dtype):
+    generator = torch.Generator().manual_seed(3)
+    x, weight = torch.randn(6, 5, generator=generator).to(dtype), torch.randn(4, 5, generator=generator).to(dtype)
+    torch.library.opcheck(torch.ops.collegium._linear_forward, (x, weight))
+    torch.library.opcheck(torch.ops.collegium._linear_backward, (torch.ones(6, 4, dtype=dtype), x, weight, [True, True]))
+    weight.requires_grad_()
+    compiled = torch.compile(lambda a: torch.ops.collegium.linear(a * 2, weight), backend="aot_eager", fullgraph=True, dynamic=True)
+    for rows in (6, 3):
+        y = compiled(x[:rows])
+        near(y.detach(), torch.nn.functional.linear(x[:rows] * 2, weight).detach(), dtype)
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("x,weight,words", [
+    (torch.ones(3, 4), torch.ones(2, 5), r"weight \[H, D\] wanted"),
+    (torch.ones(3, 4), torch.ones(4), r"weight \[H, D\] wanted"),
+    (torch.ones(3, 4), torch.ones(2, 4).double(), "one type"),
+])
+def test_linear_bad_input(x, weight, words):
+    with pytest.raises(ValueError, match=words):
+        torch.ops.collegium.linear(x, weight)
+
+
+def test_use_linear():
+    model = small(config("mixtral"), experts_implementation="collegium")
+    tokens = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(3))
+    names = list(model.state_dict())
+
+    def gradients():
+        model.zero_grad()
+        out = model(tokens, labels=tokens)
+        out.loss.backward()
+        return out.logits.detach(), {k: p.grad.clone() for k, p in model.named_parameters()}
+
+    before = gradients()
+    plain = sum(type(m) is torch.nn.Linear for m in model.modules())
+    assert collegium.transformers.use_linear(model) == plain > 0
+    assert collegium.transformers.use_linear(model) == 0
+    assert list(model.state_dict()) == names
+    after = gradients()
+    torch.testing.assert_close(after[0], before[0], rtol=1e-4, atol=1e-5)
+    for key, expected in before[1].items():
+        torch.testing.assert_close(after[1][key], expected, rtol=1e-3, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(tokens).logits.isfinite().all()
+    assert collegium.transformers.use_linear(model, False) == plain
+    assert not any(isinstance(m, collegium.transformers.Linear) for m in model.modules())
+
+
+def test_use_linear_with_bias_and_subclasses():
+    class Own(torch.nn.Linear):
+        pass
+
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), Own(4, 3))
+    x = torch.randn(2, 5)
+    expected = model(x)
+    assert collegium.transformers.use_linear(model) == 1
+    assert type(model[1]) is Own
+    torch.testing.assert_close(model(x), expected)
+    with pytest.raises(RuntimeError, match="dtype"):
+        model(x.double())
