@@ -83,7 +83,7 @@ struct TurnKind {
 
 constexpr TurnKind kTurnKinds[] = {{"tokens_per_second", make_gauge<SpeedGauge>, 9},
                                    {"layer_latency", make_gauge<LatencyGauge>, 25},
-                                   {"training_memory", make_gauge<MemoryGauge>, 1}};
+                                   {"training_memory", make_gauge<MemoryGauge>, 5}};
 
 const TurnKind* turn_kind(std::string_view measure) {
   const auto* found = std::ranges::find(kTurnKinds, measure, &TurnKind::measure);
