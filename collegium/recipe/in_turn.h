@@ -20,7 +20,8 @@ struct InTurn {
   std::vector<double> ours, baseline;
 };
 
-/// `measure` of finished runs, seed by seed: both sides take turns, and the median of several rounds counts. `baseline` is as long as `ours`, or empty. A data Error where the system does not tell.
+/// `measure` of finished runs, seed by seed: both sides take turns, and the median of several rounds counts.
+/// `baseline` is as long as `ours`, or empty. A data Error where the system does not tell.
 InTurn measure_in_turn(std::string_view measure, const std::vector<io::Path>& ours,
                        const std::vector<io::Path>& baseline, const RunSetting& setting);
 
