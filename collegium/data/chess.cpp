@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "collegium/base/error.h"
+#include "collegium/data/uci.h"
 
 namespace collegium::data::chess {
 namespace {
@@ -303,26 +304,54 @@ bool only_kings(const Position& p) {
 
 }  // namespace
 
-std::string play(const Random& random, int max_moves) {
-  constexpr uint64_t kWhim = 90;  // three draws below this are added to the taste for each move
+namespace {
+
+// Three draws below this are added to the taste for each move.
+constexpr uint64_t kWhim = 90;
+
+Move move_to_taste(const Position& position, const std::vector<Move>& moves, const Random& whim) {
+  int best = std::numeric_limits<int>::min();
+  Move chosen;
+  for (size_t m = 0; m < moves.size(); ++m) {
+    auto value = taste(position, moves[m]);
+    for (uint64_t draw = 0; draw < 3; ++draw) value += static_cast<int>(whim.below(3 * m + draw, kWhim));
+    if (value > best) best = value, chosen = moves[m];
+  }
+  return chosen;
+}
+
+// choose(number of the half-move, position, legal moves there) -> one of them
+template <class Choose>
+std::string played(int max_moves, const Choose& choose) {
   std::string out;
   auto position = Position::start();
   for (int i = 0; i < max_moves; ++i) {
     const auto moves = position.legal_moves();
     if (moves.empty() || position.quiet_moves() >= 100 || only_kings(position)) break;
-    const auto whim = random.at(static_cast<uint64_t>(i));
-    int best = std::numeric_limits<int>::min();
-    Move chosen;
-    for (size_t m = 0; m < moves.size(); ++m) {
-      auto value = taste(position, moves[m]);
-      for (uint64_t draw = 0; draw < 3; ++draw) value += static_cast<int>(whim.below(3 * m + draw, kWhim));
-      if (value > best) best = value, chosen = moves[m];
-    }
+    const Move chosen = choose(i, position, moves);
     out += i % 2 == 0 ? text(i > 0 ? " " : "", i / 2 + 1, ".") : " ";
     out += position.san(chosen);
     position = position.after(chosen);
   }
   return out;
+}
+
+}  // namespace
+
+std::string play(const Random& random, int max_moves) {
+  return played(max_moves, [&](int i, const Position& position, const std::vector<Move>& moves) {
+    return move_to_taste(position, moves, random.at(static_cast<uint64_t>(i)));
+  });
+}
+
+std::string play(UciEngine& engine, int64_t nodes, const Random& random, int opening, int max_moves) {
+  engine.new_game();
+  std::vector<Move> so_far;
+  return played(max_moves, [&](int i, const Position& position, const std::vector<Move>& moves) {
+    so_far.push_back(i < opening ? move_to_taste(position, moves, random.at(static_cast<uint64_t>(i)))
+                                 : engine.best_move(so_far, position, nodes));
+    return so_far.back();
+  });
 }
 
 std::vector<Reading> read_game(std::string_view movetext) {

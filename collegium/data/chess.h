@@ -65,6 +65,12 @@ class Position {
 /// won material, safe squares, development and the centre. Ends with mate, stalemate, 50 quiet moves or bare kings.
 std::string play(const Random& random, int max_moves);
 
+class UciEngine;
+
+/// The same, but after `opening` half-moves of that kind, which `random` draws, an engine chooses, for both sides,
+/// after looking at `nodes` positions a move.
+std::string play(UciEngine& engine, int64_t nodes, const Random& random, int opening, int max_moves);
+
 /// What a character of movetext knows of the game: the position before white's n-th move, at the '.' of "n.".
 struct Reading {
   int64_t offset = 0;  ///< of the '.', in bytes

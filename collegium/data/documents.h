@@ -13,10 +13,11 @@ namespace collegium::data {
 struct Document {
   std::string id;  ///< unique within its source; "source/id" once several sources are mixed
   std::string title;
-  std::string language;        ///< ISO 639-3 where known, or the source's own code, else ""
-  std::string text;            ///< UTF-8, never empty
-  std::string group;           ///< documents of one group share text and stay on one side of a split; "" = alone
-  int64_t n_prompt_bytes = 0;  ///< so much of the text is given: read, and not counted in any loss
+  std::string language;             ///< ISO 639-3 where known, or the source's own code, else ""
+  std::string text;                 ///< UTF-8, never empty
+  std::string group;                ///< documents of one group share text and stay on one side of a split; "" = alone
+  int64_t n_prompt_bytes = 0;       ///< so much of the text is given: read, and not counted in any loss
+  int64_t n_instruction_bytes = 0;  ///< so much of the prompt, at its start, names the task (instructions.h)
 };
 
 /// What a source was when it was read, for run records.

@@ -126,13 +126,14 @@ class CatalogueReader {
     if (key.empty()) return;
     char number[24];
     std::snprintf(number, sizeof number, "%06lld", static_cast<long long>(entry.line));
-    const auto prompt = text(language_, ": ", entry.id, "\n");
+    const auto instruction = text(language_, ": "), prompt = text(instruction, entry.id, "\n");
     documents_.push_back({.id = text(language_, "/", number),
                           .title = entry.id,
                           .language = std::string(language_),
                           .text = prompt + entry.translation,
                           .group = key,
-                          .n_prompt_bytes = static_cast<int64_t>(prompt.size())});
+                          .n_prompt_bytes = static_cast<int64_t>(prompt.size()),
+                          .n_instruction_bytes = static_cast<int64_t>(instruction.size())});
   }
 
   std::string_view language_, name_;

@@ -14,7 +14,7 @@ constexpr size_t kLongestMessage = 240;
 
 /// One document for each plain translation of a catalogue of `language`:
 ///
-///   <language>: <English>\n<translation>        (the first line is the prompt: Document::n_prompt_bytes)
+///   <language>: <English>\n<translation>        (the first line is the prompt, the language its instruction)
 ///
 /// in the catalogue's order, ids "<language>/<line of the message>", title the English message. Left out are messages
 /// that the English alone does not settle (with a context or plural forms), that are not translated (empty, marked

@@ -7,6 +7,7 @@
 #include "collegium/base/error.h"
 #include "collegium/data/bpe_trainer.h"
 #include "collegium/data/files.h"
+#include "collegium/data/instructions.h"
 #include "collegium/data/split.h"
 #include "collegium/io/sha256.h"
 
@@ -23,6 +24,10 @@ bool is_tokenizer_file(const std::string& tokenizer) {
   return tokenizer.ends_with(".json");
 }
 
+bool is_blind(const DataConfig& config) {
+  return config.blind > 0 || config.blind_held_out;
+}
+
 std::string prepared_key(const DataConfig& config, const std::vector<DocumentSet>& sets, const std::string& given) {
   ManifestJson inputs = {{"format", kPreparedFormat},
                          {"tokenizer", given.empty() ? config.tokenizer : io::sha256_hex(given)},
@@ -32,6 +37,7 @@ std::string prepared_key(const DataConfig& config, const std::vector<DocumentSet
                          {"gap", config.gap},
                          {"languages", config.languages},
                          {"max_documents", config.max_documents}};
+  if (is_blind(config)) inputs["blind"] = {config.blind, config.blind_held_out};
   for (const auto& set : sets) inputs["sources"].push_back({set.record.name, set.record.sha256});
   return io::sha256_hex(inputs.dump());
 }
@@ -141,6 +147,14 @@ void write_prepared(const fs::path& folder, const std::string& key, const DataCo
   auto split = split_documents(
       select_documents(config, sets),
       {.held_out = config.held_out, .seed = static_cast<uint64_t>(config.split_seed), .gap = config.gap});
+  const auto random = Random(static_cast<uint64_t>(config.split_seed)).at("instructions");
+  const auto names_task = [](const Document& d) { return d.n_instruction_bytes > 0; };
+  require(!is_blind(config) || std::ranges::any_of(split.train, names_task) ||
+              std::ranges::any_of(split.held_out, names_task),
+          "data.", config.blind > 0 ? "blind" : "blind_held_out",
+          ": no document names its task; those of translations do (`collegium data list`)");
+  take_instructions(split.train, config.blind, random.at("train"));
+  take_instructions(split.held_out, config.blind_held_out ? 1 : 0, random.at("held out"));
   const auto tokenizer = make_tokenizer(config, given, split.train, progress);
   if (config.tokenizer == "bpe" && tokenizer.vocab_size() < config.vocab_size)
     split.notes.push_back(text("the text has no more pairs that occur twice: the vocabulary has ",

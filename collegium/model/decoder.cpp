@@ -15,6 +15,7 @@
 #include "collegium/layer/attention.h"
 #include "collegium/layer/expert_pool.h"
 #include "collegium/model/depth.h"
+#include "collegium/model/feed_forward.h"
 #include "collegium/model/language_model.h"
 #include "collegium/model/layer_overrides.h"
 
@@ -183,8 +184,9 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
         turned = l.d_head;
       }
       reading.cache = cache ? &cache->layers[i] : nullptr;
-      x_ND = l.depth ? routed_block(i, x_ND, routing, reading, cache ? &cache->passed[i] : nullptr, out)
-                     : block(i, x_ND, routing, reading, out, context.units_of == static_cast<int64_t>(i));
+      const auto wants_units = context.units_of == static_cast<int64_t>(i);
+      x_ND = l.depth ? routed_block(i, x_ND, routing, reading, cache ? &cache->passed[i] : nullptr, out, wants_units)
+                     : block(i, x_ND, routing, reading, out, wants_units);
     }
     if (cache) cache->length += T;
     out.hidden_ND = norm(x_ND, final_norm_D_);
@@ -206,7 +208,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       const auto& l = layers_[i];
       const auto mixed = l.feed_forward->facts();
       const auto read = l.attention->facts(taken_of(l, context_length));
-      f.costs.push_back(cost_of(i, context_length));
+      f.costs.push_back(cost_of(i, mixed, read, context_length));
       const auto D = static_cast<double>(config_.d_model);
       f.activation_bytes_per_token +=
           4 * f.costs.back().share * (6 * D + read.activations_per_token + 3 * mixed.parameters_active / D);
@@ -241,11 +243,10 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     return l.depth ? l.depth->quota(context_length) : context_length;
   }
 
-  LayerCost cost_of(int64_t i, int64_t context_length) {
+  LayerCost cost_of(int64_t i, const layer::LayerFacts& mixed, const layer::AttentionFacts& read,
+                    int64_t context_length) {
     auto& l = layers_[static_cast<size_t>(i)];
-    const auto mixed = l.feed_forward->facts();
     const auto taken = taken_of(l, context_length);
-    const auto read = l.attention->facts(taken);
     const auto share = static_cast<double>(taken) / static_cast<double>(std::max<int64_t>(1, context_length));
     LayerCost out{.parts = l.parts,
                   .layer = i,
@@ -285,7 +286,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
 
   // The same for the tokens that the layer takes, among themselves; the others pass by.
   Tensor routed_block(size_t i, const Tensor& x_ND, route::Context& routing, const layer::AttentionContext& reading,
-                      PassedTokens* before, ModelOutput& out) const {
+                      PassedTokens* before, ModelOutput& out, bool wants_units) const {
     const auto& l = layers_[i];
     const auto B = reading.B, N = x_ND.size(0);
     require(!before || B == 1, "decoder: with a mixture of depths a cache is for one sequence, got ", B);
@@ -308,9 +309,10 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     if (K > 0) added_MD = attend(i, kernels::gather_rows(input_ND, token_M), inner, among, out);
     const auto fed_MD = norm(taken_MD + added_MD, l.feed_forward_norm_D);
     if (l.has_experts)
-      added_MD = added_MD + feed_taken(i, fed_MD, taken, inner, routing, out);
-    else if (K > 0)
-      added_MD = added_MD + feed(i, fed_MD, inner, out);
+      added_MD = added_MD + feed_taken(i, fed_MD, taken, inner, routing, out, wants_units);
+    else if (K > 0 || wants_units)
+      added_MD = added_MD + feed(i, fed_MD, inner, out, wants_units);
+    if (wants_units) out.units_NF = of_taken(out.units_NF, taken);  // who passes by meets none
     return K > 0 ? x_ND + kernels::combine(added_MD, taken.gate_M, token_M, N) : x_ND;
   }
 
@@ -336,7 +338,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
   Tensor feed(size_t i, const Tensor& input_ND, route::Context& routing, ModelOutput& out,
               bool wants_units = false) const {
     const auto& l = layers_[i];
-    auto done = l.feed_forward->forward(input_ND, routing);
+    auto done = forward_named(*l.feed_forward, input_ND, routing);
     if (wants_units) out.units_NF = l.feed_forward->units(input_ND, done);
     if (l.has_experts) routing.carried_NH = done.carried_NH;
     if (routing.record && l.has_experts)
@@ -350,18 +352,13 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
   // The same for taken tokens alone. What is told of it is about all tokens of the text: those that passed by have no
   // experts, and what the router before left of them stays for the next.
   Tensor feed_taken(size_t i, const Tensor& input_MD, const DepthRouter::Taken& taken, route::Context& inner,
-                    route::Context& routing, ModelOutput& out) const {
+                    route::Context& routing, ModelOutput& out, bool wants_units) const {
     const auto& token_M = taken.token_M;
     const auto N = taken.taken_N.size(0);
     const auto n_before = out.decisions.size(), n_recorded = out.records.size();
     if (routing.carried_NH.defined()) inner.carried_NH = routing.carried_NH.index_select(0, token_M);
-    const auto y_MD = feed(i, input_MD, inner, out);
+    const auto y_MD = feed(i, input_MD, inner, out, wants_units);
     const auto live_M1 = taken.live_M.unsqueeze(1);
-    const auto spread = [&](const Tensor& of_MX) {
-      if (!of_MX.defined()) return of_MX;
-      const auto nothing_NX = at::zeros({N, of_MX.size(1)}, of_MX.options());
-      return nothing_NX.index_copy(0, token_M, of_MX.masked_fill(live_M1.logical_not(), 0));
-    };
     if (const auto& left_MH = inner.carried_NH; left_MH.defined()) {
       if (!routing.carried_NH.defined()) routing.carried_NH = at::zeros({N, left_MH.size(1)}, left_MH.options());
       const auto before_MH = routing.carried_NH.index_select(0, token_M);
@@ -371,10 +368,17 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     }
     for (auto k = n_before; k < out.decisions.size(); ++k) out.decisions[k] = of_text(out.decisions[k], token_M, N);
     for (auto k = n_recorded; k < out.records.size(); ++k) {
-      out.records[k].input_ND = spread(out.records[k].input_ND);
-      out.records[k].score_NE = spread(out.records[k].score_NE);
+      out.records[k].input_ND = of_taken(out.records[k].input_ND, taken);
+      out.records[k].score_NE = of_taken(out.records[k].score_NE, taken);
     }
     return y_MD;
+  }
+
+  // Rows of taken tokens among zeros for the others. Undefined stays so.
+  static Tensor of_taken(const Tensor& of_MX, const DepthRouter::Taken& taken) {
+    if (!of_MX.defined()) return of_MX;
+    const auto nothing_NX = at::zeros({taken.taken_N.size(0), of_MX.size(1)}, of_MX.options());
+    return nothing_NX.index_copy(0, taken.token_M, of_MX.masked_fill(taken.live_M.unsqueeze(1).logical_not(), 0));
   }
 
   // A decision about some tokens as one about all N of the text.

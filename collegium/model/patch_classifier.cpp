@@ -11,6 +11,7 @@
 
 #include "collegium/kernels/experts.h"
 #include "collegium/kernels/norm.h"
+#include "collegium/model/feed_forward.h"
 #include "collegium/model/image_model.h"
 
 namespace collegium::model {
@@ -73,7 +74,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
         .record = context.record,
         .explain = context.explain,
         .random = context.random.at("layer")};
-    auto done = layer_->forward(x_ND, routing);
+    auto done = forward_named(*layer_, x_ND, routing);
     ModelOutput out;
     const auto mean_BD = done.y_ND.view({B, P, config_.d_model}).mean(1);
     out.hidden_ND = kernels::rms_norm(mean_BD, norm_D_, config_.norm_epsilon);

@@ -7,6 +7,7 @@
 
 #include "collegium/io/json.h"
 #include "collegium/recipe/aux_terms.h"
+#include "collegium/recipe/in_turn.h"
 #include "collegium/recipe/machine.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/toml.h"
@@ -155,13 +156,18 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse 
   const std::vector<MeasuredRun> ours(out.ours.begin(), out.ours.end());
   const std::vector<MeasuredRun> baseline(out.baseline.begin(), out.baseline.end());
   for (const auto& e : recipe.expectations) {
-    JudgedExpectation judged{.expectation = e};
-    if (find_measure(e.measure).place == Measure::Place::pair)
-      judged.ours = pairs_of(ours, baseline);
-    else
-      for (const auto& run : ours) judged.ours.push_back(run.of(e.measure));
+    JudgedExpectation judged{.expectation = e, .in_turn = is_measured_in_turn(e.measure)};
     const bool is_comparison = e.relation == Relation::below_baseline || e.relation == Relation::above_baseline;
-    if (is_comparison)
+    if (judged.in_turn) {
+      auto measured =
+          measure_in_turn(e.measure, out.ours, is_comparison ? out.baseline : std::vector<io::Path>{}, setting);
+      judged.ours = std::move(measured.ours), judged.baseline = std::move(measured.baseline);
+    } else if (find_measure(e.measure).place == Measure::Place::pair) {
+      judged.ours = pairs_of(ours, baseline);
+    } else {
+      for (const auto& run : ours) judged.ours.push_back(run.of(e.measure));
+    }
+    if (is_comparison && !judged.in_turn)
       for (const auto& run : baseline) judged.baseline.push_back(run.of(e.measure));
     judged.verdict = judge(e, judged.ours, judged.baseline);
     out.judged.push_back(std::move(judged));
@@ -215,7 +221,7 @@ nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting
                         {"machine", join(origin.machines, "; ")},
                         {"torch", join(origin.torch)},
                         {"expectations", nlohmann::json::array()}};
-  for (const auto& j : evidence.judged)
+  for (const auto& j : evidence.judged) {
     out["expectations"].push_back(
         {{"measure", j.expectation.measure},
          {"relation", enum_names(j.expectation.relation)[static_cast<size_t>(j.expectation.relation)]},
@@ -224,6 +230,10 @@ nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting
          {"baseline", j.baseline},
          {"verdict", verdict_text(j.verdict)},
          {"paper_says", j.expectation.paper_says}});
+    if (j.in_turn)
+      out["expectations"].back()["measured"] = {{"commit", setting.git_commit},
+                                                {"machine", machine_class(environment_on(setting.device))}};
+  }
   return out;
 }
 
@@ -249,8 +259,9 @@ std::string evidence_table(const std::vector<nlohmann::json>& results) {
           << (e["baseline"].empty() ? text(e["relation"].get<std::string>(), " ", e["value"].get<double>())
                                     : text(baseline, ": ", with_spread(e["baseline"])))
           << " | " << r["seeds"].size() << " | " << e["verdict"].get<std::string>() << " | "
-          << e["paper_says"].get<std::string>() << " | " << short_commits(r["commit"].get<std::string>()) << " | "
-          << r["machine"].get<std::string>() << " |\n";
+          << e["paper_says"].get<std::string>() << " | ";
+      const auto& from = e.contains("measured") ? e["measured"] : r;
+      out << short_commits(from["commit"].get<std::string>()) << " | " << from["machine"].get<std::string>() << " |\n";
     }
   return out.str();
 }

@@ -11,6 +11,7 @@ struct JudgedExpectation {
   Expectation expectation;
   std::vector<double> ours, baseline;  ///< one a seed; baseline empty without one
   Verdict verdict = Verdict::failed;
+  bool in_turn = false;  ///< measured when it was judged, see in_turn.h
 };
 
 struct Evidence {
@@ -39,7 +40,8 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse 
 
 /// As stored in docs/evidence/<name>.json: measure, ours, baseline, seeds, spread, verdict, the paper's figure. Commit,
 /// code, torch and kind of machine are those of the runs, not of the program that judges; where runs differ all are
-/// named, with ", " between them ("; " between machines). code is empty where that of a run is not known.
+/// named, with ", " between them ("; " between machines). code is empty where that of a run is not known. What is
+/// measured in turn has commit and machine of the program that judges, as `measured`.
 nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting);
 
 /// The commits of a stored result as tables show them.

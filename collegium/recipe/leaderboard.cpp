@@ -124,11 +124,6 @@ std::vector<std::string> commits_of(const std::vector<io::Path>& runs, const Run
   return {out.begin(), out.end()};
 }
 
-double median_of(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 std::string cell(const nlohmann::json& row, const char* measure, int digits, double scale = 1) {
   if (!row["measures"].contains(measure)) return "–";
   const auto& m = row["measures"][measure];

@@ -15,7 +15,7 @@ nlohmann::json environment_on(const c10::Device& device) {
   auto out = io::environment();
   out["device"] = device.str();
   if (!device.is_cuda()) return out;
-  const auto name = kernels::cuda_device_name(device.has_index() ? device.index() : 0);
+  const auto name = kernels::cuda_device_name(kernels::cuda_index(device));
   if (name) out["device"] = text(device.str(), ", ", *name);
   return out;
 }

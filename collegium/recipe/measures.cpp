@@ -19,6 +19,7 @@ constexpr Measure kMeasures[] = {
     {"train_bpb", "training loss", "bits per byte", "lower", run},
     {"gap", "held-out minus training loss", "bits per byte", "lower", run},
     {"noisy_bpb", "held-out loss with replaced tokens", "bits per byte", "lower", row},
+    {"token_accuracy", "held-out tokens named right", "share", "higher", row},
     {"rare_bpb", "held-out loss on rare tokens", "bits per byte", "lower", row},
     {"agreement", "agreement of two passes", "share of tokens", "higher", row, false},
     {"divergence", "divergence of two passes", "nats", "lower", row, false},
@@ -32,6 +33,8 @@ constexpr Measure kMeasures[] = {
      false},
     {"found", "images whose deciding patch is kept", "share", "higher", row},
     {"tokens_per_second", "training speed", "tokens/s", "higher", run},
+    {"layer_latency", "forward pass of a feed-forward layer", "µs per token", "lower", in_turn, false},
+    {"training_memory", "memory of training", "bytes", "lower", in_turn, false},
     {"flops_per_token", "work of training", "FLOPs per token", "lower", facts, true, true},
     {"steps_to_baseline_loss", "steps to the baseline's last held-out loss", "share of the baseline's steps", "lower",
      pair, false},
@@ -125,7 +128,7 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
     const auto valid = in(facts_, "valid_bpb"), train = in(facts_, "train_bpb");
     return valid && train ? std::optional(*valid - *train) : std::nullopt;
   }
-  if (measure.place == pair) return {};
+  if (measure.place == pair || measure.place == in_turn) return {};
   if (key == "best_bpb") {
     std::optional<double> best;
     for (const auto& [_, bpb] : step_bpb_) best = std::min(best.value_or(bpb), bpb);
@@ -188,6 +191,11 @@ Spread spread_of(const std::vector<double>& values) {
   for (const auto v : values) s.std += (v - s.mean) * (v - s.mean);
   s.std = s.n > 1 ? std::sqrt(s.std / static_cast<double>(s.n - 1)) : 0;
   return s;
+}
+
+double median_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
 std::string paper_name(int64_t paper) {

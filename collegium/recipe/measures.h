@@ -23,6 +23,7 @@ struct Measure {
     answers,          ///< in translation.json
     probes,           ///< in probes.json
     aux,              ///< an auxiliary term in the rows of training
+    in_turn,          ///< taken when a recipe is judged (in_turn.h); nothing a run has of itself
     pair              ///< of a run and its baseline together; nothing a run has alone (steps_to_loss_of)
   };
   std::string_view name, title, unit;
@@ -72,6 +73,9 @@ struct Spread {
 
 /// Of at least one number.
 Spread spread_of(const std::vector<double>& values);
+
+/// The middle one of at least one number; of an even number of them the upper one.
+double median_of(std::vector<double> values);
 
 /// Over those of the runs that have got the measure; nothing where none has.
 std::optional<Spread> spread_of(const std::vector<MeasuredRun>& runs, std::string_view measure);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "collegium/base/bytes.h"
@@ -29,7 +30,7 @@ double measured_speed(const RunConfig& config, const RunSetting& setting, double
   return static_cast<double>(steps * timer.tokens_per_step()) / busy;
 }
 
-// The larger of the batches that are tried.
+// The larger of the batches that are tried where there may be too little memory for the whole.
 int64_t tried_batch(int64_t batch) {
   return batch < 4 ? batch : 2 * (batch / 4);
 }
@@ -40,13 +41,33 @@ std::optional<double> peak_of(RunConfig config, int64_t sequences, const RunSett
   return memory ? std::optional(memory->most) : std::nullopt;
 }
 
-// Memory grows by the same amount with each sequence, so two small batches tell what the whole one takes.
-std::optional<double> probed_memory(const RunConfig& config, const RunSetting& setting) {
-  const auto batch = config.train.batch_size, more = tried_batch(batch), few = more / 2;
-  if (more == batch) return peak_of(config, batch, setting);
+struct Line {
+  double at_whole = 0;  ///< bytes with the whole batch
+  double slope = 0;     ///< bytes a sequence
+};
+
+// Memory grows by about the same amount with each sequence, so two smaller batches tell what the whole one takes.
+std::optional<Line> line_through(const RunConfig& config, int64_t few, int64_t more, const RunSetting& setting) {
   const auto low = peak_of(config, few, setting), high = peak_of(config, more, setting);
   if (!low || !high) return {};
-  return *high + static_cast<double>(batch - more) * std::max(0.0, *high - *low) / static_cast<double>(more - few);
+  const auto slope = std::max(0.0, *high - *low) / static_cast<double>(more - few);
+  return Line{*high + static_cast<double>(config.train.batch_size - more) * slope, slope};
+}
+
+// Bytes that the whole batch takes, without trying it where it might be `is_beyond` what there is.
+std::optional<double> probed_memory(const RunConfig& config, const RunSetting& setting,
+                                    const std::function<bool(double)>& is_beyond) {
+  const auto batch = config.train.batch_size, more = tried_batch(batch);
+  if (more == batch) return peak_of(config, batch, setting);
+  // What a process holds depends on what it held before: glibc asks the system for each large block, and gives it back
+  // at once, from a size on that grows with the blocks that were freed, up to 32 MiB; below, holes stay in the heap. So
+  // steps with half of the batch leave another heap than training begins with, and the whole batch is tried right after
+  // the smallest ones where it fits even if each sequence takes twice of what it does there.
+  const auto small = line_through(config, 1, 2, setting);
+  if (!small) return {};
+  if (!is_beyond(small->at_whole + static_cast<double>(batch) * small->slope)) return peak_of(config, batch, setting);
+  const auto line = line_through(config, more / 2, more, setting);
+  return line ? std::optional(line->at_whole) : std::nullopt;
 }
 
 }  // namespace
@@ -54,7 +75,7 @@ std::optional<double> probed_memory(const RunConfig& config, const RunSetting& s
 std::optional<double> memory_of(at::Device device) {
   if (device.is_cpu()) return static_cast<double>(io::available_memory_bytes());
   const auto bytes =
-      device.is_cuda() ? kernels::cuda_memory_bytes(device.has_index() ? device.index() : 0) : std::optional<int64_t>();
+      device.is_cuda() ? kernels::cuda_memory_bytes(kernels::cuda_index(device)) : std::optional<int64_t>();
   return bytes ? std::optional(static_cast<double>(*bytes)) : std::nullopt;
 }
 
@@ -93,7 +114,8 @@ Plan make_plan_within(std::optional<double> memory, const RunConfig& config, con
   // The formula alone refuses nothing that might fit; what is tried must surely fit.
   const auto is_beyond = [&](double bytes) { return memory && bytes >= *memory; };
   if ((measure || is_beyond(plan.memory_bytes)) && !is_beyond(1.5 * estimate(tried_batch(t.batch_size))))
-    if (const auto probed = probed_memory(config, setting)) plan.memory_bytes = *probed, plan.is_memory_probed = true;
+    if (const auto probed = probed_memory(config, setting, is_beyond))
+      plan.memory_bytes = *probed, plan.is_memory_probed = true;
   if (is_beyond(plan.memory_bytes))
     plan.refusals.push_back(text("needs about ", bytes_text(plan.memory_bytes), " of memory, ", bytes_text(*memory),
                                  setting.device.is_cpu() ? " are free" : text(" are on ", setting.device)));

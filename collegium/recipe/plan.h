@@ -9,7 +9,7 @@ struct Plan {
   model::ModelFacts facts;
   double train_flops_per_token = 0;        ///< forward and backward
   double memory_bytes = 0;                 ///< where it trains, at its peak; on a CPU of the whole process
-  bool is_memory_probed = false;           ///< from steps with few sequences on this machine, else from a formula
+  bool is_memory_probed = false;           ///< from steps on this machine, else from a formula
   std::optional<double> memory_available;  ///< where it trains, see memory_of
   double checkpoint_bytes = 0;             ///< one checkpoint
   double disk_bytes = 0;                   ///< all that are kept at once
@@ -25,9 +25,10 @@ struct Plan {
 std::optional<double> memory_of(at::Device device);
 
 /// Plans the run where memory_of(setting.device) is there to take. The vocabulary is that of the config (an upper bound
-/// where the tokenizer is still to be trained). With `measure`, steps with one and two quarters of the batch tell how
-/// memory grows with it, and a copy of the model is trained on random data for about `measure_seconds`, only if it
-/// fits. Without, memory comes from a formula, and steps are only made before it would refuse.
+/// where the tokenizer is still to be trained). With `measure`, steps with one and two sequences tell
+/// whether the whole batch can be tried, which then tells its memory; where it might not fit, steps with one and two
+/// quarters of the batch tell how memory grows with it. Only if it fits, a copy of the model is trained on random data
+/// for about `measure_seconds`. Without, memory comes from a formula, and steps are only made before it would refuse.
 Plan make_plan(const RunConfig& config, const RunSetting& setting, bool measure, double measure_seconds = 4);
 
 /// The same with so many bytes of memory; absent: not known, and nothing is refused for it.

@@ -25,6 +25,9 @@ class Workload {
   /// Routes at least `n_tokens` held-out tokens (all of them when there are fewer) through `model` of step `step`.
   virtual route::RoutingTrace trace_held_out(model::Model& model, int64_t n_tokens, int64_t step,
                                              at::Device device) const = 0;
+  /// One pass over a batch (train.batch_size sequences, fewer where there are fewer) of what is held out, as when it is
+  /// used: the phase evaluate, nothing recorded. How many tokens that were.
+  virtual int64_t read_held_out(model::Model& model, at::Device device) const = 0;
   /// How a finished run's model answers held-out prompts, kept as translation.json; null where the data have none.
   virtual nlohmann::json answers(model::Model&, at::Device) const { return nullptr; }
   /// What a finished run's hidden units say of held-out data, kept as probes.json; null where nothing is known of them.

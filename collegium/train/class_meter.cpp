@@ -5,17 +5,10 @@
 #include <map>
 #include <string>
 
+#include "collegium/route/class_information.h"
 #include "collegium/route/first_expert.h"
 
 namespace collegium::train {
-namespace {
-
-// Of shares that sum to one.
-double entropy_of_shares(const Tensor& share) {
-  return -at::special_xlogy(share, share).sum().item<double>();
-}
-
-}  // namespace
 
 void ClassMeter::add(const model::ModelOutput& output, const Tensor& class_N) {
   if (n_classes_ < 2) return;
@@ -35,12 +28,8 @@ void ClassMeter::report(nlohmann::json& row) const {
   double sum = 0;
   int64_t n_layers = 0;
   for (const auto& count_CE : count_CE_) {
-    if (!count_CE.defined() || count_CE.sum().item<double>() == 0) continue;
-    const auto share_CE = count_CE / count_CE.sum();
-    const auto classes = entropy_of_shares(share_CE.sum(1));
-    if (classes <= 0) continue;
-    const auto shared = classes + entropy_of_shares(share_CE.sum(0)) - entropy_of_shares(share_CE);
-    sum += std::clamp(shared / classes, 0.0, 1.0), ++n_layers;
+    if (!count_CE.defined()) continue;
+    if (const auto told = route::class_information(count_CE)) sum += *told, ++n_layers;
   }
   if (n_layers > 0) row["class_information"] = sum / static_cast<double>(n_layers);
 }

@@ -94,6 +94,7 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
   RareMeter rare;
   ClassMeter classes(classes_.n_classes);
   Agreement agreement;
+  int64_t n_right = 0;
   for (int64_t i = 0; i < held_out_.n_batches(); ++i) {
     if (is_interrupted && is_interrupted()) break;
     const auto batch = held_out_.batch(i);
@@ -117,6 +118,7 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
     const auto loss_N = model::token_losses(logit_NV, at_device.target_N);
     const auto nats = (loss_N.to(at::kDouble) * at_device.counts_N).sum().item<double>();
     out.meter.add(sums_of(batch, nats), result);
+    n_right += logit_NV.argmax(1).eq(at_device.target_N).logical_and(at_device.counts_N).sum().item<int64_t>();
     rare.add(rare_, loss_N, at_device.target_N, at_device.counts_N);
     if (with_second_pass) {
       context.random = context.random.at("second pass"), context.record = false;
@@ -129,6 +131,8 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
     classes.add(result,
                 classes_of(classes_, batch.document_BT.masked_fill(batch.counts_BT.logical_not(), -1).flatten()));
   }
+  if (out.meter.n_targets() > 0)
+    out.more["token_accuracy"] = static_cast<double>(n_right) / static_cast<double>(out.meter.n_targets());
   rare.report(out.more);
   classes.report(out.more);
   agreement.report(out.more);

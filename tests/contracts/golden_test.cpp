@@ -13,6 +13,7 @@
 #include "collegium/layer/experts.h"
 #include "collegium/layer/layer.h"
 #include "collegium/model/depth.h"
+#include "collegium/model/language_model.h"
 #include "tests/support/attentions.h"
 
 namespace {
@@ -101,9 +102,13 @@ Tensor weighted_sum(const Tensor& t) {
   return (t.reshape({-1}) * at::arange(1, t.numel() + 1, t.options().requires_grad(false))).sum();
 }
 
-void write_head(std::ostream& out, std::string_view what, std::string_view name, std::string_view summary) {
+void write_head(std::ostream& out, std::string_view what, std::string_view name, std::string_view summary,
+                const Table& more = {}) {
   out << "# " << what << " '" << name << "': " << summary << "\n# " << kTokens << " tokens, " << kWidth << " features, "
-      << kExperts << " experts; default configuration\n";
+      << kExperts << " experts; default configuration";
+  for (const auto& item : more.items)
+    out << (&item == &more.items.front() ? ", but " : ", ") << item.key << " = " << to_toml(item.value);
+  out << '\n';
 }
 
 std::string golden_of(const Entry<route::Router>& entry) {
@@ -146,17 +151,18 @@ void write_pass(std::ostream& out, Made& made, const Tensor& x_ND, const Done& d
   write_gradients(out, made, x_ND, objective);
 }
 
-std::string golden_of(const Entry<layer::MoeLayer>& entry) {
+std::string golden_of(const Entry<layer::MoeLayer>& entry, const Table& more = {}) {
   Named named{.name = std::string(entry.card.name)};
   for (const auto& f : entry.fields())
     if (f.name == "n_experts") named.fields.set("n_experts", kExperts);
+  for (const auto& item : more.items) named.fields.set(item.key, item.value);
   const auto made = entry.make(named, {.d_model = kWidth, .random = Random(1), .options = at::kDouble});
   fill(*made);
   const auto x_ND = golden_inputs();
   const auto done = made->forward(x_ND, golden_context());
   const auto facts = made->facts();
   std::ostringstream out;
-  write_head(out, "layer", named.name, entry.card.summary);
+  write_head(out, "layer", named.name, entry.card.summary, more);
   out << "experts " << facts.n_experts << '\n'
       << "causal " << facts.is_causal << '\n'
       << "parameters_active " << number(facts.parameters_active) << '\n'
@@ -240,6 +246,37 @@ std::string golden_of_depth() {
   return out.str();
 }
 
+// One block of a decoder that works for every second token, feed-forward and attention, so that the others pass by.
+std::string golden_of_depth_block() {
+  const auto moe = table({{"name", "routed"}, {"n_experts", 2}, {"d_expert", 3}, {"router", table({{"k", 1}})}});
+  const Named named{.name = "decoder",
+                    .fields = table({{"d_model", kWidth},
+                                     {"n_layers", 1},
+                                     {"n_heads", 2},
+                                     {"depth", table({{"first", 0}, {"sparsity", 1.5}, {"evaluation", "so_far"}})},
+                                     {"moe", moe}})};
+  const auto model = find(model::language_models(), named, "model")
+                         .make(named, {.vocabulary = 10, .random = Random(1), .options = at::kDouble});
+  fill(*model);
+  const int64_t B = 2, T = kTokens / B;
+  const auto token_BT = ids(Random(4).at("ids"), kTokens, 10).view({B, T});
+  std::ostringstream out;
+  out << "# mixture of depths: a decoder's only block, attention and two experts, works for the tokens that it "
+         "takes\n# "
+      << B << " sequences of " << T << " tokens, " << kWidth << " features, vocabulary of 10\n";
+  write_rows(out, "token_id", token_BT.reshape({-1, 1}));
+  for (const auto phase : {route::Phase::train, route::Phase::evaluate}) {
+    const auto done = model->forward(token_BT, {.phase = phase, .random = Random(5), .compute = at::kDouble});
+    out << (phase == route::Phase::train ? "# training: the best of each sequence\n"
+                                         : "# evaluation: the best so far\n")
+        << "# hidden: token, then one number a feature; without a decision the token passed by\n";
+    write_rows(out, "hidden", done.hidden_ND);
+    write_decision(out, done.decisions.at(0));
+    write_losses(out, done.losses);
+  }
+  return out.str();
+}
+
 // --- Comparing ----------------------------------------------------------------------------------------------------
 
 std::vector<std::vector<std::string>> words_of(const std::string& golden) {
@@ -289,6 +326,20 @@ void check_golden(const std::filesystem::path& path, const std::string& now) {
   CHECK_MESSAGE(off.empty(), off);
 }
 
+// What a layer does beside its defaults, as files of their own: ENTRY_NAME.txt.
+struct GoldenVariant {
+  std::string_view entry, name;
+  Table fields;
+};
+
+std::vector<GoldenVariant> variants_of_layers() {
+  const auto router = [](int64_t k) { return table({{"name", "top_k"}, {"k", k}}); };
+  return {{"routed", "shared", table({{"n_shared", 2}})},
+          {"routed", "shared_gated", table({{"n_shared", 1}, {"shared_mix", "gated"}})},
+          {"routed", "shared_averaged", table({{"n_shared", 1}, {"shared_mix", "averaged"}})},
+          {"routed", "residual", table({{"n_shared", 1}, {"shared_mix", "softmax"}, {"router", "switch"}})},
+          {"routed", "segments", table({{"segments", 2}, {"d_expert", 4}, {"router", router(1)}})}};
+}
 template <class Interface>
 void check_goldens(Entries<Interface> entries, std::string_view catalogue) {
   const auto folder = std::filesystem::path(COLLEGIUM_SOURCE) / "tests/golden" / catalogue;
@@ -297,6 +348,14 @@ void check_goldens(Entries<Interface> entries, std::string_view catalogue) {
     CAPTURE(e->card.name);
     names.insert(std::string(e->card.name) + ".txt");
     check_golden(folder / (std::string(e->card.name) + ".txt"), golden_of(*e));
+    if constexpr (std::is_same_v<Interface, layer::MoeLayer>)
+      for (const auto& v : variants_of_layers()) {
+        if (v.entry != e->card.name) continue;
+        const auto file = text(v.entry, "_", v.name, ".txt");
+        CAPTURE(file);
+        names.insert(file);
+        check_golden(folder / file, golden_of(*e, v.fields));
+      }
   }
   for (const auto& file : std::filesystem::directory_iterator(folder))
     CHECK_MESSAGE(names.count(file.path().filename().string()), file.path().string() << " belongs to no entry");
@@ -320,6 +379,8 @@ TEST_CASE("goldens of experts") {
 
 TEST_CASE("goldens of mixture of depths") {
   check_golden(std::filesystem::path(COLLEGIUM_SOURCE) / "tests/golden/models/depth.txt", golden_of_depth());
+  check_golden(std::filesystem::path(COLLEGIUM_SOURCE) / "tests/golden/models/depth_block.txt",
+               golden_of_depth_block());
 }
 
 TEST_CASE("a golden that says something else is noticed") {

@@ -64,7 +64,7 @@ TEST_CASE("wrong local text says file, place and byte") {
 TEST_CASE("an unknown source names the nearest and all known ones") {
   CHECK(error_of([] { read_source("shakespear", {}); }) ==
         "2: unknown source 'shakespear'; did you mean 'shakespeare'? (known: shakespeare, milton, sotu, udhr, gramps, "
-        "chess; or the path of a .txt file or a folder of them)");
+        "chess, stockfish; or the path of a .txt file or a folder of them)");
 }
 
 TEST_CASE("a declaration page becomes a document") {

@@ -3,6 +3,7 @@
 //
 // B sequences, T tokens each, V vocabulary, D model width.
 #include "collegium/kernels/flops.h"
+#include "collegium/model/feed_forward_timer.h"
 #include "collegium/model/language_model.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/routing.h"
@@ -453,4 +454,23 @@ TEST_CASE("sizes that do not fit are refused") {
   CHECK(complaint([&] {
           model->forward(at::zeros({4}, at::kLong), context_of_type(at::kDouble));
         }).find("tokens must be [sequences, length]") != std::string::npos);
+}
+
+TEST_CASE("every feed-forward place is heard at work, dense ones and those of a mixture of depths too") {
+  const auto depth = table({{"every", 2}, {"sparsity", 2}});
+  for (const auto& fields : {tiny(), tiny({{"moe_first", 1}}), tiny({{"depth", depth}})}) {
+    const auto model = make_model(decoder(fields));
+    double now = 0;
+    const auto passes_of = [&](int64_t n) {
+      const FeedForwardTimer timer([&] { return now += 1; }, at::kCPU);
+      const at::NoGradGuard no_grad;
+      for (int64_t i = 0; i < n; ++i) model->forward(tokens(2, 4), context_of_type(at::kDouble));
+      CHECK(timer.seconds() == static_cast<double>(timer.passes()));  // the clock was read at both ends of each
+      return timer.passes();
+    };
+    CHECK(passes_of(1) == 2);
+    CHECK(passes_of(3) == 6);
+    model->forward(tokens(2, 4), context_of_type(at::kDouble));
+    CHECK(passes_of(0) == 0);
+  }
 }

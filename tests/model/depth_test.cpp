@@ -312,3 +312,26 @@ TEST_CASE("depth: what does not fit is refused") {
   CHECK(said({{"attention", table({{"name", "moa"}, {"n_experts", 3}})}}).find("mixture of depths") !=
         std::string::npos);
 }
+
+TEST_CASE_FIXTURE(OneThread, "depth: hidden units are those of the taken tokens, and zeros where one passes by") {
+  const at::NoGradGuard no_grad;
+  for (const auto& moe_every : {0, 1}) {
+    CAPTURE(moe_every);
+    const auto model = made(depth({{"evaluation", "so_far"}}), {{"moe_every", moe_every}, {"moe", experts()}});
+    auto context = context_of_phase();
+    context.units_of = 0;
+    const auto units_NF = model->forward(tokens(), context).units_NF;
+    REQUIRE(units_NF.defined());
+    const auto taken_N = worked(*model, tokens()).flatten();
+    CHECK(at::equal(units_NF.abs().amax(1).gt(0), taken_N));
+    CHECK(taken_N.any().item<bool>());
+    CHECK_FALSE(taken_N.all().item<bool>());
+    // Nobody is taken: all zeros, as many units.
+    const auto none = made(depth(), {{"moe_every", moe_every}, {"moe", experts()}});
+    parameter(*none, "layers.0.depth.predictor_bias").fill_(-100);
+    const auto none_NF = none->forward(tokens(), context).units_NF;
+    REQUIRE(none_NF.defined());
+    CHECK(none_NF.sizes() == units_NF.sizes());
+    CHECK(none_NF.count_nonzero().item<int64_t>() == 0);
+  }
+}

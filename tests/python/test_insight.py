@@ -228,6 +228,32 @@ def test_evidence_of_training_balance_and_of_the_best_loss(place):  # noqa: F811
         assert best == min(r["bpb"] for r in rows if r["kind"] == "valid")
 
 
+def test_speed_latency_and_memory_are_measured_when_judged(place):  # noqa: F811
+    path = write_recipe(place, router="top_k", steps=4, name="small")
+    head = 'paper = 20\ntitle = "x"\nclaim = "y"\nseeds = [1, 2]\nbaseline_name = "large"\n'
+    large = '\n[baseline.model.moe]\nd_expert = 4096\n'
+
+    def expect(measure, relation):
+        return f'\n[[expect]]\nmeasure = "{measure}"\nrelation = "{relation}"\n'
+
+    path.write_text(head + path.read_text() + large + expect("training_memory", "below_baseline")
+                    + expect("layer_latency", "at_least") + expect("tokens_per_second", "above_baseline"))
+    cli("evidence", path, "--threads", 1, "--store", "store", cwd=place)
+    judged = {e["measure"]: e for e in json.loads((place / "store" / "small.json").read_text())["expectations"]}
+    memory = judged["training_memory"]
+    assert memory["verdict"] == "held"
+    # Weights, gradients and two moments of 4 experts in each of 2 layers.
+    more = 16 * 2 * 4 * 3 * 32 * (4096 - 16)
+    for ours, theirs in zip(memory["ours"], memory["baseline"], strict=True):
+        assert more * 0.7 < theirs - ours < more * 2
+    # Speed is a matter of bench/; here it is measured at all, and a bound is no comparison.
+    assert len(judged["layer_latency"]["ours"]) == 2 and judged["layer_latency"]["baseline"] == []
+    assert all(v > 0 for e in judged.values() for v in e["ours"] + e["baseline"])
+    assert all(e["measured"]["machine"].endswith("1 threads") for e in judged.values())
+    page = (place / "store" / "README.md").read_text()
+    assert "measured when it was judged" in page and page.count("| small |") == 3
+
+
 def as_other_code(place, commit, code=None):  # noqa: F811
     """Makes all runs here look as if another version of the code had made them."""
     with sqlite3.connect(place / "runs" / "runs.sqlite") as runs:

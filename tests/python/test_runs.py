@@ -473,7 +473,7 @@ MEMORY = {  # sequences, lines of [model], lines of [model.moe]: enough that tra
     "selective, latent": (64, 'n_heads = 8\nattention = "selective"',
                           'name = "latent"\nn_experts = 32\nd_expert = 128\nd_latent = 64'),
     "depth, omni": (32, "n_layers = 6\ndepth = { sparsity = 4 }", 'name = "omni"\nn_experts = 4096\nk = 64'),
-    # Not here: peer, of which a plan says up to a quarter too much, and it is not known why.
+    "peer": (16, "", 'name = "peer"\nn_experts = 4096\nheads = 2\nk = 32'),
     "soft": (64, "allow_noncausal = true", 'name = "soft"\nn_experts = 16\nd_expert = 256\nslots = 4'),
 }
 

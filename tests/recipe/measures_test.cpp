@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "collegium/recipe/aux_terms.h"
+#include "collegium/recipe/in_turn.h"
 #include "tests/support/routing.h"
 
 namespace {
@@ -53,6 +54,19 @@ TEST_CASE("names of auxiliary measures") {
   CHECK(usage_error([] {
           find_measure("valid_bqb");
         }).starts_with("unknown measure 'valid_bqb'; did you mean 'valid_bpb'?"));
+}
+
+TEST_CASE("what a run has not got of itself is measured in turn, and so is its speed") {
+  size_t n = 0;
+  for (const auto& m : measures()) {
+    if (m.place != Measure::Place::in_turn) continue;
+    CHECK(is_measured_in_turn(m.name));
+    ++n;
+  }
+  CHECK(n == 2);
+  CHECK(is_measured_in_turn("tokens_per_second"));
+  CHECK_FALSE(is_measured_in_turn("valid_bpb"));
+  CHECK(median_of({3, 1, 2}) == 2);
 }
 
 TEST_CASE_FIXTURE(test::OneThread, "terms of a configuration are found without training, rare ones too") {

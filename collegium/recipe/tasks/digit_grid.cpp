@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <numeric>
+
 #include "collegium/data/digit_grid.h"
 #include "collegium/model/image_model.h"
 #include "collegium/recipe/workload.h"
@@ -61,6 +63,13 @@ class DigitGridWorkload final : public Workload {
                                  .decision = out.decisions[l]});
     }
     return trace;
+  }
+  int64_t read_held_out(model::Model& model, at::Device device) const override {
+    std::vector<int64_t> numbers(static_cast<size_t>(std::min(config_.train.batch_size, scenes_.held_out.size())));
+    std::iota(numbers.begin(), numbers.end(), int64_t{0});
+    auto& image_model = dynamic_cast<model::ImageModel&>(model);
+    image_model.forward(scenes_.held_out.batch(numbers).image_BCHW.to(device), {.random = Random(0).at("held out")});
+    return static_cast<int64_t>(numbers.size()) * image_model.patches_per_image();
   }
   std::string key() const override { return scenes_.key; }
   nlohmann::json record() const override {

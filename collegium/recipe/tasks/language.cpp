@@ -59,6 +59,16 @@ class LanguageWorkload : public Workload {
     return trace;
   }
 
+  int64_t read_held_out(model::Model& model, at::Device device) const override {
+    const auto n = config_.train.batch_size;
+    const data::EvalStream stream(held_out_set(),
+                                  {.batch_size = n, .context = config_.train.context, .max_windows = n});
+    const auto batch = stream.batch(0);
+    dynamic_cast<model::LanguageModel&>(model).forward(
+        batch.input_BT.to(device), {.mask_BT = batch.mask_BT.to(device), .random = Random(0).at("held out")});
+    return batch.input_BT.numel();
+  }
+
  protected:
   virtual Tensor counts(at::Device) const { return {}; }
   virtual const data::TokenSet& held_out_set() const = 0;
