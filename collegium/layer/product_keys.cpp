@@ -202,7 +202,8 @@ class GridSelector final : public route::Selector {
     const auto top = kernels::product_top_k(first_LS, second_LS, K);
     const auto sum_LK =
         first_LS.gather(1, top.cell_NK.div(side_, "floor")) + second_LS.gather(1, top.cell_NK.remainder(side_));
-    const auto weight_LK = config_.weight == ProductWeight::probability ? sum_LK.exp() : sum_LK.softmax(1);
+    auto weight_LK = config_.weight == ProductWeight::probability ? sum_LK.exp() : sum_LK.softmax(1);
+    if (config_.scale != 1) weight_LK = weight_LK * config_.scale;
     const auto margin_LK = top.score_NK - top.runner_up_N.unsqueeze(1);
     if (H == 1) {
       found_->weight_NM = weight_LK;

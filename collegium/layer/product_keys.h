@@ -22,6 +22,7 @@ struct ProductKeyConfig {
   int64_t d_key = 0;
   bool batch_norm = true;  ///< of the scores (d_key = 0) or the queries: no shift or gain is learned
   ProductWeight weight = ProductWeight::share;
+  double scale = 1;  ///< of the weights
 };
 
 /// Its cost per token grows with S = sqrt(E). There are no scores of single experts, so that no loss over scores can be

@@ -157,6 +157,18 @@ TEST_CASE("peer: an expert that several heads find is met once, with their weigh
   CHECK(difference(sum_N, at::full({kTokens}, 3.0, at::kDouble)) < 1e-12);
 }
 
+TEST_CASE("omni and peer: scale multiplies every weight and changes no choice") {
+  for (const auto* name : {"omni", "peer"}) {
+    CAPTURE(name);
+    const auto x_ND = inputs(kTokens, kWidth);
+    const auto one = *layer_of(name, {})->forward(x_ND, in_phase(Phase::evaluate)).decision;
+    const auto five = *layer_of(name, {{"scale", 5.0}})->forward(x_ND, in_phase(Phase::evaluate)).decision;
+    CHECK(five.expert_R().equal(one.expert_R()));
+    CHECK(five.token_R().equal(one.token_R()));
+    CHECK(difference(five.gate_R(), 5 * one.gate_R()) < 1e-12);
+  }
+}
+
 TEST_CASE("omni and peer: statistics of the batch in training, running ones when evaluating, none from masked tokens") {
   for (const auto* name : {"omni", "peer"}) {
     CAPTURE(name);

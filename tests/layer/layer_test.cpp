@@ -169,6 +169,15 @@ TEST_CASE("soft: slots mix tokens, tokens mix slots, sequence by sequence") {
   }
 }
 
+TEST_CASE("soft: the scale of the scores starts where init_sharpness says") {
+  const auto first = [](std::initializer_list<std::pair<std::string, Value>> fields) {
+    return weight(*make_layer({.name = "soft", .fields = table(fields)}, 9), "scale").item<double>();
+  };
+  CHECK(first({}) == 1);
+  CHECK(first({{"init_sharpness", 4.5}}) == 4.5);
+  CHECK(first({{"init_sharpness", 0.0}}) == 3);
+}
+
 TEST_CASE("soft: sequences must be of equal length") {
   const auto made = make_layer({.name = "soft", .fields = table({{"n_experts", 2}, {"d_expert", 3}})}, 4);
   auto context = context_of(6, 2);

@@ -214,6 +214,20 @@ TEST_CASE("Muon gives what is no matrix to AdamW") {
   CHECK(same_bits(weights.tensors[2].detach(), others.tensors[2].detach()));
 }
 
+TEST_CASE("Muon's adam_lr is the rate of what is no matrix, and of nothing else") {
+  auto weights = usual(), same_rate = usual(), others = usual();
+  const auto muon = make_optimizer({.name = "muon", .fields = table({{"lr", 0.03}, {"adam_lr", 0.01}})}, weights);
+  const auto one_rate = make_optimizer({.name = "muon", .fields = table({{"lr", 0.03}})}, same_rate);
+  const auto adamw = make_optimizer({.name = "adamw", .fields = table({{"lr", 0.01}})}, others);
+  for (auto* w : {&weights, &same_rate, &others}) w->set_gradients(0);
+  for (auto* o : {&muon, &one_rate, &adamw}) (*o)->step(1);
+  CHECK(same_bits(weights.tensors[0].detach(), same_rate.tensors[0].detach()));
+  for (const size_t i : {size_t{1}, size_t{2}}) {
+    CHECK(same_bits(weights.tensors[i].detach(), others.tensors[i].detach()));
+    CHECK_FALSE(same_bits(weights.tensors[i].detach(), same_rate.tensors[i].detach()));
+  }
+}
+
 TEST_CASE("warm-up rises to one and stays") {
   CHECK(warmup_factor(0, 4) == 0.25);
   CHECK(warmup_factor(2, 4) == 0.75);

@@ -37,6 +37,7 @@ class OmniLayer final : public MoeLayer, public Makes<OmniLayer, MoeLayer> {
     Named shared{.name = "swiglu"};
     bool batch_norm = true;
     ProductWeight weight = ProductWeight::probability;
+    double scale = 1;
     double up_std = 0, down_std = 1;
     Schedule schedule = Schedule::expert;
     void visit(Fields& field) {
@@ -52,6 +53,7 @@ class OmniLayer final : public MoeLayer, public Makes<OmniLayer, MoeLayer> {
           {.help = "scores of rows and columns are normalised over the batch, when evaluating by running statistics"});
       field("weight", weight,
             {.help = "an expert's weight: its probability among all, or its share of what is chosen"});
+      field("scale", scale, {.help = "factor of all weights", .min = 0});
       field("up_std", up_std, {.help = "first reading vectors' standard deviation; 0 = 1 / sqrt(d_model)", .min = 0});
       field("down_std", down_std,
             {.help = "first writing vectors' standard deviation; 0 = 1 / sqrt(d_model)", .min = 0});
@@ -70,7 +72,8 @@ class OmniLayer final : public MoeLayer, public Makes<OmniLayer, MoeLayer> {
                                     .n_experts = config.n_experts,
                                     .k = config.k > 0 ? config.k : std::llround(std::sqrt(config.n_experts)),
                                     .batch_norm = config.batch_norm,
-                                    .weight = config.weight},
+                                    .weight = config.weight,
+                                    .scale = config.scale},
                                    in)),
         shared_(make_experts(config.shared, 1, config.d_shared > 0 ? config.d_shared : 2 * in.d_model, in, "shared")) {}
 

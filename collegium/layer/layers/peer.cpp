@@ -34,6 +34,7 @@ class PeerLayer final : public MoeLayer, public Makes<PeerLayer, MoeLayer> {
     int64_t d_key = 0;
     AtomicActivation activation = AtomicActivation::gelu;
     bool batch_norm = true;
+    double scale = 1;
     double up_std = 0, down_std = 1;
     Schedule schedule = Schedule::token;
     void visit(Fields& field) {
@@ -47,6 +48,7 @@ class PeerLayer final : public MoeLayer, public Makes<PeerLayer, MoeLayer> {
       field("activation", activation, {.help = "between an expert's two vectors"});
       field("batch_norm", batch_norm,
             {.help = "queries are normalised over the batch, when evaluating by running statistics"});
+      field("scale", scale, {.help = "sum of the weights of what one head chose", .min = 0});
       field("up_std", up_std, {.help = "first reading vectors' standard deviation; 0 = 1 / sqrt(d_model)", .min = 0});
       field("down_std", down_std,
             {.help = "first writing vectors' standard deviation; 0 = 1 / sqrt(d_model)", .min = 0});
@@ -65,7 +67,8 @@ class PeerLayer final : public MoeLayer, public Makes<PeerLayer, MoeLayer> {
                                     .heads = config.heads,
                                     .k = config.k > 0 ? config.k : even_k(config),
                                     .d_key = config.d_key > 0 ? config.d_key : std::max<int64_t>(1, in.d_model / 2),
-                                    .batch_norm = config.batch_norm},
+                                    .batch_norm = config.batch_norm,
+                                    .scale = config.scale},
                                    in)) {}
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {

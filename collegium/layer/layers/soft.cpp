@@ -2,6 +2,10 @@
 // is no assignment, nothing is dropped, and the layer is differentiable throughout; but each token sees all others,
 // so it is not causal. One of the routers compared in P115.
 //
+// The scale of the scores starts at one in the authors' code (vmoe, projects/soft_moe/router.py). Cosines of random
+// vectors are about 1 / sqrt(D), so every slot is then the mean of all tokens, and Adam moves the scale by no more than
+// the sum of its learning rates. `init_sharpness = 0` starts it at sqrt(D): scores of unit variance, in short training.
+//
 // B sequences, T tokens each, N = B T, D model width, E experts, S slots per expert, P = E S slots per sequence.
 #include <ATen/ATen.h>
 
@@ -21,11 +25,15 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     int64_t n_experts = 8;
     int64_t d_expert = 0;
     int64_t slots = 1;
+    double init_sharpness = 1;
     Named expert{.name = "swiglu"};
     void visit(Fields& field) {
       field("n_experts", n_experts, {.help = "experts", .unit = "experts", .min = 1});
       field("d_expert", d_expert, {.help = "hidden width of one expert; 0 = 2 * d_model", .min = 0});
       field("slots", slots, {.help = "slots of each expert per sequence", .unit = "slots", .min = 1});
+      field("init_sharpness", init_sharpness,
+            {.help = "first value of the learned scale of the scores, which are cosines; 0 = the square root of d_model",
+             .min = 0});
       field("expert", expert, {.help = "kind of expert", .catalogue = "experts"});
     }
   };
@@ -37,7 +45,8 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     phi_PD_ = in.random.at("phi")
                   .normal({P, in.d_model}, 1 / std::sqrt(static_cast<double>(in.d_model)), in.options)
                   .requires_grad_(true);
-    scale_ = at::ones({}, in.options).requires_grad_(true);
+    const auto sharpness = config.init_sharpness > 0 ? config.init_sharpness : std::sqrt(static_cast<double>(in.d_model));
+    scale_ = at::full({}, sharpness, in.options).requires_grad_(true);
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {

@@ -38,10 +38,11 @@ class Muon final : public Optimizer, public Makes<Muon, Optimizer> {
  public:
   using Interface = Optimizer;
   struct Config {
-    double lr = 1e-3, momentum = 0.95, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
+    double lr = 1e-3, adam_lr = 0, momentum = 0.95, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
     int64_t newton_schulz_steps = 5;
     void visit(Fields& field) {
       field("lr", lr, {.help = "highest learning rate, in AdamW's measure", .min = 0});
+      field("adam_lr", adam_lr, {.help = "highest learning rate of what is not a matrix; 0 = lr", .min = 0});
       field("momentum", momentum, {.help = "decay of the momentum (Nesterov)", .min = 0, .max = 1});
       field("weight_decay", weight_decay,
             {.help = "decay of matrices and embeddings, times the learning rate", .min = 0});
@@ -69,7 +70,7 @@ class Muon final : public Optimizer, public Makes<Muon, Optimizer> {
       const auto scale = 0.2 * std::sqrt(static_cast<double>(std::max(weight.size(-2), weight.size(-1))));
       weight.mul_(1 - lr * config_.weight_decay).add_(direction, -lr * scale);
     }
-    adam_.step({.lr = config_.lr,
+    adam_.step({.lr = config_.adam_lr > 0 ? config_.adam_lr : config_.lr,
                 .beta1 = config_.beta1,
                 .beta2 = config_.beta2,
                 .epsilon = config_.epsilon,
