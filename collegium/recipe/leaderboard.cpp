@@ -30,7 +30,7 @@ constexpr int64_t kSizes[] = {8, 64, 256};
 std::string other_task(Board board, const RunConfig& reference, const RunConfig& run) {
   const auto may_differ = [&](std::string_view path) {
     if (path == "seed" || path == "model.allow_noncausal" || path.starts_with("sample.")) return true;
-    if (board == Board::route) return path.starts_with("model.moe.");
+    if (board == Board::route) return path.starts_with("model.moe.") || path == "train.consistency";
     return path.starts_with("model.") && path != "model.name";
   };
   for (const auto& line : differences(resolved(reference), resolved(run)))
@@ -59,48 +59,119 @@ std::vector<Recipe> with_baselines(const Recipe& reference, const std::vector<Re
   return out;
 }
 
-// µs a token of one forward routing of 4096 tokens, the least of several passes: a busy machine only adds.
-std::map<int64_t, double> router_cost(const RunConfig& config, const RunSetting& setting) {
-  std::map<int64_t, double> out;
-  const auto table = resolved(config);
-  const auto* value = find_path(table, "model.moe.router");
-  const auto* fields = value ? std::get_if<Table>(&value->data) : nullptr;
-  if (!fields) return out;
-  Named router{.name = std::get<std::string>(fields->find("name")->data), .fields = *fields};
-  std::erase_if(router.fields.items, [](const Item& item) { return item.key == "name"; });
-  const auto D = std::get<int64_t>(find_path(table, "model.d_model")->data);
-  const int64_t V = 1024, N = 4096, T = std::min(N, config.train.context), B = N / T;
+// The recipe's layers with experts on the reference's task, with the keys of its [leaderboard] changed.
+RunConfig on_task_of(const RunConfig& reference, const Recipe& recipe) {
+  auto root = write_config(reference);
+  const auto own = write_config(recipe.run);
+  for (const auto* path : {"model.moe", "model.allow_noncausal", "train.consistency"})
+    if (const auto* value = find_path(own, path)) set_path(root, path, *value);
+  return read_run_config(merged(std::move(root), *recipe.leaderboard));
+}
+
+// 4096 tokens of sequences as long as in training, and all that a router may know of them.
+struct Tokens {
+  static constexpr int64_t kCount = 4096, kVocabulary = 1024;
+  int64_t T, B;
+  Tensor x_ND;
+  route::Corpus corpus;
+  route::Context context;
+
+  Tokens(const RunConfig& config, int64_t D, const RunSetting& setting)
+      : T(std::min(kCount, config.train.context)), B(kCount / T) {
+    const auto options = at::TensorOptions().dtype(at::kFloat).device(setting.device);
+    const auto random = Random(1).at("leaderboard");
+    const auto causal_TT = at::ones({T, T}, options).tril();
+    x_ND = random.at("x").normal({B * T, D}, 1, options);
+    corpus = {.vocabulary = kVocabulary, .count_V = at::arange(kVocabulary, at::kLong).to(setting.device)};
+    context = {.phase = route::Phase::evaluate,
+               .token_id_N = at::arange(B * T, at::kLong).remainder(kVocabulary).to(setting.device),
+               .sequence_N = at::arange(B, at::kLong).repeat_interleave(T).to(setting.device),
+               .n_sequences = B,
+               .attention_BTT = (causal_TT / causal_TT.sum(1, true)).expand({B, T, T}),
+               .random = random};
+  }
+};
+
+// Seconds of several runs of each, in turn, the least first: a busy machine only adds.
+std::vector<std::vector<double>> seconds_in_turn(const std::vector<std::function<void()>>& actions,
+                                                 const Clock& clock) {
+  constexpr int kPasses = 9;
+  std::vector<std::vector<double>> out(actions.size());
+  for (int pass = 0; pass < kPasses; ++pass)
+    for (size_t i = 0; i < actions.size(); ++i) {
+      const auto before = clock();
+      actions[i]();
+      out[i].push_back(clock() - before);
+    }
+  for (auto& seconds : out) std::sort(seconds.begin(), seconds.end());
+  return out;
+}
+
+RouterCost cost_of_router(const Named& router, int64_t E, int64_t D, const Tokens& tokens, const RunSetting& setting) {
   const auto options = at::TensorOptions().dtype(at::kFloat).device(setting.device);
   const auto random = Random(1).at("leaderboard");
-  const auto causal_TT = at::ones({T, T}, options).tril();
+  const auto made = find(route::routers(), router, "router")
+                        .make(router, {.d_model = D,
+                                       .n_experts = E,
+                                       .random = random.at("router"),
+                                       .options = options,
+                                       .corpus = tokens.corpus});
+  const auto experts =
+      find(layer::experts(), Named{.name = "swiglu"}, "expert")
+          .make(Named{.name = "swiglu"},
+                {.n_experts = E, .d_model = D, .d_expert = 64, .random = random.at("experts"), .options = options});
+  auto context = tokens.context;
+  context.experts = experts.get();
+  const at::NoGradGuard no_grad;
+  const auto seconds = seconds_in_turn({[&] { made->route(tokens.x_ND, context); }}, setting.clock).front();
+  const auto scale = 1e6 / static_cast<double>(tokens.x_ND.size(0));
+  return {scale * seconds.front(), scale * seconds[seconds.size() / 2]};
+}
+
+// What choosing costs where it is part of the experts: the layer's forward pass less that of experts that a table
+// assigns, as many a token and as wide as the layer's other parameters come to. What every further expert adds to the
+// parameters that a token meets counts as choosing.
+RouterCost cost_of_choosing(Named moe, int64_t E, int64_t D, const Tokens& tokens, const RunSetting& setting) {
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(setting.device);
+  const layer::MoeLayer::Inputs inputs{
+      .d_model = D, .random = Random(1).at("leaderboard").at("layer"), .options = options, .corpus = tokens.corpus};
+  const auto with = [&](int64_t n, const at::TensorOptions& where) {
+    auto named = moe;
+    set_path(named.fields, "n_experts", Value(n));
+    auto in = inputs;
+    in.options = where;
+    return find(layer::layers(), named, "layer").make(named, in);
+  };
+  const auto active = [&](int64_t n) { return with(n, options.device(at::kMeta))->facts().parameters_active; };
+  const auto made = with(E, options);
+  const auto working = made->facts().parameters_active - (active(2 * E) - active(E));
+  const auto k = made->router() ? std::lround(made->router()->facts().choices_per_token) : 1;
+  const Named plain{.name = "routed",
+                    .fields = table({{"n_experts", E},
+                                     {"d_expert", std::lround(working / (3.0 * static_cast<double>(D * k)))},
+                                     {"router", table({{"name", "hash"}, {"k", k}})}})};
+  const auto other = find(layer::layers(), plain, "layer").make(plain, inputs);
+  const at::NoGradGuard no_grad;
+  const auto seconds = seconds_in_turn(
+      {[&] { made->forward(tokens.x_ND, tokens.context); }, [&] { other->forward(tokens.x_ND, tokens.context); }},
+      setting.clock);
+  const auto scale = 1e6 / static_cast<double>(tokens.x_ND.size(0));
+  const auto beyond = [&](size_t i) { return scale * (seconds[0][i] - seconds[1][i]); };
+  return {beyond(0), beyond(seconds[0].size() / 2)};
+}
+
+std::map<int64_t, RouterCost> router_cost(const RunConfig& config, const RunSetting& setting) {
+  std::map<int64_t, RouterCost> out;
+  const auto table = resolved(config);
+  const auto* moe = find_path(table, "model.moe");
+  if (!moe) return out;
+  const auto layer = read_named(*moe, "model.moe");
+  const auto D = std::get<int64_t>(find_path(table, "model.d_model")->data);
+  const Tokens tokens(config, D, setting);
+  const auto* router = layer.fields.find("router");
   for (const auto E : kSizes) try {
-      const auto made =
-          find(route::routers(), router, "router")
-              .make(router, {.d_model = D,
-                             .n_experts = E,
-                             .random = random.at("router"),
-                             .options = options,
-                             .corpus = {.vocabulary = V, .count_V = at::arange(V, at::kLong).to(setting.device)}});
-      const auto experts =
-          find(layer::experts(), Named{.name = "swiglu"}, "expert")
-              .make(Named{.name = "swiglu"},
-                    {.n_experts = E, .d_model = D, .d_expert = 64, .random = random.at("experts"), .options = options});
-      const route::Context context{.phase = route::Phase::evaluate,
-                                   .token_id_N = at::arange(B * T, at::kLong).remainder(V).to(setting.device),
-                                   .sequence_N = at::arange(B, at::kLong).repeat_interleave(T).to(setting.device),
-                                   .n_sequences = B,
-                                   .attention_BTT = (causal_TT / causal_TT.sum(1, true)).expand({B, T, T}),
-                                   .experts = experts.get(),
-                                   .random = random};
-      const at::NoGradGuard no_grad;
-      const auto x_ND = random.at("x").normal({B * T, D}, 1, options);
-      double best = std::numeric_limits<double>::infinity();
-      for (int pass = 0; pass < 7; ++pass) {
-        const auto before = setting.clock();
-        made->route(x_ND, context);
-        best = std::min(best, setting.clock() - before);
-      }
-      out[E] = best * 1e6 / static_cast<double>(B * T);
+      out[E] = router ? cost_of_router(read_named(*router, "model.moe.router"), E, D, tokens, setting)
+                      : cost_of_choosing(layer, E, D, tokens, setting);
     } catch (const Error&) {
       // A size that this router cannot have, such as groups that do not divide it: no figure.
     }
@@ -147,14 +218,18 @@ std::vector<std::pair<size_t, size_t>> pairs_of(const std::vector<Entrant>& entr
 
 constexpr double kEqual = 0.05;  // what is nearer counts as equal work
 
+// "+19 %"
+std::string percent_more(double ratio) {
+  return text(ratio > 1 ? "+" : "", fixed_text(100 * (ratio - 1), 0), " %");
+}
+
 // What an entrant does against its baseline: work, active parameters and, seed by seed, loss.
 nlohmann::json pair_json(const Entrant& ours, const Entrant& baseline) {
   const auto a = work_of(ours), b = work_of(baseline);
   const auto flops = a.flops_per_token / b.flops_per_token, active = a.parameters_active / b.parameters_active;
   auto gaps = nlohmann::json::array();
   for (const auto& [ratio, what] : {std::pair(flops, "FLOPs"), std::pair(active, "active")})
-    if (std::abs(ratio - 1) > kEqual)
-      gaps.push_back(text(ratio > 1 ? "+" : "", fixed_text(100 * (ratio - 1), 0), " % ", what));
+    if (std::abs(ratio - 1) > kEqual) gaps.push_back(text(percent_more(ratio), " ", what));
   std::vector<double> differences;
   for (size_t i = 0; i < ours.runs.size(); ++i)
     differences.push_back(MeasuredRun(ours.runs[i]).of("valid_bpb") - MeasuredRun(baseline.runs[i]).of("valid_bpb"));
@@ -275,8 +350,26 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
   require(reference.run.task == RunConfig{}.task, "leaderboard: ranks by held-out bits per byte, which task '",
           reference.run.task.name, "' of the reference does not have");
   Leaderboard out{.board = board};
+  const auto facts_of = [](const RunConfig& run) {
+    const auto task = task_of(run);
+    return task->imagine(run)->build_model(at::kMeta)->facts(task->sequence_length(run));
+  };
+  out.reference_active = facts_of(reference.run).parameters_active;
   std::map<std::string, std::string> entered;  // configuration -> the recipe that has it
   for (auto recipe : board == Board::layer ? with_baselines(reference, recipes) : recipes) {
+    const bool is_route = board == Board::route;
+    if (is_route && !recipe.leaderboard_absence.empty()) {
+      out.left_out.push_back(text(recipe.name, " (", recipe.leaderboard_absence, ")"));
+      say("left out: " + out.left_out.back());
+      continue;
+    }
+    std::vector<std::string> changed;
+    if (is_route && recipe.leaderboard) {
+      const auto own = resolved(recipe.run);
+      recipe.run = on_task_of(reference.run, recipe);
+      for (const auto& line : differences(own, resolved(recipe.run)))
+        if (!line.starts_with("seed")) changed.push_back(line);
+    }
     if (const auto why = other_task(board, reference.run, recipe.run); !why.empty()) {
       out.left_out.push_back(text(recipe.name, " (another task: ", why, ")"));
       say("left out: " + out.left_out.back());
@@ -290,12 +383,11 @@ Leaderboard gather_leaderboard(Board board, const Recipe& reference, const std::
     }
     recipe.seeds = reference.seeds;
     say(recipe.name);
-    Entrant entrant{.recipe = recipe};
+    Entrant entrant{.recipe = recipe, .changed = std::move(changed)};
     entrant.runs = runs_of(recipe, setting, reuse);
     entrant.commits = commits_of(entrant.runs, setting);
-    if (board == Board::route) entrant.router_microseconds = router_cost(recipe.run, setting);
-    const auto task = task_of(recipe.run);
-    entrant.facts = task->imagine(recipe.run)->build_model(at::kMeta)->facts(task->sequence_length(recipe.run));
+    if (is_route) entrant.router_cost = router_cost(recipe.run, setting);
+    entrant.facts = facts_of(recipe.run);
     if (board == Board::layer)
       if (const auto memory = memory_of_steps(recipe.run, setting))
         entrant.training_bytes = memory->most - memory->before;
@@ -339,7 +431,13 @@ nlohmann::json leaderboard_json(const Leaderboard& board, const RunSetting& sett
     const std::vector<MeasuredRun> runs(e.runs.begin(), e.runs.end());
     for (const auto& m : measures())
       if (const auto spread = spread_of(runs, m.name)) row["measures"][std::string(m.name)] = spread->json();
-    for (const auto& [E, us] : e.router_microseconds) row["router_us"][std::to_string(E)] = us;
+    for (const auto& [E, us] : e.router_cost)
+      row["router_us"][std::to_string(E)] = {{"least", us.least}, {"median", us.median}};
+    if (board.board == Board::route) {
+      const auto ratio = e.facts.parameters_active / board.reference_active;
+      row["active_ratio"] = ratio, row["changed"] = e.changed;
+      if (ratio - 1 > kEqual) row["sacrifices"].push_back(text("active parameters ", percent_more(ratio)));
+    }
     if (e.training_bytes) row["training_bytes"] = *e.training_bytes;
     if (!e.facts.is_causal) row["sacrifices"].push_back("causality");
     if (const auto needs = e.facts.needs.missing({}); !needs.empty()) row["sacrifices"].push_back("needs " + needs);
@@ -381,7 +479,13 @@ std::string router_costs(const nlohmann::json& row) {
   std::vector<std::string> costs;
   for (const auto E : kSizes) {
     const auto key = std::to_string(E);
-    costs.push_back(row["router_us"].contains(key) ? fixed_text(row["router_us"][key].get<double>(), 2) : "–");
+    if (!row["router_us"].contains(key)) {
+      costs.push_back("–");
+      continue;
+    }
+    const auto least = fixed_text(row["router_us"][key]["least"].get<double>(), 2),
+               median = fixed_text(row["router_us"][key]["median"].get<double>(), 2);
+    costs.push_back(least == median ? least : least + "–" + median);
   }
   return join(costs, " / ");
 }
@@ -436,8 +540,16 @@ std::vector<Column> columns_of(bool is_route) {
   const Column paper{"paper", "", [](Row row) { return paper_name(row["paper"].get<int64_t>()); }};
   const Column loss{"held-out bits/byte", "held-out bpb", measured("valid_bpb", 4)};
   const Column noisy{"noisy", "noisy", measured("noisy_bpb", 3)};
-  const Column active{"active parameters", is_route ? "" : "active", mean("parameters_active", 0, 1e-3, "k")};
-  const Column speed{"tokens/s", "tok/s", [](Row row) { return fixed_text(row["speed"]["median"].get<double>(), 0); }};
+  const Column active{"active parameters", is_route ? "" : "active", [](Row row) {
+                        auto out =
+                            fixed_text(1e-3 * row["measures"]["parameters_active"]["mean"].get<double>(), 0) + "k";
+                        const auto ratio = row.value("active_ratio", 1.0);
+                        return std::abs(ratio - 1) > kEqual ? text(out, " (", percent_more(ratio), ")") : out;
+                      }};
+  const Column speed{"tokens/s", "tok/s", [](Row row) {
+                       const auto of = [&](const char* key) { return fixed_text(row["speed"][key].get<double>(), 0); };
+                       return text(of("median"), " (", of("min"), "–", of("max"), ")");
+                     }};
   const Column violation{"MaxVio", "MaxVio", measured("max_violation", 2)};
   const Column sacrifices{"sacrifices", "sacrifices", words("sacrifices")};
   const Column commits{"commit", "", words("commits")};
@@ -480,8 +592,12 @@ std::vector<Column> columns_of(bool is_route) {
 }
 
 constexpr std::string_view kRouteLegend =
-    "tokens/s: training steps after training, every router a step in turn, median of the rounds. noisy: bits per byte "
-    "with 15 % of the input tokens replaced. MaxVio: busiest expert over the mean, less one. in use: experts with more "
+    "tokens/s: training steps after training, every router a step in turn, median of the rounds (least and most in "
+    "brackets). router µs/token: one forward routing of 4096 tokens, the least and the median of nine passes; for "
+    "autonomous, cartesian and merged, which choose inside their experts, what the layer takes beyond plain experts of "
+    "the same work that a table assigns. active parameters: in brackets where more than a twentieth from the "
+    "reference's. noisy: bits per byte with 15 % of the input tokens replaced. MaxVio: busiest expert over the mean, "
+    "less one. in use: experts with more "
     "than a quarter of the even load.\nchanged: tokens whose first expert changed since the evaluation before. "
     "collapse: share of the hidden states' variance that lies between experts.\nsacrifices: measures in which the "
     "router is among the worst fifth and clearly worse than the median.\n";
@@ -491,7 +607,9 @@ constexpr std::string_view kLayerLegend =
     "ratios to the baseline's work per token and active parameters, with the gap where one is more than a twentieth; "
     "where both are, the loss stands in brackets: it is no comparison at equal work.\n"
     "parameters: all, and those that one token meets. MFLOP/token: forward, a multiply-add counted as two, at the "
-    "context of training. tokens/s: training steps after training, every one a step in turn, median of the rounds.\n"
+    "context of training. tokens/s: training steps after training, every one a step in turn, median of the rounds "
+    "(least and "
+    "most in brackets).\n"
     "training memory: what two training steps add to the process at their peak. cache: what generation keeps of one "
     "token, in float32. MaxVio: busiest expert over the mean, less one.\nsacrifices: in tables of five and more, "
     "measures in which one is among the worst fifth and clearly worse than the median.\n";
@@ -555,6 +673,13 @@ std::string leaderboard_markdown(const nlohmann::json& board) {
     }
   }
   out << (is_route ? kRouteLegend : kLayerLegend);
+  std::ostringstream changes;
+  for (const auto& row : rows)
+    if (const auto changed = row.value("changed", std::vector<std::string>()); !changed.empty())
+      changes << "- " << row["name"].get<std::string>() << ": " << join(changed, "; ") << "\n";
+  if (!changes.str().empty())
+    out << "\nOn this table's task or at its active parameters, so not the runs of their recipes' evidence:\n"
+        << changes.str();
   if (!board["left_out"].empty()) {
     out << "\nNot in the table:\n";
     for (const auto& line : board["left_out"]) out << "- " << line.get<std::string>() << "\n";

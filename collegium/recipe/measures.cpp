@@ -27,6 +27,7 @@ constexpr Measure kMeasures[] = {
     {"board_coverage", "board state told by single hidden units", "F1", "higher", probes},
     {"board_reconstruction", "board state told by precise hidden units", "F1", "higher", probes},
     {"valid_accuracy", "held-out images named right", "share", "higher", facts},
+    {"loss", "held-out loss", "nats per token or image", "lower", row, false},
     {"deciding_share", "kept patches that decide the label", "share", "higher", row},
     {"deciding_weight", "weight on patches that decide the label", "share", "higher", row},
     {"class_information", "what the first expert tells of a token's digit, language or source", "share", "higher", row,
@@ -56,7 +57,7 @@ constexpr Measure kMeasures[] = {
     {"effective_units", "hidden units that effectively work", "share", "", statistics, false},
 };
 
-constexpr std::string_view kAux = "aux:", kRise = ":rise";
+constexpr std::string_view kAux = "aux:", kRise = ":rise", kAll = ":all";
 
 // Mean of the term over a quarter of the rows that have it, at least one: the last quarter, or the first.
 double quarter_mean(const std::vector<double>& values, bool is_last) {
@@ -73,6 +74,8 @@ std::optional<double> aux_value(const std::vector<nlohmann::json>& rows, std::st
   for (const auto& row : rows)
     if (row.contains(term)) values.push_back(row.at(term).get<double>());
   if (values.empty()) return {};
+  if (measure.ends_with(kAll))
+    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
   const auto last = quarter_mean(values, true);
   return measure.ends_with(kRise) ? last - quarter_mean(values, false) : last;
 }
@@ -82,7 +85,11 @@ std::optional<double> aux_value(const std::vector<nlohmann::json>& rows, std::st
 std::string aux_term_of(std::string_view measure) {
   if (!measure.starts_with(kAux)) return "";
   measure.remove_prefix(kAux.size());
-  if (measure.ends_with(kRise)) measure.remove_suffix(kRise.size());
+  for (const auto suffix : {kRise, kAll})
+    if (measure.ends_with(suffix)) {
+      measure.remove_suffix(suffix.size());
+      break;
+    }
   return std::string(measure);
 }
 
@@ -110,9 +117,13 @@ MeasuredRun::MeasuredRun(const io::Path& folder)
     return row != rows.rend() ? *row : nlohmann::json::object();
   };
   last_valid_ = last("valid"), last_train_ = last("train");
-  for (const auto& r : rows)
-    if (r["kind"] == "valid" && r.contains("bpb"))
-      step_bpb_.emplace_back(r["step"].get<double>(), r["bpb"].get<double>());
+  for (const auto& r : rows) {
+    if (r["kind"] != "valid") continue;
+    const auto step = r["step"].get<double>();
+    if (r.contains("bpb")) best_bpb_ = std::min(best_bpb_.value_or(r["bpb"].get<double>()), r["bpb"].get<double>());
+    if (r.contains("bpb") || r.contains("loss"))
+      step_loss_.emplace_back(step, r[r.contains("bpb") ? "bpb" : "loss"].get<double>());
+  }
   for (const auto& row : rows)
     if (row["kind"] == "train" && row.contains("aux")) aux_.push_back(row["aux"]);
   translation_ = read_translation(folder), probes_ = read_probes(folder);
@@ -129,11 +140,7 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
     return valid && train ? std::optional(*valid - *train) : std::nullopt;
   }
   if (measure.place == pair || measure.place == in_turn) return {};
-  if (key == "best_bpb") {
-    std::optional<double> best;
-    for (const auto& [_, bpb] : step_bpb_) best = std::min(best.value_or(bpb), bpb);
-    return best;
-  }
+  if (key == "best_bpb") return best_bpb_;
   if (measure.place == run || measure.place == facts) return in(facts_, key);
   if (measure.place == row) return in(last_valid_, key);
   if (measure.place == answers) return in(translation_, key);
@@ -160,16 +167,16 @@ double MeasuredRun::of(std::string_view name) const {
 
 double MeasuredRun::steps_to_loss_of(const MeasuredRun& baseline) const {
   for (const auto* run : {this, &baseline})
-    if (run->step_bpb_.empty()) fail(ErrorKind::data, run->id_, ": the held-out loss was not measured");
-  const auto [all, wanted] = baseline.step_bpb_.back();
-  for (size_t i = 0; i < step_bpb_.size(); ++i) {
-    const auto [step, bpb] = step_bpb_[i];
-    if (bpb > wanted) continue;
+    if (run->step_loss_.empty()) fail(ErrorKind::data, run->id_, ": the held-out loss was not measured");
+  const auto [all, wanted] = baseline.step_loss_.back();
+  for (size_t i = 0; i < step_loss_.size(); ++i) {
+    const auto [step, loss] = step_loss_[i];
+    if (loss > wanted) continue;
     if (i == 0) return step / all;
-    const auto [step_before, bpb_before] = step_bpb_[i - 1];
-    return (step_before + (step - step_before) * (bpb_before - wanted) / (bpb_before - bpb)) / all;
+    const auto [step_before, loss_before] = step_loss_[i - 1];
+    return (step_before + (step - step_before) * (loss_before - wanted) / (loss_before - loss)) / all;
   }
-  return step_bpb_.back().first / all;
+  return step_loss_.back().first / all;
 }
 
 nlohmann::json Spread::json() const {

@@ -38,10 +38,11 @@ std::span<const Measure> measures();
 /// One of `measures()`, or an auxiliary term by the name it has in the rows of training, for instance
 ///   aux:agreement       its mean over the last quarter of the rows that have it
 ///   aux:agreement:rise  that, minus its mean over the first quarter
+///   aux:agreement:all   its mean over all of them
 /// A usage Error names the nearest and lists the known ones. The result's name is a view of `name`.
 Measure find_measure(std::string_view name);
 
-/// The term that "aux:term" or "aux:term:rise" asks for; "" for other measures.
+/// The term that "aux:term", "aux:term:rise" or "aux:term:all" asks for; "" for other measures.
 std::string aux_term_of(std::string_view measure);
 
 /// A stored run, read once for any number of measures.
@@ -60,8 +61,9 @@ class MeasuredRun {
  private:
   std::string id_;
   nlohmann::json facts_, last_valid_, last_train_, translation_, probes_;
-  std::vector<std::pair<double, double>> step_bpb_;  ///< held out, in order
-  std::vector<nlohmann::json> aux_;                  ///< of the rows of training, in order
+  std::optional<double> best_bpb_;
+  std::vector<std::pair<double, double>> step_loss_;  ///< held out, in order: bits per byte, of images nats
+  std::vector<nlohmann::json> aux_;                   ///< of the rows of training, in order
 };
 
 /// Numbers of several seeds.

@@ -18,7 +18,7 @@ struct RecipeHead {
   std::string title, claim, baseline_name = "baseline";
   Tier tier = Tier::slow;
   std::vector<int64_t> seeds;
-  Table baseline;
+  Table baseline, leaderboard;
   void visit(Fields& field) {
     field("paper", paper, {.help = "row of the catalogue of papers; 0 = none", .min = 0, .max = 119});
     field("title", title, {.help = "what this is, for people"});
@@ -27,6 +27,10 @@ struct RecipeHead {
     field("seeds", seeds, {.help = "seeds of the evidence; empty = the run's seed"});
     field("baseline_name", baseline_name, {.help = "what the comparison is called"});
     field("baseline", baseline, {.help = "keys of the same run that the comparison changes"});
+    field("leaderboard", leaderboard,
+          {.help =
+               "there: on the task of `compare --room route` rather than its own, with these keys below model.moe (or "
+               "train.consistency) changed; or absent = \"why it cannot take part\""});
   }
 };
 
@@ -100,6 +104,32 @@ RunConfig checked(RunConfig run) {
   return run;
 }
 
+// Takes [leaderboard] out of `root`: its keys must fit the recipe's own run, and may not change the task.
+void take_leaderboard(Table& root, Recipe& out) {
+  const auto* found = root.find("leaderboard");
+  if (!found) return;
+  const auto* given = std::get_if<Table>(&found->data);
+  if (!given) throw config_error(found->origin, "leaderboard", "must be a table");
+  const auto origin = found->origin;
+  auto keys = *given;
+  std::erase_if(root.items, [](const Item& item) { return item.key == "leaderboard"; });
+  if (const auto* why = keys.find("absent")) {
+    const auto* words = std::get_if<std::string>(&why->data);
+    if (!words || words->empty() || keys.items.size() != 1)
+      throw config_error(why->origin, "leaderboard.absent", "must be the reason in words, and stand alone");
+    out.leaderboard_absence = *words;
+    return;
+  }
+  const auto other = checked(read_config<RecipeFile>(merged(root, keys), "leaderboard").run);
+  for (const auto& line : differences(resolved(read_config<RecipeFile>(root).run), resolved(other)))
+    if (!line.starts_with("model.moe.") && !line.starts_with("train.consistency"))
+      throw config_error(origin, "leaderboard",
+                         text("changes ", line,
+                              "; only keys below model.moe and train.consistency may "
+                              "differ from the table's own task"));
+  out.leaderboard = std::move(keys);
+}
+
 }  // namespace
 
 std::span<const std::string_view> enum_names(Tier) {
@@ -143,6 +173,7 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
   Recipe out;
   out.name = path.stem().string(), out.path = path.string();
   out.expectations = take_expectations(root);
+  take_leaderboard(root, out);
   auto file = read_config<RecipeFile>(root);
   auto runs = root;
   constexpr std::string_view words[] = {"paper", "title", "claim", "tier", "seeds", "baseline_name"};

@@ -1,6 +1,7 @@
 // A recipe: what to train on what data, how, and what it should show.
 #pragma once
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,10 @@ struct Recipe {
   std::string baseline_name;
   RunConfig baseline;
   std::vector<Expectation> expectations;
+  /// [leaderboard]: the recipe takes part in the table of routers (leaderboard.h) on the table's own task, with these
+  /// keys changed, all of them below model.moe or train.consistency.
+  std::optional<Table> leaderboard;
+  std::string leaderboard_absence;  ///< why it takes no part there, where it says so
   std::string written;  ///< what the file and its base say of the runs, as TOML; defaults are not written out
 };
 

@@ -10,13 +10,14 @@ extern const Entry<Balancer> balancer_entropy_loss;
 extern const Entry<Balancer> balancer_locality_loss;
 extern const Entry<Balancer> balancer_loss_free_bias;
 extern const Entry<Balancer> balancer_null_balance_loss;
+extern const Entry<Balancer> balancer_primal_dual_bias;
 extern const Entry<Balancer> balancer_z_loss;
 
 Entries<Balancer> balancers() {
   static constexpr const Entry<Balancer>* kAll[] = {
-      &balancer_adaptive_l1,    &balancer_balance_loss,      &balancer_cluster_variance,
-      &balancer_coupling_loss,  &balancer_entropy_loss,      &balancer_locality_loss,
-      &balancer_loss_free_bias, &balancer_null_balance_loss, &balancer_z_loss,
+      &balancer_adaptive_l1,      &balancer_balance_loss,  &balancer_cluster_variance, &balancer_coupling_loss,
+      &balancer_entropy_loss,     &balancer_locality_loss, &balancer_loss_free_bias,   &balancer_null_balance_loss,
+      &balancer_primal_dual_bias, &balancer_z_loss,
   };
   return kAll;
 }

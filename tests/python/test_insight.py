@@ -129,6 +129,41 @@ def test_leaderboard(place):  # noqa: F811
     assert len(cli("runs", "--ids", cwd=place, check=0).stdout.split()) == before == 6
 
 
+def test_leaderboard_of_recipes_with_another_task(place):  # noqa: F811
+    folder = place / "recipes" / "route"
+    folder.mkdir(parents=True)
+    head = 'paper = 106\ntitle = "x"\nclaim = "y"\nseeds = [1]\n'
+    path = write_recipe(folder, router="top_k", steps=4, name="top_k")
+    path.write_text(head + path.read_text().replace(str(folder / "text.txt"), str(place / "text.txt")))
+    longer = path.read_text().replace("steps = 4", "steps = 5")
+    own = longer.replace('router = { name = "top_k" }', 'router = { name = "hash" }')
+    (folder / "own.toml").write_text(own + "\n[leaderboard.model.moe]\nd_expert = 128\n")
+    (folder / "unfit.toml").write_text(longer + '\n[leaderboard]\nabsent = "it flies"\n')
+    chain = longer.replace('name = "routed"', 'name = "cartesian"').replace('router = { name = "top_k" }\n', "")
+    (folder / "pairs.toml").write_text(chain + "\n[leaderboard]\n")
+    done = cli("compare", "--room", "route", "--store", "docs", "--threads", 1, "--json", cwd=place, check=0)
+    data = json.loads(done.stdout)
+    rows = {row["name"]: row for row in data["rows"]}
+    assert sorted(rows) == ["own", "pairs", "top_k"] and data["left_out"] == ["unfit (it flies)"]
+    assert any(line.startswith("model.moe.d_expert: ") for line in rows["own"]["changed"])
+    assert any("train.steps: 5 -> 4" in line for line in rows["own"]["changed"]) and rows["top_k"]["changed"] == []
+    assert rows["top_k"]["active_ratio"] == 1 and rows["own"]["active_ratio"] > 1.05
+    assert any(word.startswith("active parameters +") for word in rows["own"]["sacrifices"])
+    # A layer that chooses inside its experts has a cost, too.
+    assert set(rows["pairs"]["router_us"]) == {"8", "64", "256"}
+    for row in rows.values():
+        assert all(us["least"] <= us["median"] + 1e-9 or row["name"] == "pairs" for us in row["router_us"].values())
+    page = (place / "docs" / "leaderboard.md").read_text()
+    assert "- unfit (it flies)" in page and "\n- own: " in page and " %) |" in page
+    # What would be another task, or says nothing, is refused with its place.
+    for keys, words in (("[leaderboard.train]\nsteps = 3\n", "may differ from the table's own task"),
+                        ("[leaderboard]\nabsent = 3\n", "must be the reason in words"),
+                        ("[leaderboard.model.moe]\nd_exprt = 3\n", "d_exprt")):
+        (folder / "own.toml").write_text(own + "\n" + keys)
+        done = cli("compare", "--room", "route", "--store", "docs", "--threads", 1, cwd=place, check=2)
+        assert words in done.stderr and "own.toml" in done.stderr
+
+
 def test_report_on_layers(place):  # noqa: F811
     folder = place / "recipes" / "layer"
     folder.mkdir(parents=True)
@@ -252,6 +287,21 @@ def test_speed_latency_and_memory_are_measured_when_judged(place):  # noqa: F811
     assert all(e["measured"]["machine"].endswith("1 threads") for e in judged.values())
     page = (place / "store" / "README.md").read_text()
     assert "measured when it was judged" in page and page.count("| small |") == 3
+
+
+def test_evidence_of_an_auxiliary_term_over_the_whole_training(place):  # noqa: F811
+    path = write_recipe(place, router="top_k", steps=20, name="even")
+    head = 'paper = 106\ntitle = "x"\nclaim = "y"\nseeds = [1]\n'
+    names = ["aux:balance_loss:all", "aux:balance_loss", "loss"]
+    path.write_text(head + path.read_text() +
+                    "".join(f'\n[[expect]]\nmeasure = "{m}"\nrelation = "at_most"\nvalue = 99\n' for m in names))
+    cli("evidence", path, "--threads", 1, "--store", "store", cwd=place, check=0)
+    judged = {e["measure"]: e["ours"][0] for e in json.loads((place / "store" / "even.json").read_text())["expectations"]}
+    metrics = next((place / "runs").glob("even-*")) / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    terms = [r["aux"]["balance_loss"] for r in rows if r["kind"] == "train"]
+    assert len(terms) > 1 and abs(judged["aux:balance_loss:all"] - sum(terms) / len(terms)) < 1e-12
+    assert judged["loss"] == [r["loss"] for r in rows if r["kind"] == "valid"][-1]
 
 
 def as_other_code(place, commit, code=None):  # noqa: F811

@@ -14,6 +14,7 @@
 //
 // N tokens, E experts, K choices.
 #include <algorithm>
+#include <map>
 
 #include "tests/support/alf_lb.h"
 
@@ -47,6 +48,121 @@ TEST_CASE_FIXTURE(OneThread,
   const auto out = check_balancing(leaning_scores(3, N, E), 1, 2e-4, 2500);
   CHECK(out.largest_change <= E - 1);
   CHECK(out.late_deviation <= static_cast<double>(E - 1));
+}
+
+namespace {
+
+// One pass of training after another on the same scores: what the balancer says of each, and the bias that it ends
+// with.
+struct Followed {
+  std::vector<std::map<std::string, double>> said;
+  Tensor bias_E;
+};
+Followed follow(const Named& named, const Tensor& score_NE, int64_t k, int64_t passes) {
+  using namespace route;
+  const auto N = score_NE.size(0), E = score_NE.size(1);
+  const StageInputs inputs{.d_model = 1, .n_experts = E, .options = at::kDouble};
+  const Named top_k{.name = "top_k", .fields = table({{"k", k}})};
+  const auto selector = find(selectors(), top_k, "selector").make(top_k, inputs);
+  const auto balancer = find(balancers(), named, "balancer").make(named, inputs);
+  Scores scores;
+  scores.score_NE = scores.logit_NE = score_NE, scores.kind = ScoreKind::sigmoid;
+  Context context;
+  context.phase = Phase::train;
+  Followed out;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    context.random = Random(static_cast<uint64_t>(pass));
+    const auto decision = Decision::make(selector->select(scores, balancer->bias_E(), context), N, E);
+    auto& said = out.said.emplace_back();
+    for (const auto& term : balancer->loss(scores, decision, context)) {
+      CHECK(term.value.item<double>() == 0);
+      said[term.name] = term.raw;
+    }
+    balancer->observe(decision, context);
+    balancer->step();
+  }
+  out.bias_E = balancer->bias_E();
+  return out;
+}
+
+Named primal_dual(std::initializer_list<std::pair<std::string, Value>> fields) {
+  return {.name = "primal_dual_bias", .fields = table(fields)};
+}
+
+}  // namespace
+
+TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: by sign and at a constant rate it is the bias of loss-free balancing") {
+  const auto score_NE = leaning_scores(5, 48, 4);
+  const auto ours = follow(primal_dual({{"rate", 0.003}}), score_NE, 2, 40);
+  const auto other = follow({.name = "loss_free_bias", .fields = table({{"rate", 0.003}})}, score_NE, 2, 40);
+  CHECK(same_bits(ours.bias_E, other.bias_E));
+  CHECK(ours.bias_E.abs().max().item<double>() > 0.01);
+  CHECK(ours.said.back().empty());  // it checks nothing unless told to
+}
+
+TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: by load it moves by the rate for each even load, divided by the step") {
+  // All four tokens like expert 0 best, two of them expert 1 next to it: loads 4, 2, 2 of an even 8/3.
+  const auto score_NE = at::tensor({.9, .5, .1, .9, .5, .1, .9, .1, .5, .9, .1, .5}, at::kDouble).view({4, 3});
+  const auto one = follow(primal_dual({{"rate", 0.01}, {"move", "load"}, {"decay", "harmonic"}}), score_NE, 2, 1);
+  CHECK(difference(one.bias_E, at::tensor({-.005, .0025, .0025}, at::kDouble)) < 1e-12);
+  const auto two = follow(primal_dual({{"rate", 0.01}, {"move", "load"}, {"decay", "harmonic"}}), score_NE, 2, 2);
+  CHECK(difference(two.bias_E, one.bias_E * 1.5) < 1e-12);
+}
+
+TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: what it says of (i) to (iii) holds and can fail") {
+  const auto score_NE = leaning_scores(7, 60, 6);
+  for (const auto* move : {"sign", "load"}) {
+    CAPTURE(move);
+    const auto out = follow(primal_dual({{"rate", 2e-3}, {"move", move}, {"check_every", 1}, {"settle_every", 40}}),
+                            score_NE, 2, 80);
+    double fell = 0;
+    for (const auto& said : out.said) {
+      fell += said.at("lagrangian_fell") / 80;
+      CHECK(said.at("lagrangian_error") < 1e-12);
+      CHECK(said.at("fall_broken") == 0);
+      CHECK(said.at("preference_broken") == 0);
+      CHECK(said.at("deviation_broken") == 0);
+    }
+    CHECK(fell > 0.9);
+    CHECK(out.said[0].count("settled_broken") == 0);
+    CHECK(out.said[39].at("settled_broken") == 0);
+    CHECK(out.said[79].at("settled_deviation") < 0.5);
+  }
+  // A step that is far too long throws all tokens from one side to the other: the Lagrangian rises again and again.
+  const auto wild = follow(primal_dual({{"rate", 2.0}, {"check_every", 1}, {"settle_every", 4}}), score_NE, 2, 20);
+  double fell = 0;
+  for (const auto& said : wild.said) fell += said.at("lagrangian_fell") / 20;
+  CHECK(fell < 0.9);
+  CHECK(wild.said[19].at("settled_deviation") > 0.5);
+}
+
+TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: (iv) its regret grows like a logarithm with a falling rate only") {
+  const auto score_NE = leaning_scores(9, 400, 4);
+  const auto growth = [&](const Named& named) { return follow(named, score_NE, 2, 1).said[0].at("regret_growth"); };
+  const auto falling =
+      growth(primal_dual({{"rate", 0.5}, {"move", "load"}, {"decay", "harmonic"}, {"regret_every", 1}}));
+  const auto constant = growth(primal_dual({{"rate", 0.02}, {"regret_every", 1}}));
+  MESSAGE("growth of the regret: " << falling << " with a falling rate, " << constant << " with a constant one");
+  CHECK(falling < 2);
+  CHECK(constant > 3);
+}
+
+TEST_CASE("primal_dual_bias: selectors of which nothing is proved are refused when a check is due") {
+  const auto told = [](const Value& selector) {
+    const Named named{
+        .name = "stages",
+        .fields = table({{"scorer", table({{"name", "linear"}, {"activation", "sigmoid"}})},
+                         {"selector", selector},
+                         {"balancers", List{table({{"name", "primal_dual_bias"}, {"check_every", 1}})}}})};
+    const auto router = find(route::routers(), named, "router")
+                            .make(named, {.d_model = 8, .n_experts = 8, .random = Random(1), .options = at::kFloat});
+    route::Context context;
+    context.phase = route::Phase::train;
+    return complaint([&] { router->route(numbers(Random(2), {64, 8}), context); });
+  };
+  CHECK(told(table({{"name", "top_k"}, {"k", 2}})).empty());
+  CHECK(told(table({{"name", "grouped_top_k"}, {"k", 2}, {"groups", 4}, {"top_groups", 1}}))
+            .starts_with("primal_dual_bias: what is proved is about selectors that take a token's best experts"));
 }
 
 TEST_CASE("alf_lb: (iv) the expected regret grows like the logarithm of the number of steps") {
