@@ -120,7 +120,7 @@ int compare_room(const Arguments& arguments) {
   const auto kind = arguments.text("room") == "layer" ? Board::layer : Board::route;
   auto recipes = recipes_of_room(arguments.text("recipes"), arguments.text("room"), kind, reference);
   for (const auto& path : arguments.all("also")) recipes.push_back(read_recipe(path));
-  for (const auto& recipe : recipes) require_buildable(recipe);
+  for (const auto& recipe : recipes) require_buildable(recipe, setting);
   std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
   const auto board =

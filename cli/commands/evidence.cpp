@@ -76,7 +76,7 @@ int run_evidence(const Arguments& arguments) {
   for (const auto& path : arguments.positionals("RECIPE")) recipes.push_back(read_recipe(path, arguments.all("set")));
   for (const auto& recipe : recipes) {
     require(!recipe.expectations.empty(), recipe.path, ": has no [[expect]], so there is nothing to judge");
-    require_buildable(recipe);
+    require_buildable(recipe, setting);
   }
   auto json = Json::array();
   bool any_failed = false;
@@ -84,7 +84,12 @@ int run_evidence(const Arguments& arguments) {
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
   for (const auto& recipe : recipes) {
     const auto hash = recipe_hash(recipe);
-    if (arguments.given("store") && !arguments.flag("again") && !code.empty()) {
+    const auto follows_from_recipe = [](const RunConfig& run) {
+      return run.train.init_from.empty() || run.train.init_from.ends_with(".toml") || !run.train.init_weights.empty();
+    };
+    // What stands behind the name of another run may have changed.
+    const bool is_known = follows_from_recipe(recipe.run) && (!recipe.has_baseline || follows_from_recipe(recipe.baseline));
+    if (arguments.given("store") && !arguments.flag("again") && !code.empty() && is_known) {
       const auto stored = io::Path(arguments.text("store")) / (recipe.name + ".json");
       if (io::real_file_system().exists(stored)) {
         const auto before = io::parse_json(io::read_text(io::real_file_system(), stored), stored.string());

@@ -108,6 +108,12 @@ int run_plan(const Arguments& arguments) {
                                    : "keys and values kept for generation, in float32"});
   rows.row({"tokens", count_text(static_cast<double>(plan.tokens)),
             text(recipe.run.train.steps, " steps of ", plan.tokens / recipe.run.train.steps)});
+  if (!plan.start.empty())
+    rows.row({"starts from", std::filesystem::path(recipe.run.train.init_from).filename().string(),
+              join(plan.start, "; ")});
+  if (plan.source_tokens)
+    rows.row({"trained first", count_text(static_cast<double>(*plan.source_tokens)),
+              "tokens of the recipe that it starts from"});
   rows.row({"memory", bytes_text(plan.memory_bytes),
             text(plan.memory_available
                      ? text(bytes_text(*plan.memory_available), setting.device.is_cpu() ? " free" : " on the device")
@@ -134,6 +140,8 @@ int run_plan(const Arguments& arguments) {
                {"disk_bytes", plan.disk_bytes},
                {"fits", plan.refusals.empty()},
                {"refusals", plan.refusals}};
+  if (!plan.start.empty()) json["start"] = plan.start;
+  if (plan.source_tokens) json["source_tokens"] = *plan.source_tokens;
   if (plan.tokens_per_second) json["tokens_per_second"] = *plan.tokens_per_second, json["seconds"] = *plan.seconds;
   if (!plan.refusals.empty()) refuse_if_too_large(plan);
   out.line(plan.memory_available ? "it fits" : text("it fits, if the memory of ", setting.device, " suffices"));

@@ -17,6 +17,10 @@ constexpr Option kTrainOptions[] = {
      .kind = ValueKind::integer,
      .help = "the recipe's seed, replaced",
      .environment = "COLLEGIUM_SEED"},
+    {.name = "init-from",
+     .value = "SOURCE",
+     .help = "start from the weights of this run, checkpoint folder or recipe (sets train.init_from)",
+     .complete = Complete::runs},
     {.name = "name", .value = "NAME", .help = "how the run is called; the recipe's name when left out"},
     {.name = "resume", .help = "go on with the newest unfinished run of this recipe"},
     {.name = "run", .value = "ID", .help = "with --resume: go on with this run", .complete = Complete::runs},
@@ -58,7 +62,7 @@ std::string quoted(const std::string& word) {
 std::string going_on(const Arguments& arguments, const io::Run& run) {
   auto out = text("collegium train ", quoted(arguments.positional("RECIPE")));
   for (const auto& set : arguments.all("set")) out += " --set " + quoted(set);
-  for (const auto* option : {"runs", "device", "threads"})
+  for (const auto* option : {"init-from", "runs", "device", "threads"})
     if (arguments.given(option)) out += text(" --", option, " ", quoted(arguments.text(option)));
   return text(out, " --resume --run ", run.id);
 }
@@ -79,6 +83,8 @@ int finish(const Arguments& arguments, const RunOutcome& outcome, const RunSetti
     throw Error(ErrorKind::interrupted, text(outcome.run.id, ": interrupted at step ", r.step, ", checkpoint written"),
                 text("go on with: ", going_on(arguments, outcome.run)));
   }
+  for (const auto& line : outcome.start) out.line(line);
+  if (!outcome.start.empty()) json["start"] = outcome.start;
   if (!arguments.flag("no-report")) {
     auto opened = open_run(outcome.folder, setting.device);
     write_sample(opened, setting.device);
@@ -97,6 +103,9 @@ int run_train(const Arguments& arguments) {
   apply_threads(arguments);
   auto sets = arguments.all("set");
   if (arguments.given("seed")) sets.push_back(text("seed=", arguments.integer("seed")));
+  // As a TOML string: a run's id may look like a number.
+  if (arguments.given("init-from"))
+    sets.push_back(text("train.init_from=", to_toml(Value(arguments.text("init-from")))));
   const auto recipe = read_recipe(arguments.positional("RECIPE"), sets);
   if (arguments.flag("print-config")) {
     const auto table = resolved(recipe.run);

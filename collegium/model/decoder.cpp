@@ -166,6 +166,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                            .sequence_N = at::arange(B, token_BT.options()).repeat_interleave(T),
                            .n_sequences = B,
                            .record = context.record,
+                           .routing_noise = context.routing_noise,
                            .explain = context.explain};
     layer::AttentionContext reading{.B = B, .T = T, .past = past};
     if (context.mask_BT.defined() && has_gaps(context.mask_BT)) {

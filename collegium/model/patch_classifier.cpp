@@ -72,6 +72,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
         .sequence_N = at::arange(B, at::TensorOptions().dtype(at::kLong).device(x_ND.device())).repeat_interleave(P),
         .n_sequences = B,
         .record = context.record,
+        .routing_noise = context.routing_noise,
         .explain = context.explain,
         .random = context.random.at("layer")};
     auto done = forward_named(*layer_, x_ND, routing);

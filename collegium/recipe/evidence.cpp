@@ -10,6 +10,7 @@
 #include "collegium/recipe/in_turn.h"
 #include "collegium/recipe/machine.h"
 #include "collegium/recipe/measures.h"
+#include "collegium/recipe/reuse.h"
 #include "collegium/recipe/toml.h"
 
 namespace collegium {
@@ -29,52 +30,6 @@ std::string with_spread(const nlohmann::json& values) {
   out << std::setprecision(5) << mean_of(list);
   if (list.size() > 1) out << " (" << *low << " to " << *high << ")";
   return out.str();
-}
-
-bool is_of_this_code(const io::Run& run, const RunSetting& setting) {
-  if (setting.code.empty()) return run.git_commit == setting.git_commit;
-  const auto path = io::Path(run.folder) / "env.json";
-  auto& fs = io::real_file_system();
-  return fs.exists(path) && io::parse_json(io::read_text(fs, path), path.string()).value("code", "") == setting.code;
-}
-
-// Whether a stored configuration is `wanted`. One of older code lacks the fields that are new since: they count as
-// what they are when nobody sets them, and a configuration that this code cannot read is another one.
-bool is_configuration(const std::string& stored, const std::string& wanted, Reuse reuse) {
-  if (stored == wanted || reuse == Reuse::this_code) return stored == wanted;
-  try {
-    return to_toml(resolved(read_run_config(parse_toml(stored, "config.toml")))) == wanted;
-  } catch (const Error&) {
-    return false;
-  }
-}
-
-// The newest finished run of this configuration and seed; one of this code before others.
-std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& setting, Reuse reuse) {
-  io::RunStore store(setting.runs_root);
-  const auto wanted = to_toml(resolved(config));
-  std::optional<io::Path> other;
-  for (const auto& run : store.list()) {
-    const io::Path folder = run.folder;
-    if (run.status != io::RunStatus::finished || run.seed != config.seed) continue;
-    if (!io::real_file_system().exists(folder / "config.toml")) continue;
-    if (!is_configuration(io::read_text(io::real_file_system(), folder / "config.toml"), wanted, reuse)) continue;
-    if (is_of_this_code(run, setting)) return folder;
-    if (reuse == Reuse::any_code && !other) other = folder;
-  }
-  return other;
-}
-
-io::Path run_or_reuse(RunConfig config, int64_t seed, const std::string& name, const Recipe& recipe,
-                      const RunSetting& setting, Reuse reuse) {
-  config.seed = seed;
-  if (const auto done = finished_run(config, setting, reuse)) return *done;
-  const auto outcome = start_run(config, name, recipe.path, setting);
-  if (outcome.result.reason == train::StopReason::interrupted)
-    throw Error(ErrorKind::interrupted, "evidence: interrupted; what is finished is used again next time");
-  if (outcome.result.reason == train::StopReason::not_finite)
-    fail(ErrorKind::data, "evidence: ", outcome.run.id, ": ", outcome.result.problem);
-  return outcome.folder;
 }
 
 }  // namespace
@@ -117,7 +72,7 @@ Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::
 std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, Reuse reuse) {
   std::vector<io::Path> out;
   for (const auto seed : recipe.seeds)
-    out.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting, reuse));
+    out.push_back(finished_or_trained(recipe.run, seed, recipe.name, recipe.path, setting, reuse));
   return out;
 }
 
@@ -148,10 +103,11 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse 
   const auto start = setting.clock();
   // Ours and the baseline take turns, so that a busy moment of the machine meets both.
   for (const auto seed : recipe.seeds) {
-    out.ours.push_back(run_or_reuse(recipe.run, seed, recipe.name, recipe, setting, reuse));
+    out.ours.push_back(finished_or_trained(recipe.run, seed, recipe.name, recipe.path, setting, reuse));
     if (recipe.has_baseline)
       out.baseline.push_back(
-          run_or_reuse(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe, setting, reuse));
+          finished_or_trained(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe.path, setting,
+                              reuse));
   }
   const std::vector<MeasuredRun> ours(out.ours.begin(), out.ours.end());
   const std::vector<MeasuredRun> baseline(out.baseline.begin(), out.baseline.end());

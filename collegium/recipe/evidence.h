@@ -26,12 +26,6 @@ struct Evidence {
 /// worse on every seed, else not shown at this scale.
 Verdict judge(const Expectation& expectation, const std::vector<double>& ours, const std::vector<double>& baseline);
 
-/// Which finished runs of the same configuration and seed below the runs root count as done.
-enum class Reuse {
-  this_code,  ///< of the very source that runs now (RunSetting::code), or of its commit where that is unknown
-  any_code
-};
-
 /// The finished runs of the recipe's own side, one a seed, trained where they are not there yet.
 std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, Reuse reuse = Reuse::this_code);
 

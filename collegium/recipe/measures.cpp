@@ -20,6 +20,8 @@ constexpr Measure kMeasures[] = {
     {"gap", "held-out minus training loss", "bits per byte", "lower", run},
     {"noisy_bpb", "held-out loss with replaced tokens", "bits per byte", "lower", row},
     {"token_accuracy", "held-out tokens named right", "share", "higher", row},
+    {"routing_noise_bpb", "held-out loss with noise on the routers' logits", "bits per byte", "lower", row},
+    {"routing_noise_rise", "what that noise adds to the held-out loss", "bits per byte", "lower", row},
     {"rare_bpb", "held-out loss on rare tokens", "bits per byte", "lower", row},
     {"agreement", "agreement of two passes", "share of tokens", "higher", row, false},
     {"divergence", "divergence of two passes", "nats", "lower", row, false},

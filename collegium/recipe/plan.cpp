@@ -10,6 +10,8 @@
 #include "collegium/base/bytes.h"
 #include "collegium/io/env.h"
 #include "collegium/kernels/cuda_driver.h"
+#include "collegium/recipe/reuse.h"
+#include "collegium/recipe/starting_point.h"
 #include "collegium/recipe/step_timer.h"
 #include "collegium/recipe/workload.h"
 
@@ -33,6 +35,23 @@ double measured_speed(const RunConfig& config, const RunSetting& setting, double
 // The larger of the batches that are tried where there may be too little memory for the whole.
 int64_t tried_batch(int64_t batch) {
   return batch < 4 ? batch : 2 * (batch / 4);
+}
+
+int64_t tokens_of(const RunConfig& config) {
+  const auto& t = config.train;
+  return t.steps * t.batch_size * t.accumulation * task_of(config)->sequence_length(config);
+}
+
+// Of the sources that are still to be trained.
+int64_t tokens_before(const RunConfig& config, const RunSetting& setting) {
+  if (!starts_from_recipe(config.train)) return 0;
+  auto source = source_recipe(config).run;
+  const auto before = tokens_before(source, setting);
+  // Whose own source is not trained yet cannot be there.
+  if (before > 0) return before + tokens_of(source);
+  if (!source.train.init_from.empty())
+    source.train.init_weights = find_starting_point(source, setting, Reuse::this_code).weights;
+  return finished_run(source, setting, Reuse::this_code) ? 0 : tokens_of(source);
 }
 
 std::optional<double> peak_of(RunConfig config, int64_t sequences, const RunSetting& setting) {
@@ -91,6 +110,10 @@ Plan make_plan_within(std::optional<double> memory, const RunConfig& config, con
   const auto length = task->sequence_length(config);
   const auto data = task->imagine(config);
   plan.facts = data->build_model(at::kMeta)->facts(length);
+  if (!t.init_from.empty()) {
+    plan.start = plan_start(config, setting).lines();
+    if (const auto tokens = tokens_before(config, setting); tokens > 0) plan.source_tokens = tokens;
+  }
   const auto& f = plan.facts;
   plan.train_flops_per_token = 3 * f.flops_per_token;
   const auto per_step = t.batch_size * t.accumulation * length;
@@ -136,8 +159,11 @@ void refuse_if_too_large(const Plan& plan) {
               "what each costs");
 }
 
-void require_buildable(const Recipe& recipe) {
-  const auto build = [](const RunConfig& run) { task_of(run)->imagine(run)->build_model(at::kMeta); };
+void require_buildable(const Recipe& recipe, const RunSetting& setting) {
+  const auto build = [&](const RunConfig& run) {
+    task_of(run)->imagine(run)->build_model(at::kMeta);
+    if (!run.train.init_from.empty()) plan_start(run, setting);
+  };
   in_recipe(recipe.path, [&] { build(recipe.run); });
   if (recipe.has_baseline)
     in_recipe(text(recipe.path, ": baseline ", recipe.baseline_name), [&] { build(recipe.baseline); });

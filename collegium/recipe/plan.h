@@ -17,6 +17,8 @@ struct Plan {
   int64_t tokens = 0;
   std::optional<double> tokens_per_second;  ///< measured on this machine; absent when it does not fit or was not asked
   std::optional<double> seconds;
+  std::vector<std::string> start;           ///< what would be taken of the weights that it starts from, for people
+  std::optional<int64_t> source_tokens;     ///< of a recipe that has to be trained first
   std::vector<std::string> refusals;  ///< why it would not work; empty = it fits
 };
 
@@ -50,7 +52,7 @@ auto in_recipe(const std::string& path, const Make& make) {
 }
 
 /// Builds the models of both sides without memory or data: parts that do not fit together are a usage Error with the
-/// recipe's path (and the baseline's name), long before they would be trained.
-void require_buildable(const Recipe& recipe);
+/// recipe's path (and the baseline's name), long before they would be trained; so is a source whose weights do not fit.
+void require_buildable(const Recipe& recipe, const RunSetting& setting);
 
 }  // namespace collegium

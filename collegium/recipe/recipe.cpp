@@ -98,8 +98,41 @@ void refuse_unread(const RunConfig& run) {
   }
 }
 
+// A recipe that init_from names stands where the file that says so would find it, as a base does.
+void anchor_source(Table& root) {
+  auto* section = root.find("train");
+  auto* train = section ? std::get_if<Table>(&section->data) : nullptr;
+  auto* value = train ? train->find("init_from") : nullptr;
+  auto* from = value ? std::get_if<std::string>(&value->data) : nullptr;
+  if (!from || !from->ends_with(".toml") || !value->origin.file) return;
+  *from = (std::filesystem::path(*value->origin.file).parent_path() / *from).lexically_normal().string();
+}
+
+void check_start(const TrainSection& train) {
+  const auto needs_source = [&](bool is_set, std::string_view key) {
+    require(!is_set || !train.init_from.empty(), "train.", key, ": says what to do with the weights of ",
+            "train.init_from, which names none");
+  };
+  needs_source(!train.init_weights.empty(), "init_weights");
+  needs_source(!train.init_rows.empty(), "init_rows");
+  needs_source(!train.init_fresh.empty(), "init_fresh");
+}
+
+// What a recipe's sides start from, where that is a recipe, with what those start from in turn.
+std::string written_sources(const Recipe& recipe, int depth = 0) {
+  constexpr int kDeepest = 16;  // a circle is refused where it is followed; here it must only end
+  std::string out;
+  for (const auto* run : {&recipe.run, recipe.has_baseline ? &recipe.baseline : nullptr}) {
+    if (!run || !run->train.init_from.ends_with(".toml") || depth == kDeepest) continue;
+    const auto source = read_recipe(run->train.init_from);
+    out += text("source\n", source.written, written_sources(source, depth + 1));
+  }
+  return out;
+}
+
 RunConfig checked(RunConfig run) {
   resolved(run);  // throws where a component's name or field is wrong
+  check_start(run.train);
   refuse_unread(run);
   return run;
 }
@@ -169,6 +202,9 @@ void Expectation::visit(Fields& field) {
 
 Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::string>& sets) {
   auto root = take_base(read_toml(path), path);
+  anchor_source(root);
+  if (auto* baseline = root.find("baseline"))
+    if (auto* keys = std::get_if<Table>(&baseline->data)) anchor_source(*keys);
   for (const auto& assignment : sets) apply_set(root, assignment);
   Recipe out;
   out.name = path.stem().string(), out.path = path.string();
@@ -200,6 +236,10 @@ Table resolved(const RunConfig& run) {
   for (const auto path : unread_parts(run)) erase_path(out, path);
   // The task that every recipe had before there were others goes without saying.
   if (run.task == RunConfig{}.task) erase_path(out, "task");
+  // And so do new weights.
+  if (run.train.init_from.empty())
+    for (const auto* path : {"train.init_from", "train.init_weights", "train.init_rows", "train.init_fresh"})
+      erase_path(out, path);
   return out;
 }
 
@@ -215,6 +255,7 @@ std::string recipe_hash(const Recipe& recipe) {
   auto all = recipe.written;
   for (const auto seed : recipe.seeds) all += text("seed ", seed, "\n");
   for (const auto& e : recipe.expectations) all += to_toml(write_config(e));
+  all += written_sources(recipe);
   return io::sha256_hex(std::string_view(all)).substr(0, 16);
 }
 

@@ -12,6 +12,7 @@
 #include "collegium/io/sha256.h"
 #include "collegium/recipe/machine.h"
 #include "collegium/recipe/measures.h"
+#include "collegium/recipe/starting_point.h"
 #include "collegium/recipe/toml.h"
 #include "collegium/recipe/workload.h"
 
@@ -20,8 +21,20 @@ namespace {
 
 constexpr int kRunFormat = 1;
 
-std::string seedless_hash(Table config) {
+Table without_seed(Table config) {
   std::erase_if(config.items, [](const Item& item) { return item.key == "seed"; });
+  return config;
+}
+
+// What runs of one configuration share over their seeds: those that start from a recipe start from that recipe's run of
+// their seed, so its weights follow from the seed.
+Table shared_over_seeds(Table config) {
+  const auto* from = find_path(config, "train.init_from");
+  if (from && std::get<std::string>(from->data).ends_with(".toml")) set_path(config, "train.init_weights", "");
+  return without_seed(std::move(config));
+}
+
+std::string short_hash(const Table& config) {
   const auto toml = to_toml(config);
   return io::sha256_hex(io::as_bytes(toml)).substr(0, 16);
 }
@@ -34,16 +47,37 @@ nlohmann::json read_json(const io::Path& path) {
   return io::parse_json(io::read_text(io::real_file_system(), path), path.string());
 }
 
+// "weights of ID after step N: 40 tensors taken; new: ..."
+std::vector<std::string> start_lines(const StartingPoint& from, const WeightMatch& match) {
+  auto lines = match.lines();
+  lines.insert(lines.begin(), text("starts from the weights of step ", from.step, " of ",
+                                   (from.run.empty() ? from.checkpoint : from.run.filename()).string()));
+  return lines;
+}
+
+// `from`: where a run that begins (again) starts; nullptr for new weights.
 RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& config, const Workload& data,
-                     bool is_resumed, const RunSetting& setting) {
+                     bool is_resumed, const RunSetting& setting, const StartingPoint* from) {
   auto& fs = io::real_file_system();
   io::RunStore store(setting.runs_root);
   const auto model = data.build_model(setting.device);
+  std::vector<std::string> start;
+  if (from) {
+    require_same_words(*from, data);
+    const auto match = take_weights(parameters_of(*model), *from, config.train);
+    start = start_lines(*from, match);
+    auto record = match.json();
+    record["from"] = config.train.init_from, record["run"] = from->run.filename().string(), record["step"] = from->step;
+    record["weights"] = from->weights;
+    write_json(folder / "init.json", record);
+    if (setting.progress)
+      for (const auto& line : start) setting.progress->note(line);
+  }
   const auto task = data.learn(*model, setting.device);
   train::Trainer trainer(config.train, *task);
 
   io::JsonLines metrics(fs, folder / "metrics.jsonl"), timing(fs, folder / "timing.jsonl");
-  RunOutcome out{.run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes()};
+  RunOutcome out{.run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes(), .start = std::move(start)};
   if (is_resumed) {
     if (io::list_checkpoints(fs, folder / "checkpoints").empty()) {
       metrics.truncate_to(0), timing.truncate_to(0);  // killed before its first checkpoint: begin again
@@ -71,6 +105,7 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
       .metrics = &metrics,
       .timing = &timing,
       .progress = setting.progress,
+      .title = text("training ", out.run.name, ", seed ", config.seed),
       .is_interrupted = setting.is_interrupted,
       .clock = setting.clock,
       .meta = {{"format", kRunFormat}, {"data_key", data.key()}, {"config", to_toml(resolved(config))}}};
@@ -90,6 +125,8 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
     store.upsert(out.run);
   };
   try {
+    // From here on the run needs its source no more.
+    if (from) trainer.save(sinks);
     out.result = trainer.run(sinks);
     if (out.result.reason == train::StopReason::finished) {
       if (const auto answers = data.answers(*model, setting.device); !answers.is_null())
@@ -183,19 +220,27 @@ nlohmann::json run_facts(const io::Path& folder) {
   return {{"run", out}, {"layer_names", names}, {"n_experts", facts.n_experts}};
 }
 
-RunOutcome start_run(const RunConfig& config, const std::string& name, const std::string& recipe_path,
-                     const RunSetting& setting) {
+RunOutcome start_run(const RunConfig& asked, const std::string& name, const std::string& recipe_path,
+                     const RunSetting& setting, Reuse sources) {
   auto& fs = io::real_file_system();
-  const auto table = resolved(config);
+  auto config = asked;
   // What would fail later fails before there is a folder.
   const auto data = task_of(config)->prepare(config, setting);
-  data->build_model(at::kMeta);
+  const auto shapes = data->build_model(at::kMeta);
+  std::optional<StartingPoint> from;
+  if (!config.train.init_from.empty()) {
+    plan_start(config, setting);
+    from = find_starting_point(config, setting, sources);
+    config.train.init_weights = from->weights;
+    require_same_words(*from, *data);
+  }
+  const auto table = resolved(config);
 
   io::Run run{.name = name,
               .recipe_path = recipe_path,
               .seed = config.seed,
               .git_commit = setting.git_commit,
-              .config_hash = seedless_hash(table),
+              .config_hash = short_hash(without_seed(table)),
               .created_at = setting.now()};
   // 2026-01-31T12:00:00Z -> 20260131-120000; a number is added until the folder is new.
   auto stamp = run.created_at;
@@ -215,18 +260,28 @@ RunOutcome start_run(const RunConfig& config, const std::string& name, const std
   write_json(folder / "data.json", data->record());
   data->save(folder);
   if (setting.progress) setting.progress->note(text("run ", run.id));
-  return carry_out(std::move(run), folder, config, *data, false, setting);
+  return carry_out(std::move(run), folder, config, *data, false, setting, from ? &*from : nullptr);
 }
 
-RunOutcome resume_run(const io::Run& run, const RunConfig& config, bool allow_drift, const RunSetting& setting) {
+RunOutcome resume_run(const io::Run& run, const RunConfig& asked, bool allow_drift, const RunSetting& setting) {
   const io::Path folder = run.folder;
-  const auto drift = differences(read_config_table(folder), resolved(config));
+  const auto stored = read_config_table(folder);
+  auto config = asked;
+  // The weights that it started from are the run's own; a recipe need not say them.
+  if (const auto* weights = find_path(stored, "train.init_weights"); weights && config.train.init_weights.empty() &&
+                                                                      !config.train.init_from.empty())
+    config.train.init_weights = std::get<std::string>(weights->data);
+  const auto drift = differences(stored, resolved(config));
   if (!drift.empty() && !allow_drift)
     throw Error(ErrorKind::refused,
                 text("resume ", run.id, ": the configuration changed:\n    ", join(drift, "\n    ")),
                 "undo the change, start a new run, or accept it with --allow-drift");
   const auto data = task_of(config)->prepare(config, setting);
-  return carry_out(run, folder, config, *data, true, setting);
+  std::optional<StartingPoint> from;
+  if (!config.train.init_from.empty() &&
+      io::list_checkpoints(io::real_file_system(), folder / "checkpoints").empty())
+    from = find_starting_point(config, setting, Reuse::any_code);
+  return carry_out(run, folder, config, *data, true, setting, from ? &*from : nullptr);
 }
 
 io::Run find_unfinished(io::RunStore& store, const std::string& recipe_path) {
@@ -321,6 +376,13 @@ nlohmann::json report_data(const io::Path& folder) {
   out["environment"] = read_json(folder / "env.json");
   out["data"] = read_json(folder / "data.json");
   out["notes"] = out["data"].value("notes", nlohmann::json::array());
+  if (const auto init = read_if_there(folder / "init.json"); !init.empty()) {
+    const auto run = init.at("run").get<std::string>();
+    out["notes"].push_back(text("started from the weights of step ", init.at("step").get<int64_t>(), " of ",
+                                run.empty() ? init.at("from").get<std::string>() : run, ": ", init.at("taken").size(),
+                                " tensors taken, ", init.at("rows").size(), " in part, ", init.at("new").size(), " new, ",
+                                init.at("left_over").size(), " left over"));
+  }
   if (io::real_file_system().exists(folder / "sample.json")) out["sample"] = read_json(folder / "sample.json");
   return out;
 }
@@ -347,9 +409,10 @@ nlohmann::json compare_data(const std::vector<io::Path>& folders, const std::vec
       left_out.push_back(folder.filename().string());
       continue;
     }
-    const auto hash = seedless_hash(config);
+    const auto shared = shared_over_seeds(config);
+    const auto hash = short_hash(shared);
     auto found = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.hash == hash; });
-    if (found == groups.end()) found = groups.insert(groups.end(), {hash, config, {}});
+    if (found == groups.end()) found = groups.insert(groups.end(), {hash, shared, {}});
     found->folders.push_back(folder);
   }
   require(names.empty() || names.size() == groups.size(), "compare: ", names.size(), " names for ", groups.size(),

@@ -2,6 +2,7 @@
 //
 //   <runs root>/runs.sqlite            the list of all runs
 //   <runs root>/<id>/config.toml       the configuration, every value written out
+//                    init.json         what it took of the weights that it started from (train.init_from)
 //                    env.json          versions, processor, memory, device
 //                    data.json         sources with hashes, statistics, notes
 //                    tokenizer.json    reads with Hugging Face's `tokenizers` (of text)
@@ -36,19 +37,28 @@ struct RunSetting {
   std::string code;                  ///< names the engine's source; empty = unknown (no repository, or changed files)
 };
 
+/// Which finished runs of the same configuration and seed below the runs root count as done.
+enum class Reuse {
+  this_code,  ///< of the very source that runs now (RunSetting::code), or of its commit where that is unknown
+  any_code
+};
+
 struct RunOutcome {
   io::Run run;
   io::Path folder;
   train::TrainResult result;
   std::vector<std::string> warnings;  ///< damaged checkpoints that were passed over, notes on the data
+  std::vector<std::string> start;     ///< what it took of the weights it started from, for people; empty for new ones
 };
 
-/// Trains in a new folder; `name` stands first in the run's id.
+/// Trains in a new folder; `name` stands first in the run's id. Where config.train.init_from names a recipe, that is
+/// trained before, unless a finished run of it is there that counts for `sources`.
 RunOutcome start_run(const RunConfig& config, const std::string& name, const std::string& recipe_path,
-                     const RunSetting& setting);
+                     const RunSetting& setting, Reuse sources = Reuse::this_code);
 
 /// Goes on with the run in `folder` from its newest good checkpoint. Refused (with the differences) when `config` is
-/// not the run's own, unless `allow_drift`.
+/// not the run's own, unless `allow_drift`. The weights that the run started from are in its checkpoints: their source
+/// is read again only where the run was killed before its first.
 RunOutcome resume_run(const io::Run& run, const RunConfig& config, bool allow_drift, const RunSetting& setting);
 
 /// The newest run of this recipe that is not finished; a usage Error when there is none.

@@ -38,6 +38,8 @@ class Workload {
   virtual nlohmann::json record() const = 0;
   /// What a reader of results should know.
   virtual std::vector<std::string> notes() const { return {}; }
+  /// What its tokens mean, as a tokenizer.json; empty where data are not tokens of text.
+  virtual std::string words() const { return {}; }
   /// What else of the data a stored run needs, written into its folder.
   virtual void save(const io::Path&) const {}
 };

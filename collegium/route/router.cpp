@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "collegium/route/score_function.h"
+
 namespace collegium::route {
 namespace {
 
@@ -160,6 +162,7 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   out.scores = s.scorer->score(x_ND, context);
   out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_ + n_null_;
   out.scores.kind = s.scorer->kind();
+  if (context.routing_noise > 0) disturb(out.scores, context.routing_noise, context.random.at("routing noise"));
   out.bias_E = bias_E;
   const auto asked =
       Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);

@@ -44,6 +44,7 @@ LanguageTask::LanguageTask(const TrainConfig& config, model::LanguageModel& mode
     : compute_(compute_type(config.precision)),
       consistency_(config.consistency),
       noise_(config.noise),
+      routing_noise_(config.routing_noise),
       measures_agreement_(config.agreement),
       vocabulary_(model.facts(config.context).vocabulary),
       model_(model),
@@ -88,7 +89,8 @@ Tensor LanguageTask::second_pass(const Tensor& input_BT, const Tensor& target_N,
   return counted_rows(model::token_losses(second_NV, target_N), counts_N, n_counting).mean();
 }
 
-Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double noise, bool with_second_pass) {
+Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double noise, bool with_second_pass,
+                                  double routing_noise) {
   const at::NoGradGuard no_grad;
   Evaluation out;
   RareMeter rare;
@@ -112,7 +114,8 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
                                 .mask_BT = at_device.mask_BT,
                                 .random = random_.at("evaluate").at(static_cast<uint64_t>(i)),
                                 .compute = compute_,
-                                .record = true};
+                                .record = true,
+                                .routing_noise = routing_noise};
     const auto result = model_.forward(at_device.input_BT, context);
     const auto logit_NV = model_.logits(result.hidden_ND);
     const auto loss_N = model::token_losses(logit_NV, at_device.target_N);
@@ -142,6 +145,11 @@ Evaluation LanguageTask::evaluate(const IsInterrupted& is_interrupted, double no
 nlohmann::json LanguageTask::last_measures(const IsInterrupted& is_interrupted) {
   auto out = nlohmann::json::object();
   if (noise_ > 0) out["noisy_bpb"] = bits_per_byte(evaluate(is_interrupted, noise_).meter);
+  if (routing_noise_ > 0) {
+    const auto disturbed = bits_per_byte(evaluate(is_interrupted, 0, false, routing_noise_).meter);
+    out["routing_noise_bpb"] = disturbed;
+    out["routing_noise_rise"] = disturbed - bits_per_byte(evaluate(is_interrupted).meter);
+  }
   if (measures_agreement_) {
     const auto evaluation = evaluate(is_interrupted, 0, /*with_second_pass=*/true);
     for (const auto* key : {"agreement", "divergence"})

@@ -23,8 +23,11 @@ class LanguageTask final : public Task {
   Evaluation evaluate(const IsInterrupted& is_interrupted = {}) override { return evaluate(is_interrupted, 0); }
   /// `noise`: share of the input tokens that are replaced by tokens drawn evenly from the vocabulary; the targets stay.
   /// `with_second_pass`: each batch runs again with other routing noise, to see how far both passes agree.
-  Evaluation evaluate(const IsInterrupted& is_interrupted, double noise, bool with_second_pass = false);
-  /// {"noisy_bpb"} where the configuration has noise; {"agreement", "divergence"} where it asks for them.
+  /// `routing_noise`: of ModelContext.
+  Evaluation evaluate(const IsInterrupted& is_interrupted, double noise, bool with_second_pass = false,
+                      double routing_noise = 0);
+  /// {"noisy_bpb"} where the configuration has noise, {"routing_noise_bpb", "routing_noise_rise"} where it has routing
+  /// noise (the rise is over the same evaluation without), {"agreement", "divergence"} where it asks for them.
   nlohmann::json last_measures(const IsInterrupted& is_interrupted) override;
   std::map<std::string, double> scores(const Meter& meter) const override;
   Headline headline() const override { return {.key = "bpb", .unit = "bits per byte", .speed = "tok/s"}; }
@@ -37,7 +40,7 @@ class LanguageTask final : public Task {
                      const model::ModelContext& context, const Tensor& first_NV, model::ModelOutput& out);
 
   at::ScalarType compute_;
-  double consistency_, noise_;
+  double consistency_, noise_, routing_noise_;
   bool measures_agreement_;
   int64_t vocabulary_;
   model::LanguageModel& model_;

@@ -59,6 +59,10 @@ void TrainConfig::visit(Fields& field) {
         {.help = "share of input tokens replaced at random in a last evaluation, for robustness; 0 = none",
          .min = 0,
          .max = 1});
+  field("routing_noise", routing_noise,
+        {.help = "normal noise on the routers' logits in a last evaluation, for robustness, times the standard deviation "
+                 "of a token's logits; 0 = none",
+         .min = 0});
   field("agreement", agreement,
         {.help = "the last evaluation runs twice with different routing noise and measures how far both agree"});
   field("eval_windows", eval_windows, {.help = "held-out sequences (or images) per evaluation; 0 = all", .min = 0});
@@ -182,6 +186,11 @@ Timed timed_before(io::JsonLines* timing, int64_t step) {
 
 }  // namespace
 
+void Trainer::save(const TrainSinks& sinks) const {
+  if (sinks.metrics) sinks.metrics->flush();
+  io::save_checkpoint(*sinks.fs, sinks.checkpoints, snapshot(sinks), config_.keep);
+}
+
 TrainResult Trainer::run(const TrainSinks& sinks) {
   TrainResult result;
   const auto headline = task_.headline();
@@ -195,9 +204,8 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
   };
   const auto save = [&] {
     if (sinks.checkpoints.empty()) return;
-    if (sinks.metrics) sinks.metrics->flush();
     const auto before = sinks.clock();
-    io::save_checkpoint(*sinks.fs, sinks.checkpoints, snapshot(sinks), config_.keep);
+    this->save(sinks);
     if (sinks.timing) sinks.timing->append({{"step", step_}, {"save_seconds", sinks.clock() - before}});
   };
   const auto evaluate_now = [&] {
@@ -231,7 +239,7 @@ TrainResult Trainer::run(const TrainSinks& sinks) {
   };
   const auto every = [&](int64_t period) { return period > 0 && step_ % period == 0; };
 
-  if (sinks.progress) sinks.progress->start(config_.steps, "steps", "training", step_);
+  if (sinks.progress) sinks.progress->start(config_.steps, "steps", sinks.title, step_);
   if (evaluation_due_) evaluate_now();
   while (step_ < config_.steps) {
     const auto before = sinks.clock();

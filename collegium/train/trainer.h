@@ -23,7 +23,7 @@ struct TrainConfig {
   int64_t steps = 500, batch_size = 16, context = 256, accumulation = 1;
   Named optimizer{.name = "adamw"}, schedule{.name = "cosine"};
   double consistency = 0;
-  double clip = 1.0, noise = 0.15;
+  double clip = 1.0, noise = 0.15, routing_noise = 0;
   bool agreement = false;
   Precision precision = Precision::fp32;
   int64_t eval_every = 100, eval_windows = 0, log_every = 10, save_every = 100, keep = 2;
@@ -37,6 +37,7 @@ struct TrainSinks {
   io::JsonLines* metrics = nullptr;  ///< rows that a resumed run repeats bitwise
   io::JsonLines* timing = nullptr;   ///< seconds and speed, which it cannot
   Progress* progress = nullptr;
+  std::string title = "training";        ///< of the progress: which run this is
   std::function<bool()> is_interrupted;  ///< asked after each step
   Clock clock;
   nlohmann::json meta;  ///< stored in each checkpoint beside the loop's own state
@@ -67,6 +68,9 @@ class Trainer {
   /// that are not all finite are never saved, and a checkpoint of the very weights whose next pass is not finite is
   /// removed (to go on from it would meet that pass again): the one before it is kept.
   TrainResult run(const TrainSinks& sinks);
+
+  /// Commits a checkpoint of where it stands below sinks.checkpoints.
+  void save(const TrainSinks& sinks) const;
 
   int64_t step() const { return step_; }
   /// One optimiser step: the loop's body, for benchmarks and tests. False when the loss or gradient is not finite

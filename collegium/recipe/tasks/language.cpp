@@ -93,6 +93,7 @@ class TextWorkload final : public LanguageWorkload {
                         config_.sample.boards, config_.sample.board_layer, config_.train.context, device);
   }
   std::string key() const override { return data_.key; }
+  std::string words() const override { return data_.tokenizer.to_json(); }
   std::vector<std::string> notes() const override { return data_.notes; }
   void save(const io::Path& folder) const override { data_.tokenizer.save(folder / "tokenizer.json"); }
   nlohmann::json record() const override {
