@@ -593,9 +593,9 @@ std::vector<Column> columns_of(bool is_route) {
 
 constexpr std::string_view kRouteLegend =
     "tokens/s: training steps after training, every router a step in turn, median of the rounds (least and most in "
-    "brackets). router µs/token: one forward routing of 4096 tokens, the least and the median of nine passes; for "
-    "autonomous, cartesian and merged, which choose inside their experts, what the layer takes beyond plain experts of "
-    "the same work that a table assigns. active parameters: in brackets where more than a twentieth from the "
+    "brackets). router µs/token: one forward routing of 4096 tokens, the least and the median of nine passes; of "
+    "layers that choose inside their experts, what the layer takes beyond plain experts of the same work that a table "
+    "assigns. active parameters: in brackets where more than a twentieth from the "
     "reference's. noisy: bits per byte with 15 % of the input tokens replaced. MaxVio: busiest expert over the mean, "
     "less one. in use: experts with more "
     "than a quarter of the even load.\nchanged: tokens whose first expert changed since the evaluation before. "
