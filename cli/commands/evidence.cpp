@@ -88,7 +88,8 @@ int run_evidence(const Arguments& arguments) {
       return run.train.init_from.empty() || run.train.init_from.ends_with(".toml") || !run.train.init_weights.empty();
     };
     // What stands behind the name of another run may have changed.
-    const bool is_known = follows_from_recipe(recipe.run) && (!recipe.has_baseline || follows_from_recipe(recipe.baseline));
+    const bool is_known =
+        follows_from_recipe(recipe.run) && (!recipe.has_baseline || follows_from_recipe(recipe.baseline));
     if (arguments.given("store") && !arguments.flag("again") && !code.empty() && is_known) {
       const auto stored = io::Path(arguments.text("store")) / (recipe.name + ".json");
       if (io::real_file_system().exists(stored)) {

@@ -109,8 +109,8 @@ int run_plan(const Arguments& arguments) {
   rows.row({"tokens", count_text(static_cast<double>(plan.tokens)),
             text(recipe.run.train.steps, " steps of ", plan.tokens / recipe.run.train.steps)});
   if (!plan.start.empty())
-    rows.row({"starts from", std::filesystem::path(recipe.run.train.init_from).filename().string(),
-              join(plan.start, "; ")});
+    rows.row(
+        {"starts from", std::filesystem::path(recipe.run.train.init_from).filename().string(), join(plan.start, "; ")});
   if (plan.source_tokens)
     rows.row({"trained first", count_text(static_cast<double>(*plan.source_tokens)),
               "tokens of the recipe that it starts from"});

@@ -105,9 +105,8 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse 
   for (const auto seed : recipe.seeds) {
     out.ours.push_back(finished_or_trained(recipe.run, seed, recipe.name, recipe.path, setting, reuse));
     if (recipe.has_baseline)
-      out.baseline.push_back(
-          finished_or_trained(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name, recipe.path, setting,
-                              reuse));
+      out.baseline.push_back(finished_or_trained(recipe.baseline, seed, recipe.name + "-" + recipe.baseline_name,
+                                                 recipe.path, setting, reuse));
   }
   const std::vector<MeasuredRun> ours(out.ours.begin(), out.ours.end());
   const std::vector<MeasuredRun> baseline(out.baseline.begin(), out.baseline.end());

@@ -17,9 +17,9 @@ struct Plan {
   int64_t tokens = 0;
   std::optional<double> tokens_per_second;  ///< measured on this machine; absent when it does not fit or was not asked
   std::optional<double> seconds;
-  std::vector<std::string> start;           ///< what would be taken of the weights that it starts from, for people
-  std::optional<int64_t> source_tokens;     ///< of a recipe that has to be trained first
-  std::vector<std::string> refusals;  ///< why it would not work; empty = it fits
+  std::vector<std::string> start;        ///< what would be taken of the weights that it starts from, for people
+  std::optional<int64_t> source_tokens;  ///< of a recipe that has to be trained first
+  std::vector<std::string> refusals;     ///< why it would not work; empty = it fits
 };
 
 /// Bytes that a run on `device` may take: on a CPU what is free now, of a CUDA device all that its driver says it has.

@@ -40,15 +40,17 @@ struct TrainSection : train::TrainConfig {
   std::vector<std::string> init_rows, init_fresh;
   void visit(Fields& field) {
     train::TrainConfig::visit(field);
-    field("init_from", init_from,
-          {.help = "whose weights the run starts from: a run (id, its start, or folder), a checkpoint folder, or a "
-                   "recipe (.toml), which is trained first with the same seed unless that is done; empty = new weights"});
+    field(
+        "init_from", init_from,
+        {.help = "whose weights the run starts from: a run (id, its start, or folder), a checkpoint folder, or a "
+                 "recipe (.toml), which is trained first with the same seed unless that is done; empty = new weights"});
     field("init_weights", init_weights,
           {.help = "SHA-256 of those weights (weights.safetensors), which is then insisted on; written into each run's "
                    "own configuration"});
     field("init_rows", init_rows,
-          {.help = "tensors (names, * for any text) that may have another number of rows there: the first rows are taken, "
-                   "what is more stays new, as for a router that gets null experts"});
+          {.help =
+               "tensors (names, * for any text) that may have another number of rows there: the first rows are taken, "
+               "what is more stays new, as for a router that gets null experts"});
     field("init_fresh", init_fresh, {.help = "tensors (names, * for any text) that stay new whatever is there"});
   }
 };

@@ -55,8 +55,7 @@ std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& 
 io::Path finished_or_trained(RunConfig config, int64_t seed, const std::string& name, const std::string& recipe_path,
                              const RunSetting& setting, Reuse reuse) {
   config.seed = seed;
-  if (!config.train.init_from.empty())
-    config.train.init_weights = find_starting_point(config, setting, reuse).weights;
+  if (!config.train.init_from.empty()) config.train.init_weights = find_starting_point(config, setting, reuse).weights;
   if (const auto done = finished_run(config, setting, reuse)) return *done;
   const auto outcome = start_run(config, name, recipe_path, setting, reuse);
   if (outcome.result.reason == train::StopReason::interrupted)

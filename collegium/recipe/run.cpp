@@ -77,7 +77,8 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
   train::Trainer trainer(config.train, *task);
 
   io::JsonLines metrics(fs, folder / "metrics.jsonl"), timing(fs, folder / "timing.jsonl");
-  RunOutcome out{.run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes(), .start = std::move(start)};
+  RunOutcome out{
+      .run = std::move(run), .folder = folder, .result = {}, .warnings = data.notes(), .start = std::move(start)};
   if (is_resumed) {
     if (io::list_checkpoints(fs, folder / "checkpoints").empty()) {
       metrics.truncate_to(0), timing.truncate_to(0);  // killed before its first checkpoint: begin again
@@ -268,8 +269,8 @@ RunOutcome resume_run(const io::Run& run, const RunConfig& asked, bool allow_dri
   const auto stored = read_config_table(folder);
   auto config = asked;
   // The weights that it started from are the run's own; a recipe need not say them.
-  if (const auto* weights = find_path(stored, "train.init_weights"); weights && config.train.init_weights.empty() &&
-                                                                      !config.train.init_from.empty())
+  if (const auto* weights = find_path(stored, "train.init_weights");
+      weights && config.train.init_weights.empty() && !config.train.init_from.empty())
     config.train.init_weights = std::get<std::string>(weights->data);
   const auto drift = differences(stored, resolved(config));
   if (!drift.empty() && !allow_drift)
@@ -278,8 +279,7 @@ RunOutcome resume_run(const io::Run& run, const RunConfig& asked, bool allow_dri
                 "undo the change, start a new run, or accept it with --allow-drift");
   const auto data = task_of(config)->prepare(config, setting);
   std::optional<StartingPoint> from;
-  if (!config.train.init_from.empty() &&
-      io::list_checkpoints(io::real_file_system(), folder / "checkpoints").empty())
+  if (!config.train.init_from.empty() && io::list_checkpoints(io::real_file_system(), folder / "checkpoints").empty())
     from = find_starting_point(config, setting, Reuse::any_code);
   return carry_out(run, folder, config, *data, true, setting, from ? &*from : nullptr);
 }
@@ -380,8 +380,8 @@ nlohmann::json report_data(const io::Path& folder) {
     const auto run = init.at("run").get<std::string>();
     out["notes"].push_back(text("started from the weights of step ", init.at("step").get<int64_t>(), " of ",
                                 run.empty() ? init.at("from").get<std::string>() : run, ": ", init.at("taken").size(),
-                                " tensors taken, ", init.at("rows").size(), " in part, ", init.at("new").size(), " new, ",
-                                init.at("left_over").size(), " left over"));
+                                " tensors taken, ", init.at("rows").size(), " in part, ", init.at("new").size(),
+                                " new, ", init.at("left_over").size(), " left over"));
   }
   if (io::real_file_system().exists(folder / "sample.json")) out["sample"] = read_json(folder / "sample.json");
   return out;

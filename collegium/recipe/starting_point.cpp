@@ -41,7 +41,16 @@ void require_use(const std::vector<std::string>& patterns, std::string_view key,
   for (const auto& item : model) names.push_back(item.name);
   for (const auto& pattern : patterns) {
     if (std::any_of(names.begin(), names.end(), [&](const auto& n) { return fits(pattern, n); })) continue;
-    const auto near = nearest(pattern, names);
+    // Of "*.router.weight" the end is compared with the ends of names.
+    const auto n_parts = std::count(pattern.begin(), pattern.end(), '.');
+    std::vector<std::string> known;
+    for (const auto& name : names) {
+      auto begin = name.size();
+      for (int64_t i = 0; pattern.starts_with("*.") && i < n_parts && begin != std::string::npos; ++i)
+        begin = begin == 0 ? std::string::npos : name.rfind('.', begin - 1);
+      known.push_back(begin < name.size() ? "*" + name.substr(begin) : name);
+    }
+    const auto near = nearest(pattern, known);
     fail(ErrorKind::usage, "train.", key, ": no tensor of the model fits '", pattern, "'",
          near.empty() ? "" : text("; did you mean '", near, "'?"));
   }
@@ -121,19 +130,18 @@ StartingPoint stored_point(const std::string& from, const RunSetting& setting) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     if (fs.exists(path / "config.toml")) return newest_checkpoint(path, path / "checkpoints");
-    const auto run_of = [&](const io::Path& folder) {
-      return fs.exists(folder / "config.toml") ? folder : io::Path();
-    };
+    const auto run_of = [&](const io::Path& folder) { return fs.exists(folder / "config.toml") ? folder : io::Path(); };
     const auto whole = std::filesystem::absolute(path);
     if (fs.exists(path / kManifest)) return good_checkpoint(run_of(whole.parent_path().parent_path()), path);
     if (!io::list_checkpoints(fs, path).empty()) return newest_checkpoint(run_of(whole.parent_path()), path);
-    throw Error(ErrorKind::usage,
-                text("train.init_from: ", from, " is neither a run (no config.toml) nor a checkpoint (no manifest.json)"),
-                "`collegium runs` lists runs; a checkpoint is a folder like runs/ID/checkpoints/step-00000400");
+    throw Error(
+        ErrorKind::usage,
+        text("train.init_from: ", from, " is neither a run (no config.toml) nor a checkpoint (no manifest.json)"),
+        "`collegium runs` lists runs; a checkpoint is a folder like runs/ID/checkpoints/step-00000400");
   }
   if (!fs.exists(setting.runs_root))
-    throw Error(ErrorKind::usage, text("train.init_from: there is no folder ", from, ", and no runs below ",
-                                       setting.runs_root.string()));
+    throw Error(ErrorKind::usage,
+                text("train.init_from: there is no folder ", from, ", and no runs below ", setting.runs_root.string()));
   try {
     const io::Path folder = io::RunStore(setting.runs_root).find(from).folder;
     return newest_checkpoint(folder, folder / "checkpoints");
@@ -171,8 +179,8 @@ std::vector<std::string> WeightMatch::lines() const {
     const auto first = rows[i];
     for (; i < rows.size() && rows[i].here == first.here && rows[i].there == first.there; ++i)
       alike.push_back(rows[i].name);
-    out.push_back(text("first ", first.taken, " rows taken (", first.there, " there, ", first.here, " here): ",
-                       folded(alike)));
+    out.push_back(
+        text("first ", first.taken, " rows taken (", first.there, " there, ", first.here, " here): ", folded(alike)));
   }
   if (!fresh.empty()) out.push_back(text("new: ", folded(fresh)));
   if (!left_over.empty()) out.push_back(text("left over: ", folded(left_over)));
@@ -227,19 +235,21 @@ WeightMatch match_weights(const std::vector<ParameterRef>& model, const std::vec
     } else if (any_fits(train.init_rows, item.name) && may_take_rows(here, found->shape)) {
       out.rows.push_back({item.name, std::min(here[0], found->shape[0]), here[0], found->shape[0]});
     } else {
-      others.push_back(text("'", item.name, "' is ", at::IntArrayRef(found->shape), " there and ",
-                            at::IntArrayRef(here), " here"));
+      others.push_back(
+          text("'", item.name, "' is ", at::IntArrayRef(found->shape), " there and ", at::IntArrayRef(here), " here"));
       continue;
     }
     used.insert(item.name);
   }
   if (!others.empty())
-    throw Error(ErrorKind::usage, text("train.init_from: ", name, " has tensors of another shape: ", join(others, "; ")),
+    throw Error(ErrorKind::usage,
+                text("train.init_from: ", name, " has tensors of another shape: ", join(others, "; ")),
                 "train.init_rows names those whose first rows are to be taken (shapes may differ in their first number "
                 "only), train.init_fresh those that stay new");
   if (used.empty())
-    fail(ErrorKind::usage, "train.init_from: ", name, " shares no tensor with this model (there: ",
-         source.empty() ? "none" : source.front().name, ", here: ", model.empty() ? "none" : model.front().name, ")");
+    fail(ErrorKind::usage, "train.init_from: ", name,
+         " shares no tensor with this model (there: ", source.empty() ? "none" : source.front().name,
+         ", here: ", model.empty() ? "none" : model.front().name, ")");
   for (const auto& s : source)
     if (!used.contains(s.name)) out.left_over.push_back(s.name);
   return out;
@@ -280,15 +290,17 @@ void require_same_words(const StartingPoint& from, const Workload& data) {
     if (folder.empty() || !fs.exists(path)) continue;
     if (data::Tokenizer::load(path).to_json() == words) return;
     throw Error(ErrorKind::refused,
-                text("train.init_from: ", path.string(), " is another tokenizer than this run's: its tokens mean other "
-                                                         "text"),
+                text("train.init_from: ", path.string(),
+                     " is another tokenizer than this run's: its tokens mean other "
+                     "text"),
                 text("data.tokenizer = \"", path.string(), "\" takes that of the source"));
   }
   const auto meta = read_parsed(from.checkpoint / "meta.json");
   if (meta.value("data_key", "") == data.key()) return;
   throw Error(ErrorKind::refused,
-              text("train.init_from: the tokenizer of ", from.checkpoint.string(), " is not known, and it was trained on "
-                                                                                   "other data"),
+              text("train.init_from: the tokenizer of ", from.checkpoint.string(),
+                   " is not known, and it was trained on "
+                   "other data"),
               "put its tokenizer.json beside its weights.safetensors");
 }
 

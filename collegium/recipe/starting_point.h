@@ -48,8 +48,8 @@ Recipe source_recipe(const RunConfig& config);
 /// that is not there, data for one without a good checkpoint, refused where its weights are not train.init_weights.
 StartingPoint find_starting_point(const RunConfig& config, const RunSetting& setting, Reuse reuse);
 
-/// Matches the model's tensors with those of a source called `source`. A usage Error lists tensors of other shapes, with
-/// what a recipe may say to take them, and names patterns that fit no tensor; so does a source that shares none.
+/// Matches the model's tensors with those of a source called `source`. A usage Error lists tensors of other shapes,
+/// with what a recipe may say to take them, and names patterns that fit no tensor; so does a source that shares none.
 WeightMatch match_weights(const std::vector<ParameterRef>& model, const std::vector<NamedShape>& source,
                           const TrainSection& train, std::string_view name);
 

@@ -56,11 +56,11 @@ struct Context {
   int64_t n_sequences = 1;
   Tensor attention_BTT;  ///< this layer's attention, mean over heads: [b, t, s] = how much t looks at s. [B, T, T]
   ExpertProbe* experts = nullptr;  ///< the layer's experts
-  Tensor carried_NH;     ///< what the router of the layer before left in Scores::carried_NH; undefined in the first
-  bool record = false;   ///< the decision will be kept: layers without an assignment describe themselves as one
+  Tensor carried_NH;         ///< what the router of the layer before left in Scores::carried_NH; undefined in the first
+  bool record = false;       ///< the decision will be kept: layers without an assignment describe themselves as one
   double routing_noise = 0;  ///< noise on what the scorer says, see disturb; to measure robustness
-  bool explain = false;  ///< selectors say what their choices turn on (Reasons)
-  Random random{0};      ///< noise of this layer in this step: the same again under recompute
+  bool explain = false;      ///< selectors say what their choices turn on (Reasons)
+  Random random{0};          ///< noise of this layer in this step: the same again under recompute
 };
 
 /// Whether the pass is one of training, the first time or again.

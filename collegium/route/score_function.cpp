@@ -37,8 +37,8 @@ void disturb(Scores& scores, double noise, const Random& random) {
   if (!scores.score_NE.defined() || scores.kind == ScoreKind::none) return;
   const auto known_NE = scores.logit_NE.defined() ? scores.logit_NE : implied_logits(scores.score_NE, scores.kind);
   auto open_NE = scores.open_NE.defined() ? scores.open_NE : known_NE.gt(kClosedLogit / 2);
-  if (scores.n_open > 0) open_NE = open_NE.logical_and(at::arange(open_NE.size(1), open_NE.options().dtype(at::kLong))
-                                                           .lt(scores.n_open));
+  if (scores.n_open > 0)
+    open_NE = open_NE.logical_and(at::arange(open_NE.size(1), open_NE.options().dtype(at::kLong)).lt(scores.n_open));
   const auto n_N1 = open_NE.sum(1, /*keepdim=*/true).clamp_min(1);
   const auto mean_N1 = known_NE.masked_fill(open_NE.logical_not(), 0).sum(1, true) / n_N1;
   const auto off_NE = (known_NE - mean_N1).masked_fill(open_NE.logical_not(), 0);

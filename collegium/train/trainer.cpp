@@ -59,10 +59,11 @@ void TrainConfig::visit(Fields& field) {
         {.help = "share of input tokens replaced at random in a last evaluation, for robustness; 0 = none",
          .min = 0,
          .max = 1});
-  field("routing_noise", routing_noise,
-        {.help = "normal noise on the routers' logits in a last evaluation, for robustness, times the standard deviation "
-                 "of a token's logits; 0 = none",
-         .min = 0});
+  field(
+      "routing_noise", routing_noise,
+      {.help = "normal noise on the routers' logits in a last evaluation, for robustness, times the standard deviation "
+               "of a token's logits; 0 = none",
+       .min = 0});
   field("agreement", agreement,
         {.help = "the last evaluation runs twice with different routing noise and measures how far both agree"});
   field("eval_windows", eval_windows, {.help = "held-out sequences (or images) per evaluation; 0 = all", .min = 0});

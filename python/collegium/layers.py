@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -140,6 +141,27 @@ class MoELayer(CoreModule):
 
     def _make_core(self):
         return _core.LayerCore(*self._made_from)
+
+    @classmethod
+    def from_published(cls, layout: str, path: str | os.PathLike, *, layer: int, dtype: torch.dtype | None = None,
+                       device: Any = None) -> MoELayer:
+        """One layer of a published model, with its weights: ``MoELayer.from_published("yuan", folder, layer=3)``.
+
+        Args:
+            layout: whose names the files use: "yuan" (Yuan 2.0-M32 as converted for Hugging Face).
+            path: a folder with the model's .safetensors files, or one such file. Pickled files are never read.
+            layer: number of the decoder layer, from 0.
+            dtype: of the parameters; that of the files otherwise. Routers compute in float32 from them.
+            device: of the parameters; torch's default otherwise.
+
+        Raises:
+            UsageError: an unknown layout, no safetensors there (the hint says how to convert), or no such layer.
+            DataError: a file that is no safetensors, a tensor that is missing or of another shape.
+        """
+        kind, fields, d_model, tensors = _core.published_layer(layout, os.fspath(path), layer)
+        made = cls(kind, d_model=d_model, dtype=dtype or tensors["experts.gate_up"].dtype, device=device, fields=fields)
+        made.load_state_dict(tensors)
+        return made
 
     @property
     def kind(self) -> str:

@@ -5,6 +5,7 @@
 #include <torch/csrc/Exceptions.h>
 
 #include "collegium/recipe/catalogues.h"
+#include "collegium/recipe/published.h"
 #include "python/core/convert.h"
 #include "python/core/modules.h"
 
@@ -62,6 +63,17 @@ py::list all_catalogues() {
   return out;
 }
 
+// (kind, fields, d_model, name -> tensor) of one layer of a published model.
+py::tuple published_layer(const std::string& layout, const std::string& path, int64_t layer) {
+  const auto read = [&] {
+    const py::gil_scoped_release without_gil;
+    return read_published(layout, path, layer);
+  }();
+  py::dict tensors;
+  for (const auto& [name, tensor] : read.tensors) tensors[py::str(name)] = tensor;
+  return py::make_tuple(read.kind, dict_from(read.fields), read.d_model, tensors);
+}
+
 }  // namespace
 }  // namespace collegium::python
 
@@ -72,6 +84,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("resolve", [](const std::string& catalogue, const std::string& name, const py::dict& fields) {
     return here::dict_from(collegium::resolve_component(catalogue, here::named_from(name, fields)));
   });
+  m.def("published_layer", &here::published_layer);
   here::bind_modules(m);
   here::bind_bench(m);
 }

@@ -1,5 +1,7 @@
 // Yuan 2.0-M32's router: experts attend to each other, then the token takes its two best, weighted by the softmax of
-// their logits. P079, the attention router. Assumed: Switch's balance loss, which the paper does not describe.
+// their logits. P079, the attention router. Assumed: Switch's balance loss, which the abstract does not mention and the
+// authors' training script turns off. Layers of the published model are read by recipe/published.h, and
+// presets/yuan_m32.toml has its sizes.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
