@@ -24,7 +24,7 @@ dev:                   ## everything with quick rebuilds, in build/dev
 evidence: build        ## train every recipe of ROOM against its baseline; results go to docs/evidence
 	$(COLLEGIUM) evidence $(wildcard recipes/$(ROOM)/*.toml) --store docs/evidence --runs runs/evidence
 
-bench:                 ## speed against rivals, interleaved in one run
+bench:                 ## speed and memory against rivals, drawn on one page
 	tools/setup.sh test
 	tools/build.sh ci
 	tools/bench.sh

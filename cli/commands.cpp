@@ -6,6 +6,7 @@
 namespace collegium::cli {
 
 extern const Command bench_command;
+extern const Command bench_memory_command;
 extern const Command compare_command;
 extern const Command completion_command;
 extern const Command data_command;
@@ -29,6 +30,7 @@ constexpr std::array kCommands = {
     &plan_command,    &train_command,    &generate_command,   &report_command, &compare_command, &inspect_command,
     &explain_command, &evidence_command, &runs_command,       &list_command,   &show_command,    &data_command,
     &doctor_command,  &bench_command,    &completion_command, &help_command,   &docs_command,
+    &bench_memory_command,
 };
 
 }  // namespace

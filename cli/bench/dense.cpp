@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 
 #include "collegium/base/random.h"
 #include "collegium/kernels/isa.h"
@@ -37,13 +38,20 @@ void product(const kernels::Loops<S>& loop, const at::Tensor& a, const at::Tenso
 
 }  // namespace
 
-std::vector<DenseSpeed> dense_speeds(at::ScalarType type, int64_t turns, BenchClock clock,
-                                     const std::function<bool()>& after_turn) {
+std::span<const int64_t> dense_sizes(bool quick) {
+  static constexpr std::array<int64_t, 3> all = {512, 768, 1152};
+  static constexpr std::array<int64_t, 1> small = {64};
+  if (quick) return small;
+  return all;
+}
+
+std::vector<DenseSpeed> dense_speeds(at::ScalarType type, std::span<const int64_t> sizes, int64_t turns,
+                                     BenchClock clock, const std::function<bool()>& after_turn) {
   std::vector<DenseSpeed> out;
   for (const auto& isa : kernels::isas())
     if (isa.supported()) out.push_back({std::string(isa.name), &isa == &kernels::chosen_isa(), 0});
   out.push_back({"torch", true, 0});
-  for (const int64_t n : {512, 768, 1152}) {
+  for (const int64_t n : sizes) {
     const Random random(3);
     const auto a = random.at("a").normal({n, n}, 1, type), b = random.at("b").normal({n, n}, 1, type),
                c = at::empty({n, n}, a.options());

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,12 @@ struct DenseSpeed {
   double flops_per_second = 0;
 };
 
-/// The fastest of `turns` products [n, n] x [n, n] of three sizes, for every supported instruction set of ours (through
+/// Widths of the products.
+std::span<const int64_t> dense_sizes(bool quick);
+
+/// The fastest of `turns` products [n, n] x [n, n] of each size, for every supported instruction set of ours (through
 /// its own loops) and for at::mm, in turns.
-std::vector<DenseSpeed> dense_speeds(at::ScalarType type, int64_t turns, BenchClock clock,
-                                     const std::function<bool()>& after_turn);
+std::vector<DenseSpeed> dense_speeds(at::ScalarType type, std::span<const int64_t> sizes, int64_t turns,
+                                     BenchClock clock, const std::function<bool()>& after_turn);
 
 }  // namespace collegium::cli

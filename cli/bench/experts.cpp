@@ -90,12 +90,14 @@ std::string ExpertShape::name() const {
   return text("E", experts, " k", k, " I", hidden, " T", tokens);
 }
 
-std::span<const ExpertShape> expert_shapes() {
+std::span<const ExpertShape> expert_shapes(bool quick) {
+  static constexpr std::array small = {ExpertShape{32, 64, 32, 4, 2, true}, ExpertShape{1, 64, 32, 4, 2, false}};
   static constexpr std::array all = {
       ExpertShape{1024, 512, 1024, 8, 2, true}, ExpertShape{1024, 512, 256, 64, 8, true},
       ExpertShape{512, 512, 128, 256, 8, true}, ExpertShape{16, 512, 256, 64, 8, false},
       ExpertShape{1, 512, 256, 64, 8, false},
   };
+  if (quick) return small;
   return all;
 }
 
@@ -121,6 +123,18 @@ ExpertProblem make_problem(const ExpertShape& is, Skew skew, at::ScalarType type
           normal("gate_up", {is.experts, 2 * is.hidden, is.width}, is.width),
           normal("down", {is.experts, is.width, is.hidden}, is.hidden),
           random.at("grad").normal({is.tokens, is.width}, 1, type)};
+}
+
+Tensor run_experts(std::string_view name, const ExpertProblem& problem) {
+  for (const auto& [known, run] : runs())
+    if (name == known) return run(problem);
+  fail(ErrorKind::usage, "bench: no contender '", name, "'");
+}
+
+std::vector<std::string> expert_contender_names() {
+  std::vector<std::string> out;
+  for (const auto& [name, run] : runs()) out.emplace_back(name);
+  return out;
 }
 
 std::vector<Contender> expert_contenders(const ExpertProblem& problem, bool backward) {

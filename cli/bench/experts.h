@@ -24,8 +24,8 @@ struct ExpertShape {
   std::string name() const;
 };
 
-/// The shapes that docs/benchmarks.md reports.
-std::span<const ExpertShape> expert_shapes();
+/// The shapes that docs/benchmarks.md reports; quick: two tiny ones, to see that everything runs.
+std::span<const ExpertShape> expert_shapes(bool quick);
 
 /// How unevenly experts are chosen: evenly, by Zipf's law, or expert 0 by every token and the rest evenly.
 enum class Skew { uniform, zipf, hot };
@@ -38,7 +38,13 @@ struct ExpertProblem {
 };
 ExpertProblem make_problem(const ExpertShape& is, Skew skew, at::ScalarType type);
 
-/// "collegium", "grouped_mm" (where this torch has it) and "loop", one pass each.
+/// "collegium", "grouped_mm" (where this torch has it) and "loop".
+std::vector<std::string> expert_contender_names();
+
+/// [T, D]: the problem's output as the contender of that name computes it; a usage Error when there is none.
+Tensor run_experts(std::string_view name, const ExpertProblem& problem);
+
+/// Every contender, one pass each.
 std::vector<Contender> expert_contenders(const ExpertProblem& problem, bool backward);
 
 /// Ours from the first rival's, results and gradients, relative to the largest value.

@@ -1,27 +1,17 @@
-// The picture of `collegium bench`: how many times as fast as each rival, one row a measurement.
+// The pictures of `collegium bench`: how many times as fast as each rival, one row a measurement. Colours follow the
+// reader's light or dark setting.
 #pragma once
 #include <string>
-#include <string_view>
-#include <vector>
 
-#include "cli/bench/turns.h"
+#include "cli/bench/page.h"
 
 namespace collegium::cli {
 
-struct PictureBar {
-  std::string rival;
-  Spread ratio;
-};
+/// An SVG image of all sections: bars from 1 on an axis of powers of two with quartiles as whiskers, or from 0 on a
+/// linear axis where a section has a unit.
+std::string bench_svg(const BenchDocument& document);
 
-struct PictureRow {
-  std::string label;
-  std::vector<PictureBar> bars;
-};
-
-/// An SVG image: bars from 1 on an axis of powers of two, quartiles as whiskers.
-std::string bench_svg(const std::vector<PictureRow>& rows, std::string_view subtitle);
-
-/// A page with the image and the tables as text; opens offline.
-std::string bench_html(std::string_view svg, std::string_view tables);
+/// A page with a picture and a table for each section; opens offline.
+std::string bench_html(const BenchDocument& document);
 
 }  // namespace collegium::cli

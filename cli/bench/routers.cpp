@@ -12,7 +12,7 @@
 namespace collegium::cli {
 namespace {
 
-constexpr int64_t kTokens = 4096, kWidth = 512;
+constexpr int64_t kWidth = 512;
 
 template <class Stage>
 std::unique_ptr<Stage> make_stage(Entries<Stage> all, const Named& named, const route::StageInputs& inputs) {
@@ -26,8 +26,16 @@ std::span<const std::string_view> bench_routers() {
   return all;
 }
 
-RouterTimes time_router(std::string_view name, int64_t experts, int64_t k, int64_t turns, BenchClock clock,
+std::span<const RouterSize> router_sizes(bool quick) {
+  static constexpr std::array<RouterSize, 3> all = {{{4096, 8, 2}, {4096, 64, 8}, {4096, 256, 8}}};
+  static constexpr std::array<RouterSize, 1> small = {{{64, 8, 2}}};
+  if (quick) return small;
+  return all;
+}
+
+RouterTimes time_router(std::string_view name, const RouterSize& size, int64_t turns, BenchClock clock,
                         const std::function<bool()>& after_turn) {
+  const auto tokens = size.tokens, experts = size.experts, k = size.k;
   const at::NoGradGuard no_grad;
   const route::StageInputs inputs{.d_model = kWidth, .n_experts = experts, .random = Random(1), .options = at::kFloat};
   const Named preset{.name = std::string(name), .fields = table({{"k", k}})};
@@ -40,7 +48,7 @@ RouterTimes time_router(std::string_view name, int64_t experts, int64_t k, int64
   std::vector<std::unique_ptr<route::Balancer>> balancers;
   for (const auto& b : c.balancers) balancers.push_back(make_stage(route::balancers(), b, inputs));
 
-  const auto x_ND = Random(2).normal({kTokens, kWidth}, 1, at::kFloat);
+  const auto x_ND = Random(2).normal({tokens, kWidth}, 1, at::kFloat);
   const auto weight_ED = Random(3).normal({experts, kWidth}, 0.02, at::kFloat);
   const route::Context context;
   at::Tensor bias_E;
@@ -48,15 +56,15 @@ RouterTimes time_router(std::string_view name, int64_t experts, int64_t k, int64
     if (const auto more_E = b->bias_E(); more_E.defined()) bias_E = bias_E.defined() ? bias_E + more_E : more_E;
 
   auto scores = scorer->score(x_ND, context);
-  scores.n_tokens = kTokens, scores.n_experts = experts, scores.kind = scorer->kind();
+  scores.n_tokens = tokens, scores.n_experts = experts, scores.kind = scorer->kind();
   const auto asked = selector->select(scores, bias_E, context);
-  const auto decision = route::Decision::make(asked, kTokens, experts);
+  const auto decision = route::Decision::make(asked, tokens, experts);
   const auto placed = capacity->apply(decision, scores, context);
   const auto weighed = placed.with_gates(gate->weigh(scores, placed, context));
 
   const std::vector<Contender> contenders = {{"scorer", [&] { scorer->score(x_ND, context); }},
                                              {"selector", [&] { selector->select(scores, bias_E, context); }},
-                                             {"decision", [&] { route::Decision::make(asked, kTokens, experts); }},
+                                             {"decision", [&] { route::Decision::make(asked, tokens, experts); }},
                                              {"capacity", [&] { capacity->apply(decision, scores, context); }},
                                              {"gate", [&] { placed.with_gates(gate->weigh(scores, placed, context)); }},
                                              {"balancers",
@@ -70,7 +78,7 @@ RouterTimes time_router(std::string_view name, int64_t experts, int64_t k, int64
                                                 std::get<0>(best).div(std::get<0>(best).sum(-1, true));
                                               }}};
   auto timed = take_turns(contenders, turns, clock, after_turn);
-  RouterTimes out{std::string(name), experts, k, kTokens, {}, {}, {}};
+  RouterTimes out{std::string(name), experts, k, tokens, {}, {}, {}};
   out.rival = std::move(timed.back());
   timed.pop_back();
   out.whole = std::move(timed.back());

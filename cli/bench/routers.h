@@ -21,7 +21,12 @@ struct RouterTimes {
 /// Routers whose stages are timed.
 std::span<const std::string_view> bench_routers();
 
-RouterTimes time_router(std::string_view name, int64_t experts, int64_t k, int64_t turns, BenchClock clock,
+struct RouterSize {
+  int64_t tokens, experts, k;
+};
+std::span<const RouterSize> router_sizes(bool quick);
+
+RouterTimes time_router(std::string_view name, const RouterSize& size, int64_t turns, BenchClock clock,
                         const std::function<bool()>& after_turn);
 
 }  // namespace collegium::cli

@@ -1,4 +1,4 @@
-// `collegium bench`: speed against rivals on this machine, as far as it needs no Python.
+// `collegium bench`: speed and memory beside rivals on this machine.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -9,10 +9,12 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
-#include "cli/bench/dense.h"
-#include "cli/bench/experts.h"
+#include "cli/bench/child.h"
+#include "cli/bench/isas.h"
+#include "cli/bench/measure.h"
+#include "cli/bench/page.h"
 #include "cli/bench/picture.h"
-#include "cli/bench/routers.h"
+#include "cli/bench/python.h"
 #include "cli/machine.h"
 #include "cli/setting.h"
 #include "collegium/io/fs.h"
@@ -21,7 +23,17 @@
 namespace collegium::cli {
 namespace {
 
-constexpr std::string_view kParts[] = {"experts", "routers", "dense"};
+constexpr std::string_view kParts[] = {"dense",
+                                       "experts",
+                                       "steps",
+                                       "routers",
+                                       "transformers",
+                                       "transformers-experts",
+                                       "transformers-models",
+                                       "transformers-routers",
+                                       "transformers-demonstration",
+                                       "atomic",
+                                       "cuda"};
 constexpr std::string_view kClocks[] = {"wall", "cpu"};
 constexpr std::string_view kTypes[] = {"float32", "bfloat16", "all"};
 constexpr std::string_view kSkews[] = {"uniform", "zipf", "hot", "all"};
@@ -37,200 +49,59 @@ constexpr Option kBenchOptions[] = {
      .kind = ValueKind::integer,
      .help = "turns of each contender",
      .default_text = "11"},
-    {.name = "type", .value = "TYPE", .help = "element type", .default_text = "all", .choices = kTypes},
+    {.name = "type",
+     .value = "TYPE",
+     .help = "element type; all leaves out bfloat16 with avx2, where torch has no fast products of it",
+     .default_text = "all", .choices = kTypes},
     {.name = "skew", .value = "SKEW", .help = "load of the experts", .default_text = "uniform", .choices = kSkews},
+    {.name = "isa",
+     .value = "SET",
+     .help = "instruction set that both sides are held to, or all: expert layers and dense products once with each; "
+             "all unless COLLEGIUM_ISA says one"},
     {.name = "clock",
      .value = "CLOCK",
      .help = "wall, or cpu: this process's time, steadier on a busy machine with --threads 1",
      .default_text = "wall",
      .choices = kClocks},
+    {.name = "python",
+     .value = "PATH",
+     .help = "interpreter with torch, collegium and transformers; otherwise one is looked for",
+     .environment = "COLLEGIUM_PYTHON",
+     .complete = Complete::files},
+    {.name = "no-memory", .help = "leave out the memory of expert layers"},
+    {.name = "quick", .help = "tiny sizes: shows that everything runs, not how fast"},
     {.name = "out",
      .letter = 'o',
      .value = "FILE",
-     .help = "a picture, FILE.svg, or a page, FILE.html",
+     .help = "a page, FILE.html, a picture, FILE.svg, or the figures, FILE.json; written again with every row",
+     .repeatable = true,
      .complete = Complete::files},
+    {.name = "events", .help = "one JSON line for each thing as it happens, for programs; no Python"},
     kThreadsOption,
 };
 constexpr Example kBenchExamples[] = {
-    {"collegium bench", "everything, some minutes"},
-    {"collegium bench experts --type float32 --skew all --out bench.html", "a page on expert layers"},
+    {"collegium bench --out bench.html", "everything, and a page that draws it"},
+    {"collegium bench experts --type float32 --skew all --isa all --out bench.html", "expert layers, with every instruction set"},
+    {"collegium bench transformers --python .venv/bin/python", "beside transformers, with and without torch.compile"},
     {"collegium bench dense --threads 1 --clock cpu", "the ceiling, on a busy machine"}};
 
-struct Wish {
-  std::vector<at::ScalarType> types;
-  std::vector<Skew> skews;
-  int64_t turns;
-  BenchClock clock;
-};
+constexpr std::string_view kKernelParts[] = {"dense", "experts"};    // measured with each instruction set
+constexpr std::string_view kOtherParts[] = {"steps", "routers"};     // with the last one
 
-// Counts turns on the progress bar and stops at Ctrl-C.
-class Ticker {
- public:
-  Ticker(Progress& progress, const InterruptFlag& interrupt, int64_t total)
-      : progress_(progress), interrupt_(interrupt) {
-    progress_.start(total, "turns", "bench");
+template <class All>
+bool has(const All& all, std::string_view part) {
+  return std::find(std::begin(all), std::end(all), part) != std::end(all);
+}
+
+// The parts that were asked for, in the order of kParts, "transformers" replaced by what it stands for.
+std::vector<std::string> wanted_parts(const std::vector<std::string>& named) {
+  std::vector<std::string> out;
+  for (const auto part : kParts) {
+    if (part == "transformers") continue;
+    if (named.empty() || has(named, part) || (part.starts_with("transformers-") && has(named, "transformers")))
+      out.emplace_back(part);
   }
-  std::function<bool()> of(std::string what) {
-    return [this, what = std::move(what)] {
-      progress_.update(++done_, {ProgressField{"", what}});
-      return !interrupt_.raised();
-    };
-  }
-  bool stopped() const { return interrupt_.raised(); }
-
- private:
-  Progress& progress_;
-  const InterruptFlag& interrupt_;
-  int64_t done_ = 0;
-};
-
-const char* type_name(at::ScalarType type) {
-  return type == at::kFloat ? "float32" : "bfloat16";
-}
-
-std::string ratio_text(const Spread& ratio) {
-  return text(fixed_text(ratio.middle, 2), " [", fixed_text(ratio.low, 2), ", ", fixed_text(ratio.high, 2), "]");
-}
-
-Json ratio_json(const Spread& ratio) {
-  return {{"median", ratio.middle}, {"quartiles", {ratio.low, ratio.high}}};
-}
-
-struct Report {
-  std::string tables;  // as plain text, for the page
-  std::vector<PictureRow> picture;
-  Json json = Json::object();
-};
-
-void put_table(Output& out, Report& report, std::string_view title, const TextTable& rows) {
-  out.line(out.colored("1", title));
-  out.block(rows.render(out.table_style()));
-  out.line();
-  report.tables += text(title, "\n", rows.render(), "\n");
-}
-
-using Ceilings = std::vector<std::pair<at::ScalarType, std::vector<DenseSpeed>>>;
-
-double ceiling_of(const Ceilings& ceilings, at::ScalarType type) {
-  double best = 0;
-  for (const auto& [of, speeds] : ceilings)
-    for (const auto& speed : speeds)
-      if (of == type && speed.is_chosen) best = std::max(best, speed.flops_per_second);
-  return best;
-}
-
-Ceilings measure_dense(const Wish& wish, Ticker& ticker) {
-  Ceilings out;
-  for (const auto type : wish.types)
-    if (!ticker.stopped())
-      out.emplace_back(type, dense_speeds(type, wish.turns, wish.clock, ticker.of(text("dense ", type_name(type)))));
   return out;
-}
-
-void show_dense(Output& out, Report& report, const Ceilings& ceilings) {
-  TextTable rows({"type", "whose loops", "GFLOP/s", "chosen here"});
-  report.json["dense"] = Json::array();
-  for (const auto& [type, speeds] : ceilings)
-    for (const auto& s : speeds) {
-      rows.row({type_name(type), s.who, fixed_text(s.flops_per_second * 1e-9, 0), s.is_chosen ? "yes" : ""});
-      report.json["dense"].push_back({{"type", type_name(type)},
-                                      {"who", s.who},
-                                      {"flops_per_second", s.flops_per_second},
-                                      {"chosen", s.is_chosen}});
-    }
-  put_table(out, report, "Dense products, the fastest of three sizes", rows);
-}
-
-void measure_experts(Output& out, Report& report, const Wish& wish, const Ceilings& ceilings, Ticker& ticker) {
-  TextTable rows(
-      {"shape", "type", "load", "pass", "ours, ms", "GFLOP/s", "of dense", "grouped_mm / ours", "loop / ours"});
-  for (size_t column = 4; column < 9; ++column) rows.align(column, Align::right);
-  report.json["experts"] = Json::array();
-  for (const auto& shape : expert_shapes())
-    for (const auto type : wish.types)
-      for (const auto skew : wish.skews) {
-        if (ticker.stopped()) continue;
-        const auto problem = make_problem(shape, skew, type);
-        for (const bool backward : {false, true}) {
-          if (ticker.stopped() || (backward && !shape.trains)) continue;
-          const auto label =
-              text(shape.name(), " ", type_name(type), " ", skew_name(skew), backward ? " fwd+bwd" : " fwd");
-          const auto timed = take_turns(expert_contenders(problem, backward), wish.turns, wish.clock, ticker.of(label));
-          if (timed[0].seconds.empty()) continue;
-          const double seconds = timed[0].median(), speed = problem.flops(backward) / seconds,
-                       ceiling = ceiling_of(ceilings, type);
-          std::vector<std::string> cells = {shape.name(),
-                                            type_name(type),
-                                            std::string(skew_name(skew)),
-                                            backward ? "fwd+bwd" : "fwd",
-                                            fixed_text(1e3 * seconds, 3),
-                                            fixed_text(speed * 1e-9, 0),
-                                            ceiling > 0 ? text(fixed_text(100 * speed / ceiling, 0), " %") : "-"};
-          Json row = {{"experts", shape.experts},
-                      {"k", shape.k},
-                      {"hidden", shape.hidden},
-                      {"width", shape.width},
-                      {"tokens", shape.tokens},
-                      {"type", type_name(type)},
-                      {"skew", skew_name(skew)},
-                      {"pass", backward ? "fwd+bwd" : "fwd"},
-                      {"seconds", seconds},
-                      {"flops_per_second", speed},
-                      {"dense_flops_per_second", ceiling}};
-          PictureRow picture{label, {}};
-          for (const auto* rival : {"grouped_mm", "loop"}) {
-            const auto found =
-                std::find_if(timed.begin(), timed.end(), [&](const Timed& t) { return t.name == rival; });
-            if (found == timed.end()) {
-              cells.emplace_back("-");
-              continue;
-            }
-            const auto ratio = ratio_of(*found, timed[0]);
-            cells.push_back(ratio_text(ratio));
-            row["ratios"][rival] = ratio_json(ratio);
-            picture.bars.push_back({rival, ratio});
-          }
-          rows.row(cells);
-          report.json["experts"].push_back(row);
-          report.picture.push_back(picture);
-        }
-      }
-  put_table(out, report, "Expert layers: time of the other / time of ours, median [quartiles]", rows);
-}
-
-struct RouterSize {
-  int64_t experts, k;
-};
-constexpr RouterSize kRouterSizes[] = {{8, 2}, {64, 8}, {256, 8}};
-
-void measure_routers(Output& out, Report& report, const Wish& wish, Ticker& ticker) {
-  TextTable rows({"router", "E", "k", "scorer", "selector", "decision", "capacity", "gate", "balancers", "whole",
-                  "transformers / ours"});
-  for (size_t column = 1; column < 11; ++column) rows.align(column, Align::right);
-  report.json["routers"] = Json::array();
-  for (const auto size : kRouterSizes)
-    for (const auto name : bench_routers()) {
-      if (ticker.stopped()) continue;
-      const auto label = text(name, " E", size.experts, " k", size.k);
-      const auto t = time_router(name, size.experts, size.k, wish.turns, wish.clock, ticker.of(label));
-      if (t.whole.seconds.empty()) continue;
-      const auto micros = [&](const Timed& timed) { return 1e6 * timed.median() / static_cast<double>(t.tokens); };
-      const auto ratio = ratio_of(t.rival, t.whole);
-      std::vector<std::string> cells = {t.router, text(t.experts), text(t.k)};
-      Json row = {{"router", t.router}, {"experts", t.experts}, {"k", t.k}, {"tokens", t.tokens}};
-      for (const auto& stage : t.stages) {
-        cells.push_back(fixed_text(micros(stage), 3));
-        row["microseconds_per_token"][stage.name] = micros(stage);
-      }
-      cells.push_back(fixed_text(micros(t.whole), 3));
-      cells.push_back(ratio_text(ratio));
-      row["microseconds_per_token"]["whole"] = micros(t.whole);
-      row["ratios"]["transformers"] = ratio_json(ratio);
-      rows.row(cells);
-      report.json["routers"].push_back(row);
-      report.picture.push_back({label, {{"softmax, top-k, normalise", ratio}}});
-    }
-  put_table(out, report, "Routers, microseconds a token, float32; the rival gives ids and weights only", rows);
 }
 
 std::vector<at::ScalarType> types_of(std::string_view word) {
@@ -247,70 +118,155 @@ std::vector<Skew> skews_of(std::string_view word) {
 }
 
 void check_out(const std::string& path) {
-  if (path.empty()) return;
   const auto ending = std::filesystem::path(path).extension();
-  require(ending == ".svg" || ending == ".html", "--out ", path, ": a name that ends in .svg or .html wanted");
+  require(ending == ".svg" || ending == ".html" || ending == ".json", "--out ", path,
+          ": a name that ends in .html, .svg or .json wanted");
   const auto folder = std::filesystem::path(path).parent_path();
   require(folder.empty() || std::filesystem::is_directory(folder), "--out ", path, ": there is no folder ",
           folder.string());
+  require(!std::filesystem::is_directory(path), "--out ", path, ": this is a folder");
+}
+
+void write_out(const std::string& path, const BenchDocument& document) {
+  const auto made = path.ends_with(".svg")    ? bench_svg(document)
+                    : path.ends_with(".html") ? bench_html(document)
+                                              : bench_json(document).dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  io::write_atomically(io::real_file_system(), path, io::as_bytes(made));
+}
+
+// The parts that need no Python, in this process and with its instruction set.
+void measure_here(BenchSink& sink, const BenchWish& wish, const std::vector<std::string>& parts, bool with_memory) {
+  if (has(parts, "dense") || has(parts, "experts")) {
+    const auto ceilings = measure_ceilings(sink, wish);
+    if (has(parts, "dense")) report_dense(sink, ceilings);
+    if (has(parts, "experts") && !sink.stopped()) measure_experts(sink, wish, ceilings);
+    if (has(parts, "experts") && with_memory && !sink.stopped()) measure_memory(sink, wish, own_program());
+  }
+  if (has(parts, "steps") && !sink.stopped()) measure_steps(sink, wish);
+  if (has(parts, "routers") && !sink.stopped()) measure_routers(sink, wish);
+}
+
+// The options that a process of our own and the Python module share.
+std::vector<std::string> passed_on(const Arguments& arguments, const std::string& isa) {
+  std::vector<std::string> out = {"--turns",  text(arguments.integer("turns")), "--type",    types_with(isa, arguments.text("type")),
+                                  "--skew",   arguments.text("skew"),           "--clock",   arguments.text("clock"),
+                                  "--threads", text(at::get_num_threads())};
+  if (arguments.flag("quick")) out.emplace_back("--quick");
+  return out;
+}
+
+// The same in a process of its own that is held to the set.
+void measure_with(BenchSink& sink, const Arguments& arguments, const std::string& isa,
+                  const std::vector<std::string>& parts, bool with_memory) {
+  std::vector<std::string> command = {own_program(), "bench"};
+  command.insert(command.end(), parts.begin(), parts.end());
+  const auto options = passed_on(arguments, isa);
+  command.insert(command.end(), options.begin(), options.end());
+  command.emplace_back("--events");
+  if (!with_memory) command.emplace_back("--no-memory");
+  const auto end = run_child(command, isa_variables(isa), [&](const std::string& line) { feed(sink, line); },
+                             [&] { return sink.stopped(); });
+  if (end.exit_code != 0 && !sink.stopped())
+    sink.skip(text(join(parts), " with ", isa), text("ended with code ", end.exit_code, ": ", end.errors));
+}
+
+void measure_python(PageSink& sink, const Arguments& arguments, const std::vector<std::string>& isas, bool is_chosen,
+                    const std::vector<std::string>& parts, bool are_named, BenchDocument& document) {
+  const auto search = find_bench_python(arguments.text("python"), arguments.streams().environment,
+                                        [&] { return sink.stopped(); });
+  if (sink.stopped()) return;
+  if (!search.found) {
+    const auto why = text("no Python with torch, collegium and transformers was found (tried: ",
+                          search.tried.empty() ? "none is here" : join(search.tried, "; "), ")");
+    const auto* const hint =
+        "`pip install . transformers` in the source folder installs them, --python PATH names an interpreter that has them; "
+        "st-moe-pytorch and peer-pytorch are further rivals";
+    if (are_named) throw Error(ErrorKind::usage, text("bench ", parts[0], ": ", why), hint);
+    return sink.skip(join(parts), text(why, "; ", hint));
+  }
+  document.machine["python"] = search.found->program;
+  document.machine["python_versions"] = search.found->versions;
+  document.head += text("; ", search.found->versions);
+  for (const auto& part : parts)
+    for (const auto& isa : isas) {
+      if (sink.stopped() || (part != "transformers-experts" && isa != isas.back())) continue;
+      auto options = passed_on(arguments, isa);
+      if (part == "transformers-experts" && (arguments.flag("no-memory") || isa != isas.back())) options.emplace_back("--no-memory");
+      run_python_part(sink, *search.found, part, options, is_chosen ? Variables() : isa_variables(isa));
+      sink.show(arguments.out());
+    }
 }
 
 int run_bench(const Arguments& arguments) {
   auto& out = arguments.out();
   apply_threads(arguments);
-  const Wish wish{types_of(arguments.text("type")), skews_of(arguments.text("skew")), arguments.integer("turns"),
-                  arguments.text("clock") == "cpu" ? BenchClock::cpu : BenchClock::wall};
+  const std::string chosen(kernels::chosen_isa().name);  // measure_here is held to it
+  const BenchWish wish{types_of(types_with(chosen, arguments.text("type"))), skews_of(arguments.text("skew")), arguments.integer("turns"),
+                       arguments.text("clock") == "cpu" ? BenchClock::cpu : BenchClock::wall, arguments.flag("quick")};
   require(wish.turns >= 1 && wish.turns <= 10000, "--turns ", wish.turns, ": 1 to 10000 wanted");
-  const auto path = arguments.text("out");
-  check_out(path);
-  const auto& parts = arguments.positionals("PART");
-  const auto wants = [&](std::string_view part) {
-    return parts.empty() || std::find(parts.begin(), parts.end(), part) != parts.end();
-  };
-
-  require(!path.ends_with(".svg") || wants("experts") || wants("routers"), "--out ", path,
-          ": dense products have no picture; name an .html");
-
-  int64_t n_stretches = 0;
-  if (wants("dense") || wants("experts")) n_stretches += 3 * static_cast<int64_t>(wish.types.size());
-  if (wants("experts"))
-    for (const auto& shape : expert_shapes())
-      n_stretches += static_cast<int64_t>(wish.types.size() * wish.skews.size()) * (shape.trains ? 2 : 1);
-  if (wants("routers")) n_stretches += static_cast<int64_t>(std::size(kRouterSizes) * bench_routers().size());
-
+  const auto& paths = arguments.all("out");
+  for (const auto& path : paths) check_out(path);
+  const auto& named = arguments.positionals("PART");
+  const auto parts = wanted_parts(named);
+  std::vector<std::string> kernel_parts, other_parts, foreign_parts;
+  for (const auto& part : parts)
+    (has(kKernelParts, part) ? kernel_parts : has(kOtherParts, part) ? other_parts : foreign_parts).push_back(part);
+  const auto& environment = arguments.streams().environment;
+  const bool is_chosen = !arguments.given("isa") && (arguments.flag("events") || !environment("COLLEGIUM_ISA").empty());
+  const auto isas = wanted_isas(arguments.given("isa") ? arguments.text("isa") : is_chosen ? "" : "all");
   const InterruptFlag interrupt;
-  const auto progress = arguments.progress();
-  Ticker ticker(*progress, interrupt, n_stretches * wish.turns);
-  Report report;
-  const auto head =
-      text(read_cpu("/").model, ", ", at::get_num_threads(), " threads, torch ", TORCH_VERSION, ", kernels ",
-           kernels::chosen_isa().name, ", ", wish.turns, " turns, ", arguments.text("clock"), " clock");
-  report.tables = head + "\n\n";
-  report.json = {{"machine", read_cpu("/").model},
-                 {"threads", at::get_num_threads()},
-                 {"torch", TORCH_VERSION},
-                 {"torch_cpu_capability", at::get_cpu_capability()},
-                 {"kernels", kernels::chosen_isa().name},
-                 {"turns", wish.turns},
-                 {"clock", arguments.text("clock")}};
-  out.line(head);
-  out.line();
-  // Experts are given as a share of the dense speed, so that is measured with them.
-  const auto ceilings = wants("dense") || wants("experts") ? measure_dense(wish, ticker) : Ceilings();
-  if (wants("dense")) show_dense(out, report, ceilings);
-  if (wants("experts")) measure_experts(out, report, wish, ceilings, ticker);
-  if (wants("routers")) measure_routers(out, report, wish, ticker);
-  progress->finish();
-  if (interrupt.raised()) out.warn("stopped early: the last rows have fewer turns, and some are missing");
-  if (!path.empty()) {
-    const auto svg = bench_svg(report.picture, head);
-    const auto page = path.ends_with(".svg") ? svg : bench_html(svg, report.tables);
-    io::write_atomically(io::real_file_system(), path, io::as_bytes(page));
-    out.line(text("picture: ", path));
-    report.json["picture"] = path;
+
+  if (arguments.flag("events")) {
+    require(foreign_parts.empty() || named.empty(), "bench --events: ", join(foreign_parts),
+            " has events of its own: python -m collegium.bench … --events");
+    require(!out.wants_json() && paths.empty(), "bench --events goes with neither --json nor --out");
+    require(!arguments.given("isa"), "bench --events: COLLEGIUM_ISA says the instruction set, not --isa");
+    EventSink sink(arguments.streams().out, interrupt);
+    kernel_parts.insert(kernel_parts.end(), other_parts.begin(), other_parts.end());
+    measure_here(sink, wish, kernel_parts, !arguments.flag("no-memory"));
+    return interrupt.raised() ? static_cast<int>(ErrorKind::interrupted) : 0;
   }
-  out.note("Beside transformers itself, called from Python: `make bench` in the source folder.");
-  out.json(report.json);
+
+  BenchDocument document;
+  document.head = text(read_cpu("/").model, ", ", at::get_num_threads(), " threads, torch ", TORCH_VERSION, ", kernels ",
+                       join(isas), ", ", wish.turns, " turns, ", arguments.text("clock"), " clock",
+                       wish.quick ? ", tiny sizes (the figures say nothing about speed)" : "");
+  document.machine = {{"machine", read_cpu("/").model},
+                      {"threads", at::get_num_threads()},
+                      {"torch", TORCH_VERSION},
+                      {"torch_cpu_capability", at::get_cpu_capability()},
+                      {"kernels", join(isas)},
+                      {"turns", wish.turns},
+                      {"clock", arguments.text("clock")},
+                      {"quick", wish.quick}};
+  out.line(document.head);
+  out.line();
+  const auto progress = arguments.progress();
+  const auto write_all = [&] {
+    for (const auto& path : paths) write_out(path, document);
+  };
+  PageSink sink(document, *progress, interrupt, write_all);
+  const auto measure = [&](const std::string& isa, const std::vector<std::string>& which, bool with_memory) {
+    if (which.empty() || sink.stopped()) return;
+    if (is_chosen || runs_with(isa, environment))
+      measure_here(sink, wish, which, with_memory);
+    else
+      measure_with(sink, arguments, isa, which, with_memory);
+    sink.show(out);
+  };
+  // Memory does not depend on the instruction set.
+  for (const auto& isa : isas) measure(isa, kernel_parts, isa == isas.back() && !arguments.flag("no-memory"));
+  measure(isas.back(), other_parts, false);
+  if (!foreign_parts.empty() && !sink.stopped())
+    measure_python(sink, arguments, isas, is_chosen, foreign_parts, !named.empty(), document);
+  sink.show(out);
+  document.stopped_early = interrupt.raised();
+  if (interrupt.raised()) out.warn("stopped early: the last rows have fewer turns, and some are missing");
+  write_all();
+  auto json = bench_json(document);
+  if (!paths.empty()) out.line(text("written: ", join(paths)));
+  json["out"] = paths;
+  out.json(json);
   return interrupt.raised() ? static_cast<int>(ErrorKind::interrupted) : 0;
 }
 
@@ -318,13 +274,20 @@ int run_bench(const Arguments& arguments) {
 
 extern constinit const Command bench_command = {
     .name = "bench",
-    .summary = "speed against rivals on this machine",
+    .summary = "speed and memory beside rivals on this machine",
     .help =
-        "Expert layers beside torch's grouped product and a loop over the experts, routers stage by stage beside "
-        "softmax and top-k, and dense products of every instruction set as the ceiling. Contenders take turns in one "
-        "process, so a busy machine slows all alike; a ratio above 1 says that Collegium is faster.\n\n"
-        "COLLEGIUM_ISA forces an instruction set of ours, ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA those of torch. "
-        "What needs Python (transformers itself, whole training steps) is run by `make bench`.",
+        "Contenders take turns in one process, so a busy machine slows all alike; a ratio above 1 says that Collegium is "
+        "faster. Ctrl-C ends a measurement, and what was measured is shown and written.\n\n"
+        "Without Python: dense products of every instruction set as the ceiling (dense); expert layers beside torch's "
+        "grouped product and a loop over the experts, with the memory of each (experts); whole training steps of two "
+        "small models (steps); routers stage by stage (routers).\n\n"
+        "With a Python that has transformers: experts inside it, training steps of its OLMoE- and Mixtral-shaped models "
+        "with and without torch.compile, its router and st-moe-pytorch's, and the demonstration's model, if this is the "
+        "source folder (transformers, or one of them as transformers-…); experts of single vectors beside peer-pytorch "
+        "(atomic); experts on a CUDA device (cuda). When no PART is named and there is no such Python, these are left "
+        "out, and a note says so. `python -m collegium.bench PART --help` has further options.\n\n"
+        "--isa all measures with each of the processor's instruction sets that has loops of its own (plain aside); the "
+        "parts that are not about expert layers run with the last one. COLLEGIUM_ISA forces a set of ours alone.",
     .group = "this program",
     .positionals = kBenchArguments,
     .options = kBenchOptions,

@@ -1,4 +1,4 @@
-// The real training step on random tokens, for bench/training_step.py.
+// The real training step on random tokens, for python/collegium/bench/demonstration.py.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
