@@ -111,6 +111,8 @@ InTurn measure_in_turn(std::string_view measure, const std::vector<io::Path>& ou
     std::vector<std::vector<double>> taken(sides.size());
     for (int round = 0; round < kind->rounds; ++round)
       for (size_t k = 0; k < sides.size(); ++k) {
+        if (setting.is_interrupted && setting.is_interrupted())
+          throw Error(ErrorKind::interrupted, "evidence: interrupted; what is finished is used again next time");
         const auto side = round % 2 == 0 ? k : sides.size() - 1 - k;
         taken[side].push_back(sides[side]->take());
       }

@@ -277,10 +277,10 @@ def test_speed_latency_and_memory_are_measured_when_judged(place):  # noqa: F811
     judged = {e["measure"]: e for e in json.loads((place / "store" / "small.json").read_text())["expectations"]}
     memory = judged["training_memory"]
     assert memory["verdict"] == "held"
-    # Weights, gradients and two moments of 4 experts in each of 2 layers.
+    # Weights, gradients and two moments of 4 experts in each of 2 layers; what is kept for the backward pass comes on top.
     more = 16 * 2 * 4 * 3 * 32 * (4096 - 16)
     for ours, theirs in zip(memory["ours"], memory["baseline"], strict=True):
-        assert more * 0.7 < theirs - ours < more * 2
+        assert more * 0.7 < theirs - ours < more * 3
     # Speed is a matter of bench/; here it is measured at all, and a bound is no comparison.
     assert len(judged["layer_latency"]["ours"]) == 2 and judged["layer_latency"]["baseline"] == []
     assert all(v > 0 for e in judged.values() for v in e["ours"] + e["baseline"])
