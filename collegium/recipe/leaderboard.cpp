@@ -29,6 +29,7 @@ constexpr int64_t kSizes[] = {8, 64, 256};
 // Why a recipe is not on the reference's task; empty when it is.
 std::string other_task(Board board, const RunConfig& reference, const RunConfig& run) {
   const auto may_differ = [&](std::string_view path) {
+    if (path == "train.routing_noise") return true;  // a further measure after training
     if (path == "seed" || path == "model.allow_noncausal" || path.starts_with("sample.")) return true;
     if (board == Board::route) return path.starts_with("model.moe.") || path == "train.consistency";
     return path.starts_with("model.") && path != "model.name";
