@@ -29,8 +29,7 @@ namespace {
 constexpr std::array kCommands = {
     &plan_command,    &train_command,    &generate_command,   &report_command, &compare_command, &inspect_command,
     &explain_command, &evidence_command, &runs_command,       &list_command,   &show_command,    &data_command,
-    &doctor_command,  &bench_command,    &completion_command, &help_command,   &docs_command,
-    &bench_memory_command,
+    &doctor_command,  &bench_command,    &completion_command, &help_command,   &docs_command,    &bench_memory_command,
 };
 
 }  // namespace

@@ -126,7 +126,8 @@ ChildEnd run_child(const std::vector<std::string>& arguments, const Variables& v
       was_told = true;
     }
     // Short waits: a signal that came just before poll must not be noticed only when the child says something.
-    std::array<pollfd, 2> ready = {{{out_open ? out.ends[0] : -1, POLLIN, 0}, {err_open ? err.ends[0] : -1, POLLIN, 0}}};
+    std::array<pollfd, 2> ready = {
+        {{out_open ? out.ends[0] : -1, POLLIN, 0}, {err_open ? err.ends[0] : -1, POLLIN, 0}}};
     if (::poll(ready.data(), ready.size(), 200) <= 0) continue;
     if (ready[0].revents != 0) out_open = read_some(out.ends[0], said);
     if (ready[1].revents != 0) err_open = read_some(err.ends[0], end.errors);

@@ -66,14 +66,15 @@ std::vector<DenseCeiling> measure_ceilings(BenchSink& sink, const BenchWish& wis
 }
 
 void report_dense(BenchSink& sink, const std::vector<DenseCeiling>& ceilings) {
-  sink.section({.id = text("dense ", isa_name()),
-                .name = "dense",
-                .title = text("Dense products beside torch held to ", isa_name()),
-                .note = "The fastest of three sizes. What is used here is the ceiling that expert layers are held against.",
-                .unit = "GFLOP/s",
-                .n_labels = 2,
-                .columns = {"type", "whose loops", "GFLOP/s", "used here"},
-                .rows = {}});
+  sink.section(
+      {.id = text("dense ", isa_name()),
+       .name = "dense",
+       .title = text("Dense products beside torch held to ", isa_name()),
+       .note = "The fastest of three sizes. What is used here is the ceiling that expert layers are held against.",
+       .unit = "GFLOP/s",
+       .n_labels = 2,
+       .columns = {"type", "whose loops", "GFLOP/s", "used here"},
+       .rows = {}});
   for (const auto& [type, speeds] : ceilings)
     for (const auto& s : speeds) {
       const double giga = s.flops_per_second * 1e-9;
@@ -97,9 +98,10 @@ void measure_experts(BenchSink& sink, const BenchWish& wish, const std::vector<D
   sink.section({.id = text("experts ", isa_name()),
                 .name = "experts",
                 .title = text("Expert layers, ", isa_name()),
-                .note = "SwiGLU experts from the router's choices to the sum, in C++: beside the path that transformers "
-                        "takes (torch's grouped product) and a loop over the experts. Time of the other / time of ours, "
-                        "median [quartiles].",
+                .note =
+                    "SwiGLU experts from the router's choices to the sum, in C++: beside the path that transformers "
+                    "takes (torch's grouped product) and a loop over the experts. Time of the other / time of ours, "
+                    "median [quartiles].",
                 .unit = "",
                 .n_labels = 4,
                 .columns = {"shape", "type", "load", "pass", "ours, ms", "GFLOP/s", "of dense", "grouped_mm / ours",
@@ -152,9 +154,10 @@ void measure_memory(BenchSink& sink, const BenchWish& wish, const std::string& p
   BenchSection section{.id = "memory",
                        .name = "memory",
                        .title = "Memory of an expert layer's forward and backward pass",
-                       .note = "Each in a process of its own, even load. Saved: bytes a token that are held for the "
-                               "backward pass, inputs and the result not counted. Peak: what one pass adds to the resident "
-                               "memory, gradients included. Bars: the other's bytes / ours.",
+                       .note =
+                           "Each in a process of its own, even load. Saved: bytes a token that are held for the "
+                           "backward pass, inputs and the result not counted. Peak: what one pass adds to the resident "
+                           "memory, gradients included. Bars: the other's bytes / ours.",
                        .unit = "",
                        .n_labels = 2,
                        .columns = {"shape", "type"},
@@ -169,10 +172,10 @@ void measure_memory(BenchSink& sink, const BenchWish& wish, const std::string& p
       for (const auto& name : names) {
         if (sink.stopped()) return;
         std::string line;
-        const auto end = run_child({program, "bench-memory", text(shape.tokens), text(shape.width), text(shape.hidden),
-                                    text(shape.experts), text(shape.k), type_name(type), name, "--json", "--threads",
-                                    text(at::get_num_threads())},
-                                   {}, [&](const std::string& said) { line += said; }, stopped);
+        const auto end = run_child(
+            {program, "bench-memory", text(shape.tokens), text(shape.width), text(shape.hidden), text(shape.experts),
+             text(shape.k), type_name(type), name, "--json", "--threads", text(at::get_num_threads())},
+            {}, [&](const std::string& said) { line += said; }, stopped);
         if (sink.stopped()) return;
         if (end.exit_code != 0) {
           sink.skip(text("the memory of ", name, ", ", shape.name(), ", ", type_name(type)),
@@ -214,10 +217,11 @@ void measure_steps(BenchSink& sink, const BenchWish& wish) {
   sink.section({.id = text("steps ", isa_name()),
                 .name = "steps",
                 .title = text("Training steps of two language models, ", isa_name()),
-                .note = "Forward, backward, clipping and AdamW, float32, in C++. \"collegium\" is Collegium's decoder and "
-                        "training loop; the other three are one decoder in torch's operations with Collegium's experts, "
-                        "torch's grouped product and a loop over the experts. All have the same weights, tokens and "
-                        "first loss. Time of the other / time of the row's, median [quartiles].",
+                .note =
+                    "Forward, backward, clipping and AdamW, float32, in C++. \"collegium\" is Collegium's decoder and "
+                    "training loop; the other three are one decoder in torch's operations with Collegium's experts, "
+                    "torch's grouped product and a loop over the experts. All have the same weights, tokens and "
+                    "first loss. Time of the other / time of the row's, median [quartiles].",
                 .unit = "",
                 .n_labels = 2,
                 .columns = {"model", "whose", "tokens/s", "grouped_mm / this", "loop / this"},
@@ -267,15 +271,13 @@ void measure_routers(BenchSink& sink, const BenchWish& wish) {
       const auto label = text(name, ", E", size.experts, " k", size.k);
       const auto t = time_router(name, size, wish.turns, wish.clock, turns_of(sink, label));
       const auto micros = [&](const Timed& timed) { return 1e6 * timed.median() / static_cast<double>(t.tokens); };
-      BenchRow row{.label = label,
-                   .cells = {t.router, text(t.experts), text(t.k)},
-                   .bars = {},
-                   .aside = text(fixed_text(micros(t.whole), 2), " µs a token"),
-                   .facts = {{"kernels", isa_name()},
-                             {"router", t.router},
-                             {"experts", t.experts},
-                             {"k", t.k},
-                             {"tokens", t.tokens}}};
+      BenchRow row{
+          .label = label,
+          .cells = {t.router, text(t.experts), text(t.k)},
+          .bars = {},
+          .aside = text(fixed_text(micros(t.whole), 2), " µs a token"),
+          .facts = {
+              {"kernels", isa_name()}, {"router", t.router}, {"experts", t.experts}, {"k", t.k}, {"tokens", t.tokens}}};
       for (const auto& stage : t.stages) {
         row.cells.push_back(fixed_text(micros(stage), 3));
         row.facts["microseconds_per_token"][stage.name] = micros(stage);

@@ -26,8 +26,7 @@ Json bench_json(const BenchDocument& document);
 class PageSink final : public BenchSink {
  public:
   /// `after_row` keeps what there is so far.
-  PageSink(BenchDocument& document, Progress& progress, const InterruptFlag& interrupt,
-           std::function<void()> after_row)
+  PageSink(BenchDocument& document, Progress& progress, const InterruptFlag& interrupt, std::function<void()> after_row)
       : document_(document), progress_(progress), interrupt_(interrupt), after_row_(std::move(after_row)) {}
   void stretch(int64_t turns) override;
   bool turn(std::string_view what) override;

@@ -72,8 +72,10 @@ struct Axis {
       return;
     }
     step = std::pow(10, std::floor(std::log10(std::max(high, 1e-9))));
-    if (high / step < 2) step /= 5;
-    else if (high / step < 5) step /= 2;
+    if (high / step < 2)
+      step /= 5;
+    else if (high / step < 5)
+      step /= 2;
     last = step * std::ceil(high / step);
   }
   double x(double value) const {
@@ -87,8 +89,8 @@ struct Axis {
       for (double at = 0; at <= last * 1.001; at += step) out.emplace_back(at, fixed_text(at, step < 1 ? 1 : 0));
     else
       for (double power = first; power <= last; ++power)
-        out.emplace_back(std::exp2(power), power < 0 ? text("1/", fixed_text(std::exp2(-power), 0))
-                                                     : fixed_text(std::exp2(power), 0));
+        out.emplace_back(std::exp2(power),
+                         power < 0 ? text("1/", fixed_text(std::exp2(-power), 0)) : fixed_text(std::exp2(power), 0));
     return out;
   }
 };
@@ -119,8 +121,8 @@ double draw_section(std::ostream& out, const BenchSection& section, const Colour
       << (axis.is_ratio ? "times ours" : text_for_html(section.unit)) << "</text>\n";
   for (const auto& row : section.rows) {
     const double middle = y + (row_height(row)) / 2;
-    out << "<text x=\"" << kPlotStart - 12 << "\" y=\"" << middle + 4 << "\" text-anchor=\"end\">" << text_for_html(row.label)
-        << "</text>\n";
+    out << "<text x=\"" << kPlotStart - 12 << "\" y=\"" << middle + 4 << "\" text-anchor=\"end\">"
+        << text_for_html(row.label) << "</text>\n";
     if (!row.aside.empty())
       out << "<text x=\"" << kAsideEnd << "\" y=\"" << middle + 4 << "\" text-anchor=\"end\" class=\"soft small\">"
           << text_for_html(row.aside) << "</text>\n";
@@ -128,11 +130,11 @@ double draw_section(std::ostream& out, const BenchSection& section, const Colour
     for (const auto& bar : row.bars) {
       const double end = axis.x(bar.value.middle), from = std::min(axis.origin(), end),
                    to = std::max(axis.origin(), end);
-      out << "<rect x=\"" << from << "\" y=\"" << at + 1 << "\" width=\"" << to - from << "\" height=\"" << kBarHeight - 3
-          << "\" class=\"c" << colours.at(bar.who) << "\"/>";
+      out << "<rect x=\"" << from << "\" y=\"" << at + 1 << "\" width=\"" << to - from << "\" height=\""
+          << kBarHeight - 3 << "\" class=\"c" << colours.at(bar.who) << "\"/>";
       if (bar.value.low < bar.value.high)
-        out << "<path d=\"M" << axis.x(bar.value.low) << " " << at + kBarHeight / 2 - 0.5 << "H" << axis.x(bar.value.high)
-            << "\" class=\"one\"/>";
+        out << "<path d=\"M" << axis.x(bar.value.low) << " " << at + kBarHeight / 2 - 0.5 << "H"
+            << axis.x(bar.value.high) << "\" class=\"one\"/>";
       out << "<text x=\"" << std::max(to, axis.x(bar.value.high)) + 5 << "\" y=\"" << at + kBarHeight - 3
           << "\" class=\"small\">" << fixed_text(bar.value.middle, axis.is_ratio ? 2 : 0) << "</text>\n";
       at += kBarHeight;
@@ -144,11 +146,11 @@ double draw_section(std::ostream& out, const BenchSection& section, const Colour
 
 std::string svg_around(const std::string& inside, double height, bool stands_alone) {
   std::ostringstream out;
-  out << std::fixed << std::setprecision(1) << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << kPictureWidth << " "
-      << height << "\" role=\"img\" aria-label=\"Speed against rivals\"";
+  out << std::fixed << std::setprecision(1) << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 "
+      << kPictureWidth << " " << height << "\" role=\"img\" aria-label=\"Speed against rivals\"";
   if (stands_alone)
-    out << " class=\"bench\">\n<style>" << kStyle << "</style>\n<rect width=\"" << kPictureWidth << "\" height=\"" << height
-        << "\" class=\"paper\"/";
+    out << " class=\"bench\">\n<style>" << kStyle << "</style>\n<rect width=\"" << kPictureWidth << "\" height=\""
+        << height << "\" class=\"paper\"/";
   out << ">\n" << inside << "</svg>\n";
   return out.str();
 }
@@ -175,7 +177,8 @@ std::string table_of(const BenchSection& section) {
 std::string bench_svg(const BenchDocument& document) {
   const auto colours = colours_of(document);
   std::ostringstream out;
-  out << std::fixed << std::setprecision(1) << "<text x=\"16\" y=\"26\" class=\"title\">Time of the other / time of "
+  out << std::fixed << std::setprecision(1)
+      << "<text x=\"16\" y=\"26\" class=\"title\">Time of the other / time of "
          "Collegium: right of 1, Collegium is faster</text>\n<text x=\"16\" y=\"46\" class=\"soft\">"
       << text_for_html(document.head) << "</text>\n";
   double y = 60;
@@ -194,10 +197,10 @@ std::string bench_html(const BenchDocument& document) {
       "content=\"width=device-width, initial-scale=1\"><title>collegium bench</title><style>",
       kStyle, kPageStyle, "</style></head>\n<body class=\"bench\"><main><h1>collegium bench</h1>\n<p>",
       text_for_html(document.head),
-      "</p>\n<p>Bars: time of the other / time of Collegium where nothing else is said; right of 1, Collegium is faster. "
+      "</p>\n<p>Bars: time of the other / time of Collegium where nothing else is said; right of 1, Collegium is "
+      "faster. "
       "Contenders take turns in one process; whiskers are quartiles over the turns.</p>\n");
-  if (document.stopped_early)
-    out += "<p>Stopped early: the last rows have fewer turns, and some are missing.</p>\n";
+  if (document.stopped_early) out += "<p>Stopped early: the last rows have fewer turns, and some are missing.</p>\n";
   for (const auto& section : document.sections) {
     out += text("<section><h2>", text_for_html(section.title), "</h2>\n<p>", text_for_html(section.note), "</p>\n");
     if (has_picture(section)) {
@@ -206,7 +209,8 @@ std::string bench_html(const BenchDocument& document) {
       const double height = draw_section(drawn, section, colours, 4);
       out += svg_around(drawn.str(), height, false);
     }
-    out += text(has_picture(section) ? "<details>" : "<details open>", "<summary>the figures</summary>", table_of(section), "</details></section>\n");
+    out += text(has_picture(section) ? "<details>" : "<details open>", "<summary>the figures</summary>",
+                table_of(section), "</details></section>\n");
   }
   if (!document.skipped.empty()) {
     out += "<section><h2>Not measured</h2>\n";

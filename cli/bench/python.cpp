@@ -26,8 +26,12 @@ else:
 print(json.dumps({"why": why, "versions": versions}))
 )";
 
-constexpr std::array<std::string_view, 6> kPythonParts = {
-    "transformers-experts", "transformers-models", "transformers-routers", "transformers-demonstration", "atomic", "cuda"};
+constexpr std::array<std::string_view, 6> kPythonParts = {"transformers-experts",
+                                                          "transformers-models",
+                                                          "transformers-routers",
+                                                          "transformers-demonstration",
+                                                          "atomic",
+                                                          "cuda"};
 
 std::string last_line(const std::string& all) {
   const auto end = all.find_last_not_of(" \n\r\t");
@@ -70,8 +74,8 @@ PythonSearch find_bench_python(const std::string& wish, const Environment& envir
   for (const auto& program : candidates(wish, environment)) {
     BenchPython python{program, package_path(environment), ""};
     std::string said;
-    const auto end = run_child({program, "-c", kProbe}, python.variables,
-                               [&](const std::string& line) { said = line; }, stopped);
+    const auto end =
+        run_child({program, "-c", kProbe}, python.variables, [&](const std::string& line) { said = line; }, stopped);
     if (stopped()) return out;
     if (!end.started) {
       out.tried.push_back(text(program, ": there is no such program"));
@@ -106,9 +110,12 @@ void run_python_part(BenchSink& sink, const BenchPython& python, std::string_vie
   command.insert(command.end(), options.begin(), options.end());
   auto all = python.variables;
   all.insert(all.end(), variables.begin(), variables.end());
-  const auto end = run_child(command, all, [&](const std::string& line) {
-    if (line.starts_with('{')) feed(sink, line);  // libraries print what they like
-  }, [&] { return sink.stopped(); });
+  const auto end = run_child(
+      command, all,
+      [&](const std::string& line) {
+        if (line.starts_with('{')) feed(sink, line);  // libraries print what they like
+      },
+      [&] { return sink.stopped(); });
   if (end.exit_code != 0 && !sink.stopped())
     sink.skip(part, text("`", join(command, " "), "` ended with code ", end.exit_code, ": ", last_line(end.errors)));
 }

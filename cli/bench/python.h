@@ -22,8 +22,8 @@ struct PythonSearch {
   std::vector<std::string> tried;  ///< "PATH: why not"
 };
 
-/// The first interpreter that imports torch, collegium and transformers: `wish` alone where it is not empty, else that of
-/// VIRTUAL_ENV, beside this program, of .venv here and python3 in PATH.
+/// The first interpreter that imports torch, collegium and transformers: `wish` alone where it is not empty, else that
+/// of VIRTUAL_ENV, beside this program, of .venv here and python3 in PATH.
 PythonSearch find_bench_python(const std::string& wish, const Environment& environment,
                                const std::function<bool()>& stopped);
 

@@ -25,7 +25,7 @@ Json spread_json(const Spread& spread) {
 }
 
 Json event_of(const BenchSection& s) {
-  return {{"event", "section"}, {"id", s.id},     {"name", s.name},      {"title", s.title},
+  return {{"event", "section"}, {"id", s.id},     {"name", s.name},       {"title", s.title},
           {"note", s.note},     {"unit", s.unit}, {"labels", s.n_labels}, {"columns", s.columns}};
 }
 
@@ -51,8 +51,8 @@ void feed(BenchSink& sink, std::string_view line) {
     } else if (event == "skip") {
       sink.skip(e.at("what").get<std::string>(), e.at("why").get<std::string>());
     } else if (event == "section") {
-      sink.section({e.at("id"), e.at("name"), e.at("title"), e.at("note"), e.at("unit"), e.at("labels"),
-                    e.at("columns"), {}});
+      sink.section(
+          {e.at("id"), e.at("name"), e.at("title"), e.at("note"), e.at("unit"), e.at("labels"), e.at("columns"), {}});
     } else if (event == "row") {
       BenchRow row{e.at("label"), e.at("cells"), {}, e.at("aside"), e.at("facts")};
       for (const auto& bar : e.at("bars")) row.bars.push_back({bar.at("who"), spread_from(bar)});

@@ -1,5 +1,5 @@
-// What a benchmark measured, as data, and where it goes while it is measured: onto a page, or line by line to the program
-// that asked for it (`--events`). Python's comparisons send the same lines (python/collegium/bench/report.py).
+// What a benchmark measured, as data, and where it goes while it is measured: onto a page, or line by line to the
+// program that asked for it (`--events`). Python's comparisons send the same lines (python/collegium/bench/report.py).
 #pragma once
 #include <nlohmann/json.hpp>
 #include <string>
@@ -30,8 +30,8 @@ struct BenchSection {
   std::string id;    ///< "experts avx2", once in a document
   std::string name;  ///< "experts": the key in JSON, where sections of one name are one list
   std::string title;
-  std::string note;  ///< who the rivals are; may be empty
-  std::string unit;  ///< of the bars; empty = they are ratios, above 1 where Collegium is better
+  std::string note;      ///< who the rivals are; may be empty
+  std::string unit;      ///< of the bars; empty = they are ratios, above 1 where Collegium is better
   int64_t n_labels = 1;  ///< the first so many columns are words, the others figures
   std::vector<std::string> columns;
   std::vector<BenchRow> rows;

@@ -35,19 +35,18 @@ train::TrainConfig train_config(const StepShape& is) {
 }
 
 std::unique_ptr<model::LanguageModel> decoder(const StepShape& is) {
-  const Table router =
-      table({{"name", "top_k"}, {"k", is.k}, {"balance_loss", 0.0}, {"z_loss", 0.0}});
-  const Named named{.name = "decoder",
-                    .fields = table({{"d_model", is.width},
-                                     {"n_layers", is.layers},
-                                     {"n_heads", is.heads},
-                                     {"rope_theta", kStepTheta},
-                                     {"norm_epsilon", kStepEpsilon},
-                                     {"tie_embeddings", false},
-                                     {"moe", table({{"name", "routed"},
-                                                    {"n_experts", is.experts},
-                                                    {"d_expert", is.hidden},
-                                                    {"router", router}})}})};
+  const Table router = table({{"name", "top_k"}, {"k", is.k}, {"balance_loss", 0.0}, {"z_loss", 0.0}});
+  const Named named{
+      .name = "decoder",
+      .fields = table(
+          {{"d_model", is.width},
+           {"n_layers", is.layers},
+           {"n_heads", is.heads},
+           {"rope_theta", kStepTheta},
+           {"norm_epsilon", kStepEpsilon},
+           {"tie_embeddings", false},
+           {"moe",
+            table({{"name", "routed"}, {"n_experts", is.experts}, {"d_expert", is.hidden}, {"router", router}})}})};
   return find(model::language_models(), named, "model")
       .make(named, {.vocabulary = is.vocabulary, .random = Random(1), .options = at::kFloat});
 }
@@ -58,8 +57,7 @@ class TorchDecoder {
   TorchDecoder(const StepShape& is, std::string experts, const std::vector<ParameterRef>& from)
       : is_(is), experts_(std::move(experts)) {
     for (const auto& p : from)
-      if (p.trained())
-        weights_.push_back({p.name, p.tensor->detach().clone().requires_grad_(true), p.kind});
+      if (p.trained()) weights_.push_back({p.name, p.tensor->detach().clone().requires_grad_(true), p.kind});
   }
 
   std::vector<ParameterRef> parameters() {
@@ -139,7 +137,8 @@ class TorchSide {
     const auto batch = stream_.batch(step_++, 0);
     const auto all = model_.parameters();
     for (const auto& p : all) p.tensor->mutable_grad().reset();
-    const auto loss = at::cross_entropy_loss(model_.forward(batch.input_BT), batch.target_BT.reshape({-1}).to(at::kLong));
+    const auto loss =
+        at::cross_entropy_loss(model_.forward(batch.input_BT), batch.target_BT.reshape({-1}).to(at::kLong));
     loss.backward();
     std::vector<Tensor> gradients;
     for (const auto& p : all) gradients.push_back(p.tensor->grad());

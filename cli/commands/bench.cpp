@@ -52,7 +52,8 @@ constexpr Option kBenchOptions[] = {
     {.name = "type",
      .value = "TYPE",
      .help = "element type; all leaves out bfloat16 with avx2, where torch has no fast products of it",
-     .default_text = "all", .choices = kTypes},
+     .default_text = "all",
+     .choices = kTypes},
     {.name = "skew", .value = "SKEW", .help = "load of the experts", .default_text = "uniform", .choices = kSkews},
     {.name = "isa",
      .value = "SET",
@@ -81,12 +82,13 @@ constexpr Option kBenchOptions[] = {
 };
 constexpr Example kBenchExamples[] = {
     {"collegium bench --out bench.html", "everything, and a page that draws it"},
-    {"collegium bench experts --type float32 --skew all --isa all --out bench.html", "expert layers, with every instruction set"},
+    {"collegium bench experts --type float32 --skew all --isa all --out bench.html",
+     "expert layers, with every instruction set"},
     {"collegium bench transformers --python .venv/bin/python", "beside transformers, with and without torch.compile"},
     {"collegium bench dense --threads 1 --clock cpu", "the ceiling, on a busy machine"}};
 
-constexpr std::string_view kKernelParts[] = {"dense", "experts"};    // measured with each instruction set
-constexpr std::string_view kOtherParts[] = {"steps", "routers"};     // with the last one
+constexpr std::string_view kKernelParts[] = {"dense", "experts"};  // measured with each instruction set
+constexpr std::string_view kOtherParts[] = {"steps", "routers"};   // with the last one
 
 template <class All>
 bool has(const All& all, std::string_view part) {
@@ -128,9 +130,10 @@ void check_out(const std::string& path) {
 }
 
 void write_out(const std::string& path, const BenchDocument& document) {
-  const auto made = path.ends_with(".svg")    ? bench_svg(document)
-                    : path.ends_with(".html") ? bench_html(document)
-                                              : bench_json(document).dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  const auto made = path.ends_with(".svg") ? bench_svg(document)
+                    : path.ends_with(".html")
+                        ? bench_html(document)
+                        : bench_json(document).dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
   io::write_atomically(io::real_file_system(), path, io::as_bytes(made));
 }
 
@@ -148,9 +151,10 @@ void measure_here(BenchSink& sink, const BenchWish& wish, const std::vector<std:
 
 // The options that a process of our own and the Python module share.
 std::vector<std::string> passed_on(const Arguments& arguments, const std::string& isa) {
-  std::vector<std::string> out = {"--turns",  text(arguments.integer("turns")), "--type",    types_with(isa, arguments.text("type")),
-                                  "--skew",   arguments.text("skew"),           "--clock",   arguments.text("clock"),
-                                  "--threads", text(at::get_num_threads())};
+  std::vector<std::string> out = {
+      "--turns",   text(arguments.integer("turns")), "--type",  types_with(isa, arguments.text("type")),
+      "--skew",    arguments.text("skew"),           "--clock", arguments.text("clock"),
+      "--threads", text(at::get_num_threads())};
   if (arguments.flag("quick")) out.emplace_back("--quick");
   return out;
 }
@@ -164,22 +168,23 @@ void measure_with(BenchSink& sink, const Arguments& arguments, const std::string
   command.insert(command.end(), options.begin(), options.end());
   command.emplace_back("--events");
   if (!with_memory) command.emplace_back("--no-memory");
-  const auto end = run_child(command, isa_variables(isa), [&](const std::string& line) { feed(sink, line); },
-                             [&] { return sink.stopped(); });
+  const auto end = run_child(
+      command, isa_variables(isa), [&](const std::string& line) { feed(sink, line); }, [&] { return sink.stopped(); });
   if (end.exit_code != 0 && !sink.stopped())
     sink.skip(text(join(parts), " with ", isa), text("ended with code ", end.exit_code, ": ", end.errors));
 }
 
 void measure_python(PageSink& sink, const Arguments& arguments, const std::vector<std::string>& isas, bool is_chosen,
                     const std::vector<std::string>& parts, bool are_named, BenchDocument& document) {
-  const auto search = find_bench_python(arguments.text("python"), arguments.streams().environment,
-                                        [&] { return sink.stopped(); });
+  const auto search =
+      find_bench_python(arguments.text("python"), arguments.streams().environment, [&] { return sink.stopped(); });
   if (sink.stopped()) return;
   if (!search.found) {
     const auto why = text("no Python with torch, collegium and transformers was found (tried: ",
                           search.tried.empty() ? "none is here" : join(search.tried, "; "), ")");
     const auto* const hint =
-        "`pip install . transformers` in the source folder installs them, --python PATH names an interpreter that has them; "
+        "`pip install . transformers` in the source folder installs them, --python PATH names an interpreter that has "
+        "them; "
         "st-moe-pytorch and peer-pytorch are further rivals";
     if (are_named) throw Error(ErrorKind::usage, text("bench ", parts[0], ": ", why), hint);
     return sink.skip(join(parts), text(why, "; ", hint));
@@ -191,7 +196,8 @@ void measure_python(PageSink& sink, const Arguments& arguments, const std::vecto
     for (const auto& isa : isas) {
       if (sink.stopped() || (part != "transformers-experts" && isa != isas.back())) continue;
       auto options = passed_on(arguments, isa);
-      if (part == "transformers-experts" && (arguments.flag("no-memory") || isa != isas.back())) options.emplace_back("--no-memory");
+      if (part == "transformers-experts" && (arguments.flag("no-memory") || isa != isas.back()))
+        options.emplace_back("--no-memory");
       run_python_part(sink, *search.found, part, options, is_chosen ? Variables() : isa_variables(isa));
       sink.show(arguments.out());
     }
@@ -201,7 +207,8 @@ int run_bench(const Arguments& arguments) {
   auto& out = arguments.out();
   apply_threads(arguments);
   const std::string chosen(kernels::chosen_isa().name);  // measure_here is held to it
-  const BenchWish wish{types_of(types_with(chosen, arguments.text("type"))), skews_of(arguments.text("skew")), arguments.integer("turns"),
+  const BenchWish wish{types_of(types_with(chosen, arguments.text("type"))), skews_of(arguments.text("skew")),
+                       arguments.integer("turns"),
                        arguments.text("clock") == "cpu" ? BenchClock::cpu : BenchClock::wall, arguments.flag("quick")};
   require(wish.turns >= 1 && wish.turns <= 10000, "--turns ", wish.turns, ": 1 to 10000 wanted");
   const auto& paths = arguments.all("out");
@@ -228,8 +235,8 @@ int run_bench(const Arguments& arguments) {
   }
 
   BenchDocument document;
-  document.head = text(read_cpu("/").model, ", ", at::get_num_threads(), " threads, torch ", TORCH_VERSION, ", kernels ",
-                       join(isas), ", ", wish.turns, " turns, ", arguments.text("clock"), " clock",
+  document.head = text(read_cpu("/").model, ", ", at::get_num_threads(), " threads, torch ", TORCH_VERSION,
+                       ", kernels ", join(isas), ", ", wish.turns, " turns, ", arguments.text("clock"), " clock",
                        wish.quick ? ", tiny sizes (the figures say nothing about speed)" : "");
   document.machine = {{"machine", read_cpu("/").model},
                       {"threads", at::get_num_threads()},
@@ -276,13 +283,16 @@ extern constinit const Command bench_command = {
     .name = "bench",
     .summary = "speed and memory beside rivals on this machine",
     .help =
-        "Contenders take turns in one process, so a busy machine slows all alike; a ratio above 1 says that Collegium is "
+        "Contenders take turns in one process, so a busy machine slows all alike; a ratio above 1 says that Collegium "
+        "is "
         "faster. Ctrl-C ends a measurement, and what was measured is shown and written.\n\n"
         "Without Python: dense products of every instruction set as the ceiling (dense); expert layers beside torch's "
         "grouped product and a loop over the experts, with the memory of each (experts); whole training steps of two "
         "small models (steps); routers stage by stage (routers).\n\n"
-        "With a Python that has transformers: experts inside it, training steps of its OLMoE- and Mixtral-shaped models "
-        "with and without torch.compile, its router and st-moe-pytorch's, and the demonstration's model, if this is the "
+        "With a Python that has transformers: experts inside it, training steps of its OLMoE- and Mixtral-shaped "
+        "models "
+        "with and without torch.compile, its router and st-moe-pytorch's, and the demonstration's model, if this is "
+        "the "
         "source folder (transformers, or one of them as transformers-…); experts of single vectors beside peer-pytorch "
         "(atomic); experts on a CUDA device (cuda). When no PART is named and there is no such Python, these are left "
         "out, and a note says so. `python -m collegium.bench PART --help` has further options.\n\n"

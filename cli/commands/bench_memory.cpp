@@ -25,8 +25,8 @@ int64_t size_from(const std::string& word) {
 int run_bench_memory(const Arguments& arguments) {
   apply_threads(arguments);
   const auto& words = arguments.positionals("WORD");
-  ExpertShape shape{size_from(words[0]), size_from(words[1]), size_from(words[2]), size_from(words[3]),
-                    size_from(words[4]), true};
+  ExpertShape shape{size_from(words[0]), size_from(words[1]), size_from(words[2]),
+                    size_from(words[3]), size_from(words[4]), true};
   require(shape.k <= shape.experts, "bench-memory: ", shape.k, " choices of ", shape.experts, " experts");
   require(words[5] == "float32" || words[5] == "bfloat16", "bench-memory: ", words[5], ": float32 or bfloat16 wanted");
   const auto memory = pass_memory(shape, words[5] == "float32" ? at::kFloat : at::kBFloat16, words[6]);

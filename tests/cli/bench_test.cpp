@@ -92,9 +92,10 @@ TEST_CASE("a child's lines arrive, its errors are kept, and it gets one SIGINT")
                               [n = 0]() mutable { return ++n > 2; });
   CHECK(told.exit_code == 5);
   CHECK(lines == std::vector<std::string>{"told"});
-  CHECK_THROWS_AS(run_child({"sh", "-c", "echo x; sleep 60"}, {}, [](const std::string&) { fail(ErrorKind::data, "x"); },
-                            never),
-                  Error);
+  CHECK_THROWS_AS(
+      run_child(
+          {"sh", "-c", "echo x; sleep 60"}, {}, [](const std::string&) { fail(ErrorKind::data, "x"); }, never),
+      Error);
 }
 
 struct CollectingSink final : BenchSink {
@@ -136,8 +137,10 @@ TEST_CASE("instruction sets: all has those with loops of their own, a wrong name
 
 TEST_CASE("bench measures what is asked for, and writes a page and the figures") {
   const auto folder = std::filesystem::temp_directory_path();
-  const auto page = (folder / "collegium_bench_test.html").string(), figures = (folder / "collegium_bench_test.json").string();
-  const auto ran = run(all_commands(), {"bench", "routers", "--quick", "-n", "1", "--json", "--quiet", "--out", page, "--out", figures});
+  const auto page = (folder / "collegium_bench_test.html").string(),
+             figures = (folder / "collegium_bench_test.json").string();
+  const auto ran = run(
+      all_commands(), {"bench", "routers", "--quick", "-n", "1", "--json", "--quiet", "--out", page, "--out", figures});
   REQUIRE(ran.code == 0);
   const auto json = nlohmann::json::parse(ran.out);
   CHECK(json["routers"].size() == 3);
@@ -173,7 +176,8 @@ TEST_CASE("the picture has a bar and a figure for each ratio") {
   BenchDocument document;
   document.head = "a & b";
   BenchSection section{"e", "e", "Experts <k>", "", "", 1, {"x"}, {}};
-  section.rows = {{"E8 <k2>", {"1 < 2"}, {{"grouped_mm", {2, 1.5, 2.5}}, {"loop", {0.5, 0.4, 0.6}}}, "72 % of dense", {}}};
+  section.rows = {
+      {"E8 <k2>", {"1 < 2"}, {{"grouped_mm", {2, 1.5, 2.5}}, {"loop", {0.5, 0.4, 0.6}}}, "72 % of dense", {}}};
   document.sections = {section};
   document.skipped = {{"cuda", "no <device>"}};
   const auto svg = bench_svg(document), html = bench_html(document);

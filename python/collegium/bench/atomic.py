@@ -70,7 +70,8 @@ def measure(given, report):
     report.stretch(len(shapes) * given.turns)
     report.section("atomic", "atomic", "Layers of experts of single vectors",
                    "Each has the same tokens, pool and number of experts a token; peer has peer-pytorch's weights. Time of the "
-                   "row's / time of omni, median [quartiles].", ["tokens, width, experts, a token", "pass", "layer", "ms", "this / omni"], 3)
+                   "row's / time of omni, median [quartiles].",
+                   ["tokens, width, experts, a token", "pass", "layer", "ms", "this / omni"], 3)
     for tokens, width, n_experts, active, passes in shapes:
         if report.stopped:
             return

@@ -1,6 +1,7 @@
 """Whole training steps of OLMoE- and Mixtral-shaped models of transformers, as written and through torch.compile.
 
-With transformers' own fastest experts ("grouped_mm") and with "collegium": all are the same model with the same first weights
+With transformers' own fastest experts ("grouped_mm"), with "collegium", and with "collegium linear", where the dense projections
+run in Collegium's loops, too (collegium.transformers.use_linear): all are the same model with the same first weights
 and batches, trained by torch's fused AdamW with clipping; their first losses must agree within 1e-4, in bfloat16 within 2e-2. A
 step is forward, backward, clipping and the optimiser's. Compiling needs a C++ compiler and some minutes, which are not
 counted. On a device:
@@ -18,7 +19,8 @@ from .turns import median, ratio, ratio_text, take_turns
 LAYERS, HEADS, VOCABULARY = 2, 8, 4096
 #              experts, choices, expert width / model width
 SHAPES = {"OLMoE": (64, 8, 0.5), "Mixtral": (8, 2, 2)}
-CONTENDERS = ("collegium", "collegium compiled", "grouped_mm", "grouped_mm compiled")
+CONTENDERS = ("collegium", "collegium linear", "grouped_mm", "collegium compiled", "collegium linear compiled",
+              "grouped_mm compiled")
 
 
 def model_of(shape, seed, d_model):
@@ -38,10 +40,14 @@ def model_of(shape, seed, d_model):
 
 class Contender:
     def __init__(self, model, name):
+        import collegium.transformers
+
         implementation, *how = name.split()
         self.model = copy.deepcopy(model)
         self.model.set_experts_implementation(implementation)
-        self.call = torch.compile(self.model) if how else self.model
+        if "linear" in how:
+            collegium.transformers.use_linear(self.model)
+        self.call = torch.compile(self.model) if "compiled" in how else self.model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
         self.n_steps = 0
 
@@ -57,8 +63,8 @@ class Contender:
 
 
 def add_arguments(parser):
-    parser.add_argument("--shapes", nargs="*", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--batch", type=int, default=4, help="sequences a step")
     parser.add_argument("--context", type=int, default=256, help="tokens a sequence")
     parser.add_argument("--width", type=int, default=512, help="the models' width")
@@ -96,7 +102,7 @@ def measure(given, report):
     if given.quick:
         given.batch, given.context, given.width, given.warm_up = 2, 16, 32, 1
         if given.contenders == CONTENDERS:  # compiling takes minutes
-            given.contenders = ("collegium", "grouped_mm")
+            given.contenders = tuple(name for name in CONTENDERS if "compiled" not in name)
     tokens = given.batch * given.context
     report.stretch(len(given.shapes) * len(types) * (given.turns + len(given.contenders)))
     report.section("transformers-models", "transformers-models", "Training steps of models of transformers",
