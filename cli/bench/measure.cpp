@@ -254,7 +254,9 @@ void measure_steps(BenchSink& sink, const BenchWish& wish) {
 
 void measure_routers(BenchSink& sink, const BenchWish& wish) {
   const auto sizes = router_sizes(wish.quick);
-  sink.stretch(static_cast<int64_t>(sizes.size() * bench_routers().size()) * wish.turns);
+  size_t n_rows = 0;
+  for (const auto& size : sizes) n_rows += bench_routers(size).size();
+  sink.stretch(static_cast<int64_t>(n_rows) * wish.turns);
   sink.section({.id = text("routers ", isa_name()),
                 .name = "routers",
                 .title = text("Routers stage by stage, ", isa_name()),
@@ -266,7 +268,7 @@ void measure_routers(BenchSink& sink, const BenchWish& wish) {
                             "whole", "softmax, top-k / ours"},
                 .rows = {}});
   for (const auto& size : sizes)
-    for (const auto name : bench_routers()) {
+    for (const auto name : bench_routers(size)) {
       if (sink.stopped()) return;
       const auto label = text(name, ", E", size.experts, " k", size.k);
       const auto t = time_router(name, size, wish.turns, wish.clock, turns_of(sink, label));

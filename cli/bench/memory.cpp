@@ -48,9 +48,10 @@ class CountingAllocator final : public at::Allocator {
   static inline size_t held_ = 0;
 };
 
-// Torch's tensors and those of our pool.
+// Torch's tensors and those of our pools.
 double held_bytes() {
-  return static_cast<double>(CountingAllocator::held() + kernels::block_pool().counts().in_use);
+  return static_cast<double>(CountingAllocator::held() + kernels::block_pool().counts().in_use +
+                             kernels::column_pool().counts().in_use);
 }
 
 // "VmHWM", the most that was resident since the mark was last taken back; in bytes.

@@ -21,13 +21,49 @@ std::unique_ptr<Stage> make_stage(Entries<Stage> all, const Named& named, const 
 
 }  // namespace
 
-std::span<const std::string_view> bench_routers() {
-  static constexpr std::array<std::string_view, 3> all = {"top_k", "loss_free", "group_limited"};
-  return all;
+namespace {
+
+route::StageInputs inputs_for(const RouterSize& size) {
+  return {.d_model = kWidth, .n_experts = size.experts, .random = Random(1), .options = at::kFloat};
+}
+
+// Null when the router cannot have the size; one without a choice of k has k = 1 here.
+std::unique_ptr<route::Router> made(const Entry<route::Router>& entry, const RouterSize& size) {
+  const auto fields = entry.fields();
+  const bool has_k = std::any_of(fields.begin(), fields.end(), [](const FieldInfo& f) { return f.name == "k"; });
+  if (!has_k && size.k > 1) return nullptr;
+  const Named preset{.name = std::string(entry.card.name), .fields = has_k ? table({{"k", size.k}}) : Table()};
+  try {
+    return entry.make(preset, inputs_for(size));
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::usage) throw;
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+std::vector<std::string_view> bench_routers(const RouterSize& size) {
+  std::vector<std::string_view> out;
+  for (const auto* entry : route::routers()) {
+    const auto router = made(*entry, size);
+    if (!router || !router->composition() || router->composition()->null_experts > 0) continue;
+    const auto facts = router->facts();
+    if (facts.needs.missing({}).empty() && !facts.reads_other_tokens) out.push_back(entry->card.name);
+  }
+  return out;
 }
 
 std::span<const RouterSize> router_sizes(bool quick) {
-  static constexpr std::array<RouterSize, 3> all = {{{4096, 8, 2}, {4096, 64, 8}, {4096, 256, 8}}};
+  static constexpr std::array<RouterSize, 9> all = {{{4096, 8, 1},
+                                                     {4096, 8, 2},
+                                                     {4096, 8, 8},
+                                                     {4096, 64, 1},
+                                                     {4096, 64, 2},
+                                                     {4096, 64, 8},
+                                                     {4096, 256, 1},
+                                                     {4096, 256, 2},
+                                                     {4096, 256, 8}}};
   static constexpr std::array<RouterSize, 1> small = {{{64, 8, 2}}};
   if (quick) return small;
   return all;
@@ -37,9 +73,9 @@ RouterTimes time_router(std::string_view name, const RouterSize& size, int64_t t
                         const std::function<bool()>& after_turn) {
   const auto tokens = size.tokens, experts = size.experts, k = size.k;
   const at::NoGradGuard no_grad;
-  const route::StageInputs inputs{.d_model = kWidth, .n_experts = experts, .random = Random(1), .options = at::kFloat};
-  const Named preset{.name = std::string(name), .fields = table({{"k", k}})};
-  const auto router = find(route::routers(), preset, "router").make(preset, inputs);
+  const auto inputs = inputs_for(size);
+  const auto router = made(find(route::routers(), Named{.name = std::string(name)}, "router"), size);
+  ensure(router && router->composition(), "a router that bench_routers() names is needed");
   const auto& c = *router->composition();
   const auto scorer = make_stage(route::scorers(), c.scorer, inputs);
   const auto selector = make_stage(route::selectors(), c.selector, inputs);

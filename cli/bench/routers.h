@@ -18,12 +18,14 @@ struct RouterTimes {
   Timed rival;                ///< softmax, top-k, normalised: indices and weights only
 };
 
-/// Routers whose stages are timed.
-std::span<const std::string_view> bench_routers();
-
 struct RouterSize {
   int64_t tokens, experts, k;
 };
+
+/// The routers whose stages are timed: all that can have the size and need nothing of their layer. One without a choice
+/// of k stands among those of k = 1.
+std::vector<std::string_view> bench_routers(const RouterSize& size);
+
 std::span<const RouterSize> router_sizes(bool quick);
 
 RouterTimes time_router(std::string_view name, const RouterSize& size, int64_t turns, BenchClock clock,
