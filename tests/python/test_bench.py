@@ -63,7 +63,7 @@ def test_events_are_lines_of_json():
     lines = [json.loads(line) for line in bench("routers", "--quick", "-n", "2", "--events").stdout.splitlines()]
     assert [e["event"] for e in lines[:2]] == ["stretch", "section"]
     assert sum(e["event"] == "turn" for e in lines) == lines[0]["turns"]
-    assert sum(e["event"] == "row" for e in lines) == 3
+    assert 2 * sum(e["event"] == "row" for e in lines) == lines[0]["turns"] > 20
 
 
 @pytest.mark.skipif(not has_package(), reason="the Python package or transformers is not here")
