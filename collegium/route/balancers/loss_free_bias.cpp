@@ -4,12 +4,12 @@
 // E experts.
 #include <ATen/ATen.h>
 
-#include "collegium/route/stages.h"
+#include "collegium/route/load_bias.h"
 
 namespace collegium::route {
 namespace {
 
-class LossFreeBias final : public Balancer, public Makes<LossFreeBias, Balancer> {
+class LossFreeBias final : public LoadBias, public Makes<LossFreeBias, Balancer> {
  public:
   using Interface = Balancer;
   struct Config {
@@ -18,30 +18,15 @@ class LossFreeBias final : public Balancer, public Makes<LossFreeBias, Balancer>
       field("rate", rate, {.help = "how far a bias moves per optimiser step", .unit = "score", .min = 0});
     }
   };
-  LossFreeBias(const Config& config, const StageInputs& in) : rate_(config.rate) {
-    const auto options = at::TensorOptions().dtype(at::kDouble).device(in.options.device_opt());
-    bias_E_ = at::zeros({in.n_experts}, options);
-    pending_E_ = at::zeros({in.n_experts}, options);
-  }
+  LossFreeBias(const Config& config, const StageInputs& in) : LoadBias(in), rate_(config.rate) {}
 
-  // Load as asked: what was dropped for lack of room still shows whom the tokens want.
-  void observe(const Decision& decision, const Context&) override { pending_E_ += decision.asked_E().to(pending_E_); }
   void step() override {
     bias_E_ += rate_ * (pending_E_.mean() - pending_E_).sign();
     pending_E_.zero_();
   }
-  Tensor bias_E() const override { return bias_E_; }
-  Needs needs() const override {
-    return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}, .selection_bias = true};
-  }
-  void collect(ParameterList& list) override {
-    list.buffer("bias", bias_E_);
-    list.buffer("pending_load", pending_E_);
-  }
 
  private:
   double rate_;
-  Tensor bias_E_, pending_E_;
 };
 
 }  // namespace

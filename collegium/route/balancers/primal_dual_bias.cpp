@@ -34,7 +34,7 @@
 #include <functional>
 
 #include "collegium/kernels/top_k.h"
-#include "collegium/route/stages.h"
+#include "collegium/route/load_bias.h"
 
 namespace collegium::route {
 namespace {
@@ -71,7 +71,7 @@ struct Chosen {
   }
 };
 
-class PrimalDualBias final : public Balancer, public Makes<PrimalDualBias, Balancer> {
+class PrimalDualBias final : public LoadBias, public Makes<PrimalDualBias, Balancer> {
  public:
   using Interface = Balancer;
   struct Config {
@@ -107,12 +107,8 @@ class PrimalDualBias final : public Balancer, public Makes<PrimalDualBias, Balan
     }
   };
 
-  PrimalDualBias(const Config& config, const StageInputs& in) : config_(config) {
-    const auto options = at::TensorOptions().dtype(at::kDouble).device(in.options.device_opt());
-    bias_E_ = at::zeros({in.n_experts}, options);
-    pending_E_ = at::zeros({in.n_experts}, options);
-    steps_ = at::zeros({1}, options.dtype(at::kLong));
-  }
+  PrimalDualBias(const Config& config, const StageInputs& in)
+      : LoadBias(in), config_(config), steps_(at::zeros({1}, bias_E_.options().dtype(at::kLong))) {}
 
   std::vector<LossTerm> loss(const Scores& scores, const Decision& decision, const Context& context) override {
     if (context.phase != Phase::train) return {};
@@ -137,19 +133,13 @@ class PrimalDualBias final : public Balancer, public Makes<PrimalDualBias, Balan
     if (regrets) check_regret(score_NE, k, context.random.at("regret"), say);
     return out;
   }
-  void observe(const Decision& decision, const Context&) override { pending_E_ += decision.asked_E().to(pending_E_); }
   void step() override {
     steps_ += 1;
     bias_E_ += change_of(pending_E_, steps_.item<int64_t>());
     pending_E_.zero_();
   }
-  Tensor bias_E() const override { return bias_E_; }
-  Needs needs() const override {
-    return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}, .selection_bias = true};
-  }
   void collect(ParameterList& list) override {
-    list.buffer("bias", bias_E_);
-    list.buffer("pending_load", pending_E_);
+    LoadBias::collect(list);
     list.buffer("steps", steps_);
   }
 
@@ -262,7 +252,7 @@ class PrimalDualBias final : public Balancer, public Makes<PrimalDualBias, Balan
   }
 
   Config config_;
-  Tensor bias_E_, pending_E_, steps_;
+  Tensor steps_;
 };
 
 }  // namespace
