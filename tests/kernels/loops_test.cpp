@@ -59,9 +59,10 @@ double wide_tolerance() {
   return std::is_same_v<Wide<S>, double> ? 1e-13 : 3e-6;
 }
 
-constexpr int64_t sizes[][3] = {{1, 1, 1},     {1, 3, 5},    {2, 4, 16},   {3, 17, 33},   {4, 64, 64},
-                                {5, 65, 31},   {7, 130, 48}, {13, 5, 300}, {16, 63, 257}, {25, 72, 600},
-                                {200, 97, 41}, {1, 64, 512}, {2, 35, 96},  {70, 128, 20}, {6, 256, 300}};
+constexpr int64_t sizes[][3] = {{1, 1, 1},      {1, 3, 5},     {2, 4, 16},   {3, 17, 33},   {4, 64, 64},
+                                {5, 65, 31},    {7, 130, 48},  {13, 5, 300}, {16, 63, 257}, {25, 72, 600},
+                                {200, 97, 41},  {1, 64, 512},  {2, 35, 96},  {70, 128, 20}, {6, 256, 300},
+                                {70, 35, 1029}, {9, 18, 3100}, {8, 5, 2048}, {66, 3, 2500}};
 
 }  // namespace
 
@@ -110,26 +111,30 @@ TEST_CASE("products equal torch's in double for every instruction set") {
 
 TEST_CASE("a product's row does not depend on its company") {
   for_each_table([]<class S>(const kernels::Loops<S>& loop) {
-    const Random random(5);
-    const int64_t m = 23, n = 70, k = 333;
-    const auto a_mk = made<S>(random.at("a"), {m, k}), b_nk = made<S>(random.at("b"), {n, k});
-    const auto b_kn = b_nk.t().contiguous();
-    const auto rows = row_starts<S>(a_mk);
-    const auto scratch = wide_empty<S>({std::max(loop.scratch(k), loop.linear_scratch(k))});
-    const auto run = [&](bool is_linear, int64_t from, int64_t to) {
-      const auto out = wide_empty<S>({to - from, n});
-      if (is_linear)
-        loop.linear_wide(rows.data() + from, to - from, pointer<S>(b_nk), k, n, k, pointer<Wide<S>>(out), n,
-                         pointer<Wide<S>>(scratch));
-      else
-        loop.times_wide(rows.data() + from, to - from, pointer<S>(b_kn), n, n, k, pointer<Wide<S>>(out), n,
-                        pointer<Wide<S>>(scratch));
-      return out;
-    };
-    for (const bool is_linear : {true, false}) {
-      const auto all = run(is_linear, 0, m);
-      for (const auto& [from, to] : {std::pair<int64_t, int64_t>{0, 1}, {3, 5}, {9, 22}, {22, 23}})
-        CHECK(same_bits(run(is_linear, from, to), all.slice(0, from, to)));
+    // Sums of 333 terms, and so long ones that some of the loops take them in parts where there are many rows.
+    for (const int64_t k : {333, 2065}) {
+      CAPTURE(k);
+      const Random random(5);
+      const int64_t m = 23, n = 70;
+      const auto a_mk = made<S>(random.at("a"), {m, k}), b_nk = made<S>(random.at("b"), {n, k});
+      const auto b_kn = b_nk.t().contiguous();
+      const auto rows = row_starts<S>(a_mk);
+      const auto scratch = wide_empty<S>({std::max(loop.scratch(k), loop.linear_scratch(k))});
+      const auto run = [&](bool is_linear, int64_t from, int64_t to) {
+        const auto out = wide_empty<S>({to - from, n});
+        if (is_linear)
+          loop.linear_wide(rows.data() + from, to - from, pointer<S>(b_nk), k, n, k, pointer<Wide<S>>(out), n,
+                           pointer<Wide<S>>(scratch));
+        else
+          loop.times_wide(rows.data() + from, to - from, pointer<S>(b_kn), n, n, k, pointer<Wide<S>>(out), n,
+                          pointer<Wide<S>>(scratch));
+        return out;
+      };
+      for (const bool is_linear : {true, false}) {
+        const auto all = run(is_linear, 0, m);
+        for (const auto& [from, to] : {std::pair<int64_t, int64_t>{0, 1}, {3, 5}, {9, 22}, {22, 23}})
+          CHECK(same_bits(run(is_linear, from, to), all.slice(0, from, to)));
+      }
     }
   });
 }
