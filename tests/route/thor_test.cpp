@@ -3,6 +3,7 @@
 //
 // N tokens, D model width, E experts.
 #include <map>
+#include <set>
 
 #include "tests/support/routing.h"
 
@@ -44,17 +45,46 @@ TEST_CASE_FIXTURE(OneThread, "every ordered choice of k of E experts comes equal
   }
 }
 
-TEST_CASE_FIXTURE(OneThread, "the draw is the step's: the same again for the same noise, in training and evaluation") {
+TEST_CASE_FIXTURE(OneThread, "the draw is the step's: the same again for the same noise") {
   const int64_t N = 50;
+  for (const auto phase : {Phase::train, Phase::evaluate})
+    for (const bool shared : {true, false}) {
+      CAPTURE(shared);
+      const auto router = make_router({.name = "thor", .fields = table({{"k", 2}, {"shared_draw", shared}})}, 3, 8);
+      auto context = context_of(N);
+      context.phase = phase;
+      const auto first = choices(*router, N, context);
+      CHECK(choices(*router, N, context) == first);
+      context.random = Random(6);
+      CHECK(choices(*router, N, context) != first);
+      // Weights are equal, whatever k.
+      const auto gate = reals(router->route(numbers(Random(1), {N, 3}), context).decision.gate_R());
+      for (const auto g : gate) CHECK(g == 0.5);
+    }
+}
+
+TEST_CASE_FIXTURE(OneThread, "a shared draw is one for all tokens of a training pass, and evaluation draws for each") {
+  const int64_t N = 60;
   const auto router = make_router({.name = "thor", .fields = table({{"k", 2}})}, 3, 8);
+  const auto apart = make_router({.name = "thor", .fields = table({{"k", 2}, {"shared_draw", false}})}, 3, 8);
+  const auto n_sets = [&](Router& r, Phase phase) {
+    auto context = context_of(N);
+    context.phase = phase;
+    const auto all = choices(r, N, context);
+    return std::set<std::vector<int64_t>>(all.begin(), all.end()).size();
+  };
+  CHECK(n_sets(*router, Phase::train) == 1);
+  CHECK(n_sets(*router, Phase::recompute) == 1);
+  CHECK(n_sets(*router, Phase::evaluate) > 20);
+  CHECK(n_sets(*apart, Phase::train) > 20);
+  // Over many passes every expert has its turn.
+  std::set<int64_t> met;
   auto context = context_of(N);
-  const auto first = choices(*router, N, context);
-  CHECK(choices(*router, N, context) == first);
   context.phase = Phase::train;
-  CHECK(choices(*router, N, context) == first);
-  context.random = Random(6);
-  CHECK(choices(*router, N, context) != first);
-  // Weights are equal, whatever k.
-  const auto gate = reals(router->route(numbers(Random(1), {N, 3}), context).decision.gate_R());
-  for (const auto g : gate) CHECK(g == 0.5);
+  for (uint64_t pass = 0; pass < 40; ++pass) {
+    context.random = Random(pass);
+    const auto all = choices(*router, N, context);
+    met.insert(all[0].begin(), all[0].end());
+  }
+  CHECK(met.size() == 8);
 }

@@ -1,6 +1,6 @@
-// THOR: experts are drawn at random for each token, in training and in inference, and count the same. What keeps them
-// consistent is the trainer's field `consistency`: two passes with different draws should predict the same.
-// P062, section 3, eq. 3 to 5. The paper draws two experts in training, one for each pass.
+// THOR: experts are drawn at random, in training and in inference, and count the same. What keeps them consistent is the
+// trainer's field `consistency`: two passes with different draws should predict the same. P062, section 3, eq. 3 to 5.
+// In training each pass draws for all its tokens at once, as in the authors' code; inference draws for each token.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
@@ -10,15 +10,17 @@ class ThorRouter final : public Preset<ThorRouter> {
  public:
   struct Config {
     int64_t k = 1;
+    bool shared_draw = true;
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1});
+      field("shared_draw", shared_draw, {.help = "training draws once for all tokens of a pass, not for each token"});
     }
   };
 
   static Composition compose(const Config& c, const StageInputs&) {
     Composition out;
     out.scorer = {.name = "none"};
-    out.selector = {.name = "random", .fields = table({{"k", c.k}})};
+    out.selector = {.name = "random", .fields = table({{"k", c.k}, {"shared_draw", c.shared_draw}})};
     out.gate = {.name = "one"};
     return out;
   }
@@ -32,7 +34,8 @@ extern constinit const Entry<Router> router_thor = entry<ThorRouter>(
      .source = "Zuo 2021 (THOR), section 3",
      .taxonomy = "gating/sparse/random",
      .summary = "randomly drawn experts, to be trained with the consistency loss",
-     .equation = "y = 1/k Σ_{e ∈ T} FFN_e(x),  T ~ uniform over the sets of k experts, drawn for each token",
+     .equation = "y = 1/k Σ_{e ∈ T} FFN_e(x),  T ~ uniform over the sets of k experts\n"
+                 "T is drawn in training once for a pass and layer, in evaluation for each token",
      .claims = {.chooser = Chooser::nobody}});
 
 }  // namespace collegium::route

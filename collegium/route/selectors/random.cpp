@@ -1,6 +1,7 @@
-// Chance decides: k different experts for each token, drawn uniformly from the noise of this layer and step, in
-// training and in evaluation. P062 (THOR), section 3: no router, so no load to balance and none that can collapse.
-// Assumed: drawn token by token (the paper's "dispatch at token level"; its training draws for each input, too).
+// Chance decides: k different experts, drawn uniformly from the noise of this layer and step, in training and in
+// evaluation. P062 (THOR), section 3: no router, so no load to balance and none that can collapse.
+// In training a layer draws once for all tokens of a pass, as in the authors' code (transformer_thor_layer.py), unless
+// the configuration says otherwise; evaluation draws for each token (their inference_level 0).
 //
 // N tokens, E experts, K choices.
 #include <ATen/ATen.h>
@@ -20,12 +21,16 @@ class RandomSelector final : public Selector, public Makes<RandomSelector, Selec
   using Interface = Selector;
   struct Config {
     int64_t k = 1;
+    bool shared_draw = true;
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1});
+      field("shared_draw", shared_draw,
+            {.help = "training draws once for all tokens of a pass; evaluation always draws for each token"});
     }
   };
 
-  RandomSelector(const Config& config, const StageInputs& in) : k_(config.k), n_experts_(in.n_experts) {
+  RandomSelector(const Config& config, const StageInputs& in)
+      : k_(config.k), n_experts_(in.n_experts), shared_draw_(config.shared_draw) {
     require(k_ <= n_experts_, "random: k = ", k_, " is more than the ", n_experts_, " experts there are");
   }
 
@@ -35,10 +40,11 @@ class RandomSelector final : public Selector, public Makes<RandomSelector, Selec
     const auto* real = real_N.defined() ? real_N.const_data_ptr<bool>() : nullptr;
     std::vector<int64_t> token, expert, rank;
     std::vector<int64_t> all(static_cast<size_t>(n_experts_));
+    const bool is_shared = shared_draw_ && context.phase != Phase::evaluate;
     uint64_t place = 0;  // among real tokens: padding draws nothing
     for (int64_t n = 0; n < scores.n_tokens; ++n) {
       if (real && !real[n]) continue;
-      const auto mine = draw.at(place++);
+      const auto mine = draw.at(is_shared ? 0 : place++);
       std::iota(all.begin(), all.end(), 0);
       for (int64_t j = 0; j < k_; ++j) {  // the first k places of a shuffle
         const auto other =
@@ -61,6 +67,7 @@ class RandomSelector final : public Selector, public Makes<RandomSelector, Selec
 
  private:
   int64_t k_, n_experts_;
+  bool shared_draw_;
 };
 
 }  // namespace
@@ -71,7 +78,8 @@ extern constinit const Entry<Selector> selector_random =
                            .source = "Zuo 2021 (THOR), section 3",
                            .taxonomy = "gating/sparse/random",
                            .summary = "chance decides, in training and in evaluation",
-                           .equation = "T ~ uniform over the sets of k experts, drawn for each token",
+                           .equation = "T ~ uniform over the sets of k experts, drawn for each token\n"
+                                       "training with a shared draw: one set for all tokens of a pass",
                            .claims = kRandomClaims});
 
 }  // namespace collegium::route
