@@ -261,7 +261,8 @@ void measure_routers(BenchSink& sink, const BenchWish& wish) {
                 .name = "routers",
                 .title = text("Routers stage by stage, ", isa_name()),
                 .note = "Microseconds a token, float32, evaluating. The rival, in C++, gives ids and weights only "
-                        "(softmax, top-k, normalised); ours gives a sorted decision and the losses.",
+                        "(softmax, top-k, normalised); ours, whole, gives a sorted decision, and neither gives losses: their "
+                        "column is what training adds.",
                 .unit = "",
                 .n_labels = 1,
                 .columns = {"router", "E", "k", "scorer", "selector", "decision", "capacity", "gate", "balancers",

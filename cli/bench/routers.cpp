@@ -86,7 +86,7 @@ RouterTimes time_router(std::string_view name, const RouterSize& size, int64_t t
 
   const auto x_ND = Random(2).normal({tokens, kWidth}, 1, at::kFloat);
   const auto weight_ED = Random(3).normal({experts, kWidth}, 0.02, at::kFloat);
-  const route::Context context;
+  const route::Context context, inference{.losses = false};
   at::Tensor bias_E;
   for (const auto& b : balancers)
     if (const auto more_E = b->bias_E(); more_E.defined()) bias_E = bias_E.defined() ? bias_E + more_E : more_E;
@@ -107,7 +107,7 @@ RouterTimes time_router(std::string_view name, const RouterSize& size, int64_t t
                                               [&] {
                                                 for (const auto& b : balancers) b->loss(scores, weighed, context);
                                               }},
-                                             {"whole", [&] { router->route(x_ND, context); }},
+                                             {"whole", [&] { router->route(x_ND, inference); }},
                                              {"transformers", [&] {
                                                 const auto best = at::topk(
                                                     at::softmax(at::linear(x_ND, weight_ED), -1, at::kFloat), k, -1);

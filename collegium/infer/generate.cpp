@@ -52,7 +52,7 @@ std::vector<int64_t> generate(model::LanguageModel& model, const std::vector<int
       first_unseen = all.size() - static_cast<size_t>(std::max<int64_t>(1, context / 2));
     }
     // Routers that draw draw anew for each token.
-    const model::ModelContext context_here{.random = random.at("routing").at(all.size())};
+    const model::ModelContext context_here{.random = random.at("routing").at(all.size()), .losses = false};
     const auto out = model.forward(row_of(all, first_unseen, device), context_here, is_cached ? &cache : nullptr);
     first_unseen = all.size();
     const auto logit_V = model.logits(out.hidden_ND.slice(0, out.hidden_ND.size(0) - 1)).squeeze(0);

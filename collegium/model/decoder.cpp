@@ -167,7 +167,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                            .n_sequences = B,
                            .record = context.record,
                            .routing_noise = context.routing_noise,
-                           .explain = context.explain};
+                           .explain = context.explain,
+                           .losses = context.losses};
     layer::AttentionContext reading{.B = B, .T = T, .past = past};
     if (context.mask_BT.defined() && has_gaps(context.mask_BT)) {
       require(!cache, "decoder: with a cache, padding must come last in each sequence");

@@ -24,6 +24,7 @@ struct ModelContext {
   at::ScalarType compute = at::kFloat;  ///< kFloat, kBFloat16 or kDouble; routers stay in float32
   bool record = false;                  ///< keep the decisions of soft layers too
   bool explain = false;                 ///< and what choices turn on
+  bool losses = true;                   ///< of the layers; false = nobody reads them: see route::Context
   double routing_noise = 0;             ///< on the routers' logits, times the spread of a token's logits
   int64_t units_of = -1;                ///< layer whose hidden units are wanted; -1 = none
 };

@@ -74,6 +74,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
         .record = context.record,
         .routing_noise = context.routing_noise,
         .explain = context.explain,
+        .losses = context.losses,
         .random = context.random.at("layer")};
     auto done = forward_named(*layer_, x_ND, routing);
     ModelOutput out;

@@ -60,6 +60,7 @@ struct Context {
   bool record = false;       ///< the decision will be kept: layers without an assignment describe themselves as one
   double routing_noise = 0;  ///< noise on what the scorer says, see disturb; to measure robustness
   bool explain = false;      ///< selectors say what their choices turn on (Reasons)
+  bool losses = true;        ///< false = nobody reads the auxiliary losses of this pass, and none are worked out
   Random random{0};          ///< noise of this layer in this step: the same again under recompute
 };
 

@@ -170,11 +170,12 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   const auto working = n_null_ > 0 ? asked.only_experts(n_experts_) : asked;
   const auto placed = s.capacity->apply(working, out.scores, context);
   out.decision = placed.with_gates(s.gate->weigh(out.scores, placed, context));
-  out.losses = std::move(out.scores.losses);
+  if (context.losses) out.losses = std::move(out.scores.losses);
   // Balancers see the choices of null experts, too: their share is what steers how much a token works.
   const auto& seen = n_null_ > 0 ? asked : out.decision;
   for (const auto& balancer : s.balancers) {
-    for (auto& term : balancer->loss(out.scores, seen, context)) out.losses.push_back(std::move(term));
+    if (context.losses)
+      for (auto& term : balancer->loss(out.scores, seen, context)) out.losses.push_back(std::move(term));
     if (context.phase == Phase::train) balancer->observe(seen, context);
   }
   return out;

@@ -64,8 +64,8 @@ class Router(CoreModule):
 
     def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
                 sequence_ids: Tensor | None = None, n_sequences: int | None = None, phase: str | None = None,
-                noise_seed: int | None = None, attention: Tensor | None = None,
-                carried: Tensor | None = None) -> Routing:
+                noise_seed: int | None = None, attention: Tensor | None = None, carried: Tensor | None = None,
+                losses: bool = True) -> Routing:
         """Routes each token of x.
 
         Args:
@@ -79,6 +79,8 @@ class Router(CoreModule):
             noise_seed: of the routing noise; otherwise drawn from torch's CPU generator.
             attention: [sequences, tokens, tokens], this layer's attention, mean over heads; only some routers need it.
             carried: what the router of the layer before left in ``Routing.carried``; None in the first layer.
+            losses: False where nobody reads the auxiliary losses of this pass (inference): none are worked out, and
+                ``Routing.losses`` is empty.
 
         Returns:
             Routing.
@@ -92,7 +94,7 @@ class Router(CoreModule):
             n_sequences = sequences if ids_N is None else (int(ids_N.max()) + 1 if ids_N.numel() else 1)
         phase = self._phase(phase)
         call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), ids_N,
-                                 n_sequences, self._noise(phase, noise_seed), False, attention, carried)
+                                 n_sequences, self._noise(phase, noise_seed), False, attention, carried, losses)
         decision, terms, scores, logits, carried = self._core.route(self._tensors(), x_ND, call)
         return Routing(Decision._from(decision), *_loss_dicts(terms), scores, logits, carried)
 
@@ -180,7 +182,7 @@ class MoELayer(CoreModule):
 
     def forward(self, x: Tensor, token_ids: Tensor | None = None, mask: Tensor | None = None, *,
                 phase: str | None = None, noise_seed: int | None = None, return_routing: bool = False,
-                attention: Tensor | None = None, carried: Tensor | None = None):
+                attention: Tensor | None = None, carried: Tensor | None = None, losses: bool = True):
         """y of x's shape and type; with ``return_routing``, (y, Routing).
 
         Args:
@@ -189,6 +191,7 @@ class MoELayer(CoreModule):
             mask: bool, x's shape without D, True = a real token.
             phase, noise_seed: as for Router.
             return_routing: also describe the pass; layers without an assignment describe their mixture as one.
+            losses: as for Router; False leaves ``aux_loss`` at zero.
             attention, carried: as for Router; what this layer leaves for the next is in ``carried`` and in the Routing.
 
         Raises:
@@ -197,7 +200,8 @@ class MoELayer(CoreModule):
         x_ND, sequences = flat_tokens(x, self.d_model, "MoELayer")
         phase = self._phase(phase)
         call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), None,
-                                 sequences, self._noise(phase, noise_seed), return_routing, attention, carried)
+                                 sequences, self._noise(phase, noise_seed), return_routing, attention, carried,
+                                 losses)
         y_ND, terms, decision, left = self._core.forward(self._tensors(), x_ND, call)
         routing = Routing(None if decision is None else Decision._from(decision), *_loss_dicts(terms), carried=left)
         self.carried = left

@@ -88,21 +88,21 @@ class Model(CoreModule):
         cache_bytes_per_token, …"""
         return self._core.facts(self.context if context is None else context)
 
-    def _hidden(self, ids_BT: Tensor, mask, phase, noise_seed, compute, record=False):
+    def _hidden(self, ids_BT: Tensor, mask, phase, noise_seed, compute, record=False, losses=True):
         phase = self._phase(phase)
         if ids_BT.dim() != 2:
             raise UsageError(f"Model: ids must be [sequences, tokens], got {list(ids_BT.shape)}")
         hidden, terms, decisions = self._core.hidden(self._tensors(), ids_BT, mask, phase,
-                                                     self._noise(phase, noise_seed), compute, record)
-        losses, _ = _loss_dicts(terms)
+                                                     self._noise(phase, noise_seed), compute, record, losses)
         found = [Decision._from(d).detach() for d in decisions]
         if phase != "recompute":
-            self.losses, self.aux_loss = losses, sum(losses.values(), torch.zeros(()))
+            self.losses, _ = _loss_dicts(terms)
+            self.aux_loss = sum(self.losses.values(), torch.zeros(()))
             self.last_decision = found
         return hidden, found
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, *, phase: str | None = None,
-                noise_seed: int | None = None, compute: torch.dtype = torch.float32) -> Tensor:
+                noise_seed: int | None = None, compute: torch.dtype = torch.float32, losses: bool = True) -> Tensor:
         """Scores of the next token, [B, T, V].
 
         Args:
@@ -110,11 +110,12 @@ class Model(CoreModule):
             mask: bool [B, T], True = a real token.
             phase, noise_seed: as for Router.
             compute: torch.float32, torch.bfloat16 or torch.float64; routers stay in float32 or wider.
+            losses: as for MoELayer.
 
         Raises:
             UsageError: ids of another shape or type, or outside [0, vocabulary).
         """
-        hidden, _ = self._hidden(ids, mask, phase, noise_seed, compute)
+        hidden, _ = self._hidden(ids, mask, phase, noise_seed, compute, losses=losses)
         return self._core.logits(self._tensors(), hidden).view(*ids.shape, -1)
 
     def token_losses(self, ids: Tensor, targets: Tensor, mask: Tensor | None = None, *, phase: str | None = None,
@@ -137,7 +138,7 @@ class Model(CoreModule):
     def logits(self, ids: Sequence[int] | Tensor) -> Tensor:
         """Scores of the next token in evaluation mode: [T, V] for T ids, [B, T, V] for [B, T]."""
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self._device())
-        out = self.forward(ids if ids.dim() == 2 else ids.unsqueeze(0), phase="evaluate")
+        out = self.forward(ids if ids.dim() == 2 else ids.unsqueeze(0), phase="evaluate", losses=False)
         return out if ids.dim() == 2 else out.squeeze(0)
 
     @torch.no_grad()
@@ -178,7 +179,7 @@ class Model(CoreModule):
         if not ids:
             raise UsageError("route: the text has no tokens")
         row = torch.tensor([ids], device=self._device())
-        _, decisions = self._hidden(row, None, "evaluate", None, torch.float32, record=True)
+        _, decisions = self._hidden(row, None, "evaluate", None, torch.float32, record=True, losses=False)
         tokens = [self.tokenizer.decode([i]) for i in ids] if self.tokenizer is not None else [str(i) for i in ids]
         return TextRouting(ids, tokens, self.facts(len(ids))["moe_layers"], decisions)
 

@@ -60,6 +60,7 @@ route::Context context_from(const CallContext& call, const Tensor& x_ND) {
           .attention_BTT = call.attention_BTT.value_or(Tensor()),
           .carried_NH = call.carried_NH.value_or(Tensor()),
           .record = call.record,
+          .losses = call.losses,
           .random = Random(call.noise_seed)};
 }
 

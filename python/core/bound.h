@@ -22,6 +22,7 @@ struct CallContext {
   uint64_t noise_seed = 0;
   bool record = false;
   std::optional<Tensor> attention_BTT, carried_NH;
+  bool losses = true;
 };
 
 route::Phase phase_of(const std::string& name);

@@ -155,14 +155,16 @@ class ModelCore {
     return out;
   }
   py::tuple hidden(const std::vector<Tensor>& tensors, const Tensor& token_BT, const std::optional<Tensor>& mask_BT,
-                   const std::string& phase, uint64_t noise_seed, at::ScalarType compute, bool record) {
+                   const std::string& phase, uint64_t noise_seed, at::ScalarType compute, bool record,
+                   bool losses) {
     const auto done = bound_.with(tensors, [&] {
       check_ids(token_BT);
       return model_->forward(token_BT, {.phase = phase_of(phase),
                                         .mask_BT = mask_BT.value_or(Tensor()),
                                         .random = Random(noise_seed),
                                         .compute = compute,
-                                        .record = record});
+                                        .record = record,
+                                        .losses = losses});
     });
     py::list decisions;
     for (const auto& d : done.decisions) decisions.append(dict_from(d));
@@ -242,14 +244,15 @@ void bind_modules(py::module_& m) {
   py::class_<CallContext>(m, "CallContext")
       .def(py::init([](std::string phase, std::optional<Tensor> token_ids, std::optional<Tensor> mask,
                        std::optional<Tensor> sequence_ids, int64_t n_sequences, uint64_t noise_seed, bool record,
-                       std::optional<Tensor> attention, std::optional<Tensor> carried) {
+                       std::optional<Tensor> attention, std::optional<Tensor> carried, bool losses) {
              return CallContext{std::move(phase),  std::move(token_ids), std::move(mask), std::move(sequence_ids),
                                 n_sequences,       noise_seed,           record,          std::move(attention),
-                                std::move(carried)};
+                                std::move(carried), losses};
            }),
            py::arg("phase"), py::arg("token_ids") = py::none(), py::arg("mask") = py::none(),
            py::arg("sequence_ids") = py::none(), py::arg("n_sequences") = 1, py::arg("noise_seed") = 0,
-           py::arg("record") = false, py::arg("attention") = py::none(), py::arg("carried") = py::none());
+           py::arg("record") = false, py::arg("attention") = py::none(), py::arg("carried") = py::none(),
+           py::arg("losses") = true);
 
   py::class_<RouterCore>(m, "RouterCore")
       .def(py::init<const std::string&, const py::dict&, int64_t, int64_t, uint64_t, at::ScalarType, at::Device>())

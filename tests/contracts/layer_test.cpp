@@ -343,6 +343,22 @@ TEST_CASE_FIXTURE(OneThread, "only training changes a layer's state") {
   }
 }
 
+TEST_CASE_FIXTURE(OneThread, "an evaluated pass whose losses nobody reads has none and gives the same") {
+  int with_losses = 0;
+  for (const auto& v : variants()) {
+    CAPTURE(v.what);
+    const auto made = built(v.named);
+    auto context = context_of(kTokens, 2);
+    const auto a = made->forward(inputs(), context);
+    context.losses = false;
+    const auto b = made->forward(inputs(), context);
+    CHECK(b.losses.empty());
+    CHECK(same_bits(a.y_ND, b.y_ND));
+    with_losses += !a.losses.empty();
+  }
+  CHECK(with_losses > 10);
+}
+
 TEST_CASE_FIXTURE(OneThread, "masked tokens have no influence on the others, their losses and gradients") {
   for (const auto& v : variants()) {
     CAPTURE(v.what);

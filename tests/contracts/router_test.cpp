@@ -508,6 +508,23 @@ TEST_CASE_FIXTURE(OneThread, "only training leaves a mark") {
   CHECK(with_state > 0);
 }
 
+TEST_CASE_FIXTURE(OneThread,
+                  "a pass whose losses nobody reads has none, decides as the others do and counts as they do") {
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    for (const auto phase : {Phase::train, Phase::evaluate}) {
+      const auto with = built(v.named), without = built(v.named);
+      auto context = context_of(kTokens, 3, phase);
+      const auto a = with->route(inputs(), context);
+      context.losses = false;
+      const auto b = without->route(inputs(), context);
+      CHECK(b.losses.empty());
+      CHECK(same_decision(a.decision, b.decision));
+      CHECK(same_state(save(*with), save(*without)));
+    }
+  }
+}
+
 TEST_CASE_FIXTURE(OneThread, "a recomputed pass decides as the first one did, noise included") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);

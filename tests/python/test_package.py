@@ -169,6 +169,18 @@ def test_router_gives_a_whole_decision():
         r.nothing
 
 
+def test_losses_that_nobody_reads_are_left_out():
+    router = collegium.Router("top_k", d_model=D, n_experts=E, k=2).eval()
+    x = tokens(T, D)
+    a, b = router(x), router(x, losses=False)
+    assert a.losses and not b.losses and not b.raw_losses and b.aux_loss.item() == 0
+    assert torch.equal(a.expert, b.expert) and torch.equal(a.gate, b.gate) and torch.equal(a.logits, b.logits)
+    made = layer().eval()
+    y = made(x)
+    assert made.losses and torch.equal(made(x, losses=False), y)
+    assert not made.losses and made.aux_loss.item() == 0
+
+
 def test_router_drops_and_says_why():
     router = collegium.Router("switch", d_model=D, n_experts=E, capacity_factor=0.5, jitter=0.0)
     r = router(tokens(32, D))

@@ -71,6 +71,7 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
     auto here = context;
     here.experts = experts_.get();
     auto scores = scorer_->score(x_ND, here);
+    if (!context.losses) scores.losses.clear();
     require(scores.logit_NE.defined(), "merged: scorer '", config_.scorer.name, "' gives no logits to average");
     const auto groups = groups_of(context, N, x_ND.device());
     const auto weight_GE = weights(scores.logit_NE, groups, context);

@@ -114,7 +114,7 @@ class SubspaceLayer final : public MoeLayer, public Makes<SubspaceLayer, MoeLaye
     routing.decision = d.with_gates(d.gate_R() * strength_E.index_select(0, d.expert_R()).to(d.gate_R()));
 
     LayerOutput out{.y_ND = network(x_ND, routing.decision, block_Em, context), .losses = std::move(routing.losses)};
-    add_losses(out.losses, alpha_EE, connected_EE, block_Em, routing.decision);
+    if (context.losses) add_losses(out.losses, alpha_EE, connected_EE, block_Em, routing.decision);
     show_routing(out, routing, context);
     return out;
   }

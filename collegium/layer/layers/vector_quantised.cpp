@@ -76,7 +76,7 @@ class VectorQuantisedLayer final : public MoeLayer, public Makes<VectorQuantised
 
     LayerOutput out{.y_ND = part_.experts->forward(x_ND, continuous) + part_.experts->forward(quantised_ND, discrete),
                     .losses = std::move(routing.losses)};
-    out.losses.push_back(distance(wide(x_ND), v_ND, context));
+    if (context.losses) out.losses.push_back(distance(wide(x_ND), v_ND, context));
     show_routing(out, routing, context);
     return out;
   }

@@ -1,8 +1,8 @@
 """One forward pass of each router over 4096 tokens beside transformers' and st-moe-pytorch's gates.
 
 All see the same hidden states [4096, 512] and stand in evaluation mode without gradients. transformers' MixtralTopKRouter gives
-indices and weights; Collegium's routers give a whole Decision as well (sorted by expert, with slots and margins);
-st-moe-pytorch's TopNGating gives one-hot dispatch and combine tensors and is left out where those need more than 2 GiB.
+indices and weights; Collegium's routers give a whole Decision as well (sorted by expert, with slots and margins) and,
+like it, no auxiliary losses; st-moe-pytorch's TopNGating gives one-hot dispatch and combine tensors and is left out where those need more than 2 GiB.
 """
 
 import torch
@@ -50,7 +50,7 @@ def ours(n_experts, k, only, tokens):
         if "attention" in needs or "experts" in needs or router.facts["reads_other_tokens"]:
             continue  # what it takes from its layer is not the router's own cost
         ids = {"token_ids": torch.arange(tokens) % 1000} if "token ids" in needs else {}
-        out[name] = lambda x, router=router, ids=ids: router(x, **ids)
+        out[name] = lambda x, router=router, ids=ids: router(x, losses=False, **ids)
     return out
 
 
@@ -85,7 +85,7 @@ def measure(given, report):
         sides |= ours(n_experts, k, given.only, tokens)
         with torch.no_grad():
             times = take_turns({name: lambda run=run: run(x) for name, run in sides.items()}, given.turns, given.clock, report,
-                               f"routers, E{n_experts} k{k}")
+                               f"routers, E{n_experts} k{k}", at_least=0 if given.quick else 0.02)
         for name, t in times.items():
             micros, is_ours = median(t) * 1e6 / tokens, name not in names
             ratios = {rival: ratio(times[rival], t) for rival in names} if is_ours else {}

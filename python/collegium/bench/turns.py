@@ -1,26 +1,38 @@
 """Contenders that take turns, so that a busy machine slows all of them alike."""
 
+import math
 import statistics
 import time
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def take_turns(contenders, turns, clock, report, what, repeats=1):
+def take_turns(contenders, turns, clock, report, what, repeats=1, at_least=0.0):
     """{name: seconds of one run in each turn}. contenders: {name: function}, run `repeats` times a turn; every one has run
     once before the first turn. Who begins changes from turn to turn, so that a slow stretch of the machine does not
-    always hit the same one."""
+    always hit the same one.
+
+    at_least: for contenders of less than a few milliseconds, who would else be timed by what the one before them left in the
+    caches and in the allocator: each runs so many seconds a turn, after one run that is not timed."""
     now, names = CLOCKS[clock], list(contenders)
     seconds = {name: [] for name in names}
-    for run in contenders.values():
+    times = dict.fromkeys(names, repeats)
+    for name, run in contenders.items():
         run()
+        if at_least > 0:
+            start = now()
+            run()
+            times[name] = max(repeats, math.ceil(at_least / max(now() - start, 1e-6)))
     for turn in range(turns):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            run, start = contenders[name], now()
-            for _ in range(repeats):
+            run = contenders[name]
+            if times[name] > repeats:
                 run()
-            seconds[name].append((now() - start) / repeats)
+            start = now()
+            for _ in range(times[name]):
+                run()
+            seconds[name].append((now() - start) / times[name])
         if not report.turn(what):
             break
     return seconds
