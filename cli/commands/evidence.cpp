@@ -4,6 +4,7 @@
 #include <fstream>
 #include <iomanip>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 
 #include "cli/setting.h"
@@ -80,6 +81,8 @@ int run_evidence(const Arguments& arguments) {
   }
   auto json = Json::array();
   bool any_failed = false;
+  std::vector<std::string> missing;
+  std::optional<Error> first_error;
   const auto& code = setting.code;
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
   for (const auto& recipe : recipes) {
@@ -101,7 +104,21 @@ int run_evidence(const Arguments& arguments) {
         }
       }
     }
-    const auto evidence = gather_evidence(recipe, setting, reuse);
+    // One recipe whose data this machine cannot have takes nothing from the others.
+    const auto gathered = [&]() -> std::optional<Evidence> {
+      try {
+        return gather_evidence(recipe, setting, reuse);
+      } catch (const Error& error) {
+        if (recipes.size() == 1 || error.kind() == ErrorKind::interrupted) throw;
+        out.warn(
+            text(recipe.name, " is left out: ", error.what(), error.hint().empty() ? "" : "\n  hint: ", error.hint()));
+        missing.push_back(recipe.name);
+        if (!first_error) first_error = error;
+        return std::nullopt;
+      }
+    }();
+    if (!gathered) continue;
+    const auto& evidence = *gathered;
     out.line(text(recipe.name, ": ", recipe.claim));
     TextTable rows(
         {"measure", recipe.name, recipe.has_baseline ? recipe.baseline_name : "bound", "verdict", "the paper says"});
@@ -133,6 +150,10 @@ int run_evidence(const Arguments& arguments) {
     json.push_back(Json::parse(result.dump()));
   }
   out.json(json);
+  if (first_error)
+    throw Error(first_error->kind(),
+                text("evidence: ", join(missing), missing.size() == 1 ? " was" : " were", " left out"),
+                "the warnings above say why; the other recipes were judged");
   return any_failed ? 1 : 0;
 }
 
@@ -144,7 +165,9 @@ extern constinit const Command evidence_command = {
     .help =
         "Verdicts: held, not shown at this scale, failed. Finished runs of the same configuration, seed and commit "
         "are used again, so a cut-off gathering goes on where it stopped; with --any-code those of other commits, too, "
-        "so new expectations can be judged on runs that are there. Exits with 1 when a claim failed.",
+        "so new expectations can be judged on runs that are there. A recipe that cannot be trained here is left out "
+        "with a "
+        "warning, and the others are judged. Exits with 1 when a claim failed.",
     .group = "train and use",
     .positionals = kEvidenceArguments,
     .options = kEvidenceOptions,

@@ -247,6 +247,20 @@ def test_evidence_finds_parts_that_do_not_fit_before_any_training(place):  # noq
     assert not (place / "runs").exists()
 
 
+def test_a_recipe_without_its_data_takes_nothing_from_the_others(place):  # noqa: F811
+    good = write_recipe(place, "top_k", steps=2, name="good")
+    good.write_text(good.read_text() + '\n[[expect]]\nmeasure = "valid_bpb"\nrelation = "at_most"\nvalue = 99\n')
+    (place / "empty.txt").write_text("")
+    bad = place / "bad.toml"
+    bad.write_text(good.read_text().replace("text.txt", "empty.txt").replace('name = "good"', 'name = "bad"'))
+    done = cli("evidence", bad, good, "--threads", 1, "--store", "store", cwd=place)
+    assert done.returncode in (2, 4) and "bad was left out" in done.stderr and "warning: bad is left out: " in done.stderr
+    assert (place / "store" / "good.json").exists() and not (place / "store" / "bad.json").exists()
+    assert "held" in done.stdout
+    alone = cli("evidence", bad, "--threads", 1, cwd=place)
+    assert alone.returncode == done.returncode and "left out" not in alone.stderr and "empty.txt" in alone.stderr
+
+
 def test_evidence_of_training_balance_and_of_the_best_loss(place):  # noqa: F811
     path = write_recipe(place, router="base", steps=20, name="even")
     head = 'paper = 73\ntitle = "x"\nclaim = "y"\nseeds = [1, 2]\n'
