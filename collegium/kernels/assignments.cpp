@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/counting_sort.h"
 #include "collegium/kernels/group.h"
 #include "collegium/kernels/work.h"
 
@@ -66,17 +67,7 @@ SortedAssignments by_counting(const Assigned& list, int64_t n_experts) {
   for (const auto r : outside)
     if (r >= 0) fail(ErrorKind::usage, "sort_assignments: expert ids must be in [0, ", E, "), got ", expert[r]);
   auto* offset = mutable_data<int64_t>(out.offset_E1);
-  int64_t row = 0;
-  for (int64_t e = 0; e < E; ++e) {
-    offset[e] = row;
-    for (int64_t c = 0; c < chunks; ++c) {
-      auto& place = next[static_cast<size_t>(c * E + e)];
-      const auto count = place;
-      place = row;
-      row += count;
-    }
-  }
-  offset[E] = row;
+  place_chunks(next.data(), chunks, E, offset);
 
   const auto* rank = data<int64_t>(list.rank_R);
   const C *score = data<C>(list.score_R), *margin = data<C>(list.margin_R);

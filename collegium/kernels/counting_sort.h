@@ -21,4 +21,18 @@ int64_t counting_sort(const Id* id, int64_t n, int64_t n_experts, int64_t* offse
   return offset[n_experts];
 }
 
+/// next[c * E + e]: how many ids of chunk c are e. Makes it the row of the first of them, and fills offset [E + 1].
+inline void place_chunks(int64_t* next, int64_t n_chunks, int64_t n_experts, int64_t* offset) {
+  int64_t row = 0;
+  for (int64_t e = 0; e < n_experts; ++e) {
+    offset[e] = row;
+    for (int64_t c = 0; c < n_chunks; ++c) {
+      const auto count = next[c * n_experts + e];
+      next[c * n_experts + e] = row;
+      row += count;
+    }
+  }
+  offset[n_experts] = row;
+}
+
 }  // namespace collegium::kernels

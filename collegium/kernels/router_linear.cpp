@@ -6,6 +6,7 @@
 
 #include "collegium/base/error.h"
 #include "collegium/kernels/flops.h"
+#include "collegium/kernels/router_blocks.h"
 #include "collegium/kernels/sigmoid.h"
 #include "collegium/kernels/softmax.h"
 #include "collegium/kernels/work.h"
@@ -15,31 +16,20 @@ namespace {
 
 // Calls done(first, m) when the logits of m tokens from `first` on are there, still in the cache.
 template <class S, class Done>
-void logits_in_blocks(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& logit_NE, const Done& done) {
-  const int64_t n_tokens = x_ND.size(0), width = x_ND.size(1), n_experts = weight_ED.size(0);
+void logits_of(const Tensor& x_ND, const Tensor& weight_ED, const Tensor& logit_NE, const Done& done) {
+  const int64_t width = x_ND.size(1), n_experts = weight_ED.size(0);
   count_flops(2.0 * static_cast<double>(x_ND.numel()) * static_cast<double>(n_experts));
-  const auto& loop = loops<S>();
   const S *x = data<S>(x_ND), *weight = data<S>(weight_ED);
   S* logit = mutable_data<S>(logit_NE);
-  const int64_t grain = 1 + 65536 / (1 + width * n_experts);
-  at::parallel_for(0, n_tokens, grain, [&](int64_t begin, int64_t end) {
-    constexpr int64_t block = 64;
-    const S* row[block];
-    const Scratch<Wide<S>> scratch(loop.linear_scratch(width));
-    for (int64_t n = begin; n < end; n += block) {
-      const int64_t m = std::min(block, end - n);
-      for (int64_t i = 0; i < m; ++i) row[i] = x + (n + i) * width;
-      loop.linear(row, m, weight, width, n_experts, width, logit + n * n_experts, n_experts, scratch.get());
-      done(n, m);
-    }
+  at::parallel_for(0, x_ND.size(0), router_grain(width, n_experts), [&](int64_t begin, int64_t end) {
+    logits_in_blocks(x, weight, width, n_experts, begin, end, logit, done);
   });
 }
 
 Tensor router_logits(const Tensor& x_ND, const Tensor& weight_ED) {
   auto logit_NE = fresh({x_ND.size(0), weight_ED.size(0)}, x_ND.options());
-  by_element(x_ND.scalar_type(), [&]<class S>(std::type_identity<S>) {
-    logits_in_blocks<S>(x_ND, weight_ED, logit_NE, [](int64_t, int64_t) {});
-  });
+  by_element(x_ND.scalar_type(),
+             [&]<class S>(std::type_identity<S>) { logits_of<S>(x_ND, weight_ED, logit_NE, [](int64_t, int64_t) {}); });
   return logit_NE;
 }
 
@@ -49,7 +39,7 @@ void logits_and_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunctio
   const C* logit = data<C>(out.logit_NE);
   C* score = mutable_data<C>(out.score_NE);
   const auto& loop = score_loops<C>();
-  logits_in_blocks<C>(x_ND, weight_ED, out.logit_NE, [&](int64_t first, int64_t m) {
+  logits_of<C>(x_ND, weight_ED, out.logit_NE, [&](int64_t first, int64_t m) {
     if (function == ScoreFunction::sigmoid) return loop.logistic(logit + first * E, m * E, score + first * E);
     for (int64_t n = first; n < first + m; ++n) loop.softmax(logit + n * E, E, score + n * E);
   });
@@ -98,8 +88,7 @@ RouterScores router_scores(const Tensor& x_ND, const Tensor& weight_ED, ScoreFun
     return {logit_NE, function_of(logit_NE, function)};
   }
   const auto x = x_ND.detach().contiguous(), weight = weight_ED.detach().contiguous();
-  RouterScores out{fresh({x.size(0), weight.size(0)}, x.options()),
-                   fresh({x.size(0), weight.size(0)}, x.options())};
+  RouterScores out{fresh({x.size(0), weight.size(0)}, x.options()), fresh({x.size(0), weight.size(0)}, x.options())};
   x.scalar_type() == at::kFloat ? logits_and_scores<float>(x, weight, function, out)
                                 : logits_and_scores<double>(x, weight, function, out);
   return out;

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include "collegium/base/error.h"
-#include "collegium/kernels/assignments.h"
 
 namespace collegium::route {
 namespace {
@@ -28,20 +27,26 @@ Dropped no_drops(const Tensor& like_int, const Tensor& like_score) {
 }  // namespace
 
 Decision Decision::make(const Assignments& asked, int64_t n_tokens, int64_t n_experts) {
-  auto made = kernels::sort_assignments({asked.token_A, asked.expert_A, asked.rank_A, asked.score_A, asked.margin_A},
-                                        n_tokens, n_experts);
+  return of_sorted(
+      kernels::sort_assignments({asked.token_A, asked.expert_A, asked.rank_A, asked.score_A, asked.margin_A}, n_tokens,
+                                n_experts),
+      n_tokens, n_experts);
+}
+
+Decision Decision::of_sorted(kernels::SortedAssignments rows, int64_t n_tokens, int64_t n_experts) {
   Decision d;
+  auto& by = rows.sorted;
   d.parts_ = {.n_tokens = n_tokens,
               .n_experts = n_experts,
-              .token_R = made.sorted.token_R,
-              .expert_R = made.sorted.expert_R,
+              .token_R = by.token_R,
+              .expert_R = by.expert_R,
               .gate_R = {},
-              .rank_R = made.sorted.rank_R,
-              .slot_R = made.slot_R,
-              .score_R = made.sorted.score_R,
-              .margin_R = made.sorted.margin_R,
-              .dropped = no_drops(asked.token_A, asked.score_A)};
-  d.offset_E1_ = made.offset_E1;
+              .rank_R = by.rank_R,
+              .slot_R = rows.slot_R,
+              .score_R = by.score_R,
+              .margin_R = by.margin_R,
+              .dropped = no_drops(by.token_R, by.score_R)};
+  d.offset_E1_ = rows.offset_E1;
   return d;
 }
 

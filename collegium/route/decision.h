@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "collegium/kernels/assignments.h"
+
 namespace collegium::route {
 
 using at::Tensor;
@@ -37,6 +39,8 @@ class Decision {
 
   /// Sorts what was asked for by expert, then by token position; everything is kept, gates are not set yet.
   static Decision make(const Assignments& asked, int64_t n_tokens, int64_t n_experts);
+  /// The same of what is in that order already.
+  static Decision of_sorted(kernels::SortedAssignments rows, int64_t n_tokens, int64_t n_experts);
 
   /// Rebuilds a decision from its parts (trace reader, capacity stages). The kept part must be sorted by expert.
   struct Parts {

@@ -1,6 +1,7 @@
 #include "collegium/route/router.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 
@@ -159,17 +160,19 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
     if (const auto more_E = balancer->bias_E(); more_E.defined()) bias_E = bias_E.defined() ? bias_E + more_E : more_E;
 
   Routing out;
-  out.scores = s.scorer->score(x_ND, context);
-  out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_ + n_null_;
-  out.scores.kind = s.scorer->kind();
-  if (context.routing_noise > 0) disturb(out.scores, context.routing_noise, context.random.at("routing noise"));
   out.bias_E = bias_E;
-  const auto asked =
-      Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);
+  Decision asked;
+  if (!route_at_once(x_ND, context, out)) {
+    out.scores = s.scorer->score(x_ND, context);
+    out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_ + n_null_;
+    out.scores.kind = s.scorer->kind();
+    if (context.routing_noise > 0) disturb(out.scores, context.routing_noise, context.random.at("routing noise"));
+    asked = Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);
+    const auto working = n_null_ > 0 ? asked.only_experts(n_experts_) : asked;
+    const auto placed = s.capacity->apply(working, out.scores, context);
+    out.decision = placed.with_gates(s.gate->weigh(out.scores, placed, context));
+  }
   if (context.explain) out.reasons = s.selector->reasons(out.scores, bias_E, context);
-  const auto working = n_null_ > 0 ? asked.only_experts(n_experts_) : asked;
-  const auto placed = s.capacity->apply(working, out.scores, context);
-  out.decision = placed.with_gates(s.gate->weigh(out.scores, placed, context));
   if (context.losses) out.losses = std::move(out.scores.losses);
   // Balancers see the choices of null experts, too: their share is what steers how much a token works.
   const auto& seen = n_null_ > 0 ? asked : out.decision;
@@ -179,6 +182,30 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
     if (context.phase == Phase::train) balancer->observe(seen, context);
   }
   return out;
+}
+
+// Scores, choices, their order and their weights in two passes over the tokens instead of one or more for each stage,
+// to the same bit.
+bool Router::route_at_once(const Tensor& x_ND, const Context& context, Routing& out) {
+  auto& s = stages_;
+  const auto k = s.selector->plain_k();
+  const auto weight = s.gate->choice_weight();
+  const auto kind = s.scorer->kind();
+  const auto weight_ED = s.scorer->linear_weight();
+  if (k == 0 || !weight || !s.capacity->keeps_all() || n_null_ > 0 || !weight_ED.defined()) return false;
+  if (kind != ScoreKind::softmax && kind != ScoreKind::sigmoid) return false;
+  if (context.phase != Phase::evaluate || context.mask_N.defined() || context.routing_noise > 0) return false;
+  if (at::GradMode::is_enabled() && (x_ND.requires_grad() || weight_ED.requires_grad())) return false;
+  const auto dtype = router_dtype(x_ND);
+  const auto input_ND = x_ND.to(dtype), prototype_ED = weight_ED.to(dtype);
+  if (!kernels::has_routed_top_k(input_ND, prototype_ED)) return false;
+  const auto function = kind == ScoreKind::softmax ? kernels::ScoreFunction::softmax : kernels::ScoreFunction::sigmoid;
+  auto done = kernels::routed_top_k(input_ND, prototype_ED, function, k, out.bias_E, *weight);
+  out.scores.logit_NE = done.scores.logit_NE, out.scores.score_NE = done.scores.score_NE;
+  out.scores.prototype_ED = prototype_ED, out.scores.kind = kind;
+  out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_;
+  out.decision = Decision::of_sorted(std::move(done.rows), x_ND.size(0), n_experts_).with_gates(done.gate_R);
+  return true;
 }
 
 std::string Router::stages_with_needs() const {

@@ -93,6 +93,7 @@ class Router {
 
  private:
   std::string stages_with_needs() const;
+  bool route_at_once(const Tensor& x_ND, const Context& context, Routing& out);
 
   Stages stages_;
   ContextNeeds needs_;

@@ -7,6 +7,7 @@
 #include <ATen/core/TensorBody.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "collegium/base/catalogue.h"
 #include "collegium/base/parameters.h"
 #include "collegium/base/random.h"
+#include "collegium/kernels/routed_top_k.h"
 #include "collegium/route/context.h"
 #include "collegium/route/decision.h"
 
@@ -109,6 +111,9 @@ class Scorer {
   /// What a token's scores are follows from its hidden state alone, and nothing is counted, handed on or learned in
   /// passing: tokens whose scores nobody needs may be left out.
   virtual bool is_per_token() const { return false; }
+  /// [E, D] where scores of an evaluated pass are kind() of x W^T and nothing else (see Router::route); undefined where
+  /// they are more.
+  virtual Tensor linear_weight() const { return {}; }
   virtual void collect(ParameterList&) {}
 };
 
@@ -155,6 +160,8 @@ class Selector {
   virtual Claims claims() const = 0;
   /// Mean number of experts asked for per token, for the plan.
   virtual double choices_per_token() const = 0;
+  /// k where each token takes its k best by score and bias and nothing else decides; 0 = another rule.
+  virtual int64_t plain_k() const { return 0; }
   virtual void collect(ParameterList&) {}
 };
 
@@ -170,6 +177,8 @@ class Gate {
   virtual ~Gate() = default;
   /// Weight of each kept assignment, [R], with the gradient of the scores.
   virtual Tensor weigh(const Scores& scores, const Decision& decision, const Context& context) = 0;
+  /// What `weigh` computes where all that was asked for is kept, if that is so simple.
+  virtual std::optional<kernels::ChoiceWeight> choice_weight() const { return std::nullopt; }
   virtual Needs needs() const = 0;
   virtual void collect(ParameterList&) {}
 };
@@ -190,6 +199,7 @@ class Capacity {
   /// May drop (with a reason), reroute, or give free slots to tokens that did not ask (wanted_R = -1, counted by
   /// n_filled). What was asked for stays what it was: kept, moved and dropped assignments together are `decision`.
   virtual Decision apply(const Decision& decision, const Scores& scores, const Context& context) = 0;
+  virtual bool keeps_all() const { return false; }  ///< `apply` returns what it is given
   virtual Needs needs() const { return {}; }
   virtual Claims claims() const = 0;
 };

@@ -525,6 +525,25 @@ TEST_CASE_FIXTURE(OneThread,
   }
 }
 
+TEST_CASE_FIXTURE(OneThread,
+                  "a mask that hides nothing changes nothing: the stages in turn decide as a routing in two passes") {
+  const at::NoGradGuard no_grad;
+  for (const auto& v : everything()) {
+    CAPTURE(v.what);
+    const auto router = built(v.named);
+    auto context = context_of(kTokens, 3);
+    const auto a = router->route(inputs(), context);
+    context.mask_N = at::ones({kTokens}, at::kBool);
+    const auto b = router->route(inputs(), context);
+    CHECK(same_decision(a.decision, b.decision));
+    REQUIRE(a.losses.size() == b.losses.size());
+    for (size_t i = 0; i < a.losses.size(); ++i) {
+      CHECK(a.losses[i].name == b.losses[i].name);
+      CHECK(a.losses[i].raw == doctest::Approx(b.losses[i].raw));
+    }
+  }
+}
+
 TEST_CASE_FIXTURE(OneThread, "a recomputed pass decides as the first one did, noise included") {
   for (const auto& v : everything()) {
     CAPTURE(v.what);

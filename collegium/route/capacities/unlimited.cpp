@@ -14,6 +14,7 @@ class Unlimited final : public Capacity, public Makes<Unlimited, Capacity> {
   };
   Unlimited(const Config&, const StageInputs&) {}
   Decision apply(const Decision& decision, const Scores&, const Context&) override { return decision; }
+  bool keeps_all() const override { return true; }
   Claims claims() const override { return kUnlimitedClaims; }
 };
 

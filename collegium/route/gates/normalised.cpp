@@ -44,6 +44,9 @@ class NormalisedGate final : public Gate, public Makes<NormalisedGate, Gate> {
     const auto share_R = shares_of(score_R, sum_N, decision.token_R(), config_.epsilon);
     return config_.scale == 1 ? share_R : share_R * config_.scale;
   }
+  std::optional<kernels::ChoiceWeight> choice_weight() const override {
+    return kernels::ChoiceWeight{.is_share = true, .scale = config_.scale, .epsilon = config_.epsilon};
+  }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
 
  private:

@@ -19,6 +19,9 @@ class ScoreGate final : public Gate, public Makes<ScoreGate, Gate> {
     const auto gate_R = gather_scores(scores.score_NE, decision.token_R(), decision.expert_R());
     return scale_ == 1 ? gate_R : gate_R * scale_;
   }
+  std::optional<kernels::ChoiceWeight> choice_weight() const override {
+    return kernels::ChoiceWeight{.is_share = false, .scale = scale_};
+  }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
 
  private:

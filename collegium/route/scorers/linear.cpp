@@ -49,6 +49,7 @@ class LinearScorer final : public Scorer, public Makes<LinearScorer, Scorer> {
   ScoreKind kind() const override { return config_.activation; }
   bool has_prototypes() const override { return true; }
   bool is_per_token() const override { return config_.jitter == 0; }  // noise is drawn by place
+  Tensor linear_weight() const override { return weight_ED_; }
   double flops_per_token() const override { return 2.0 * static_cast<double>(weight_ED_.numel()); }
   void collect(ParameterList& list) override { list.parameter("weight", weight_ED_, ParameterKind::embedding); }
 

@@ -53,6 +53,7 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override { return kTopKClaims; }
   double choices_per_token() const override { return static_cast<double>(k_); }
+  int64_t plain_k() const override { return k_; }
 
  private:
   kernels::TopK of_open(const Scores& scores, const Tensor& bias_E) const {
