@@ -2,12 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <array>
 #include <limits>
-#include <optional>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/chosen_row.h"
 #include "collegium/kernels/top_k.h"
 #include "collegium/kernels/work.h"
 
@@ -18,121 +17,10 @@ void check_grouped_top_k(const Tensor& score_NE, const GroupRule& rule, const Te
   require(score_NE.dim() == 2 && at::isFloatingType(score_NE.scalar_type()),
           "grouped_top_k: scores must be floating point [N, E], got ", score_NE.scalar_type(), " ", score_NE.sizes());
   const auto E = score_NE.size(1);
-  require(rule.groups >= 1 && E % rule.groups == 0 && E > 0, "grouped_top_k: ", E, " experts do not divide into ",
-          rule.groups, " equal groups");
-  require(rule.top_groups >= 1 && rule.top_groups <= rule.groups, "grouped_top_k: top_groups = ", rule.top_groups,
-          " is not in [1, ", rule.groups, "], the number of groups");
-  const auto room = E / rule.groups * (rule.within == WithinGroups::each ? 1 : rule.top_groups);
-  require(rule.k >= 1 && rule.k <= room, "grouped_top_k: k = ", rule.k, " is not in [1, ", room,
-          "], the experts there are to choose from");
+  check_group_rule(rule, E);
   require(!bias_E.defined() || (bias_E.dim() == 1 && bias_E.size(0) == E), "grouped_top_k: a bias of [", E,
           "] wanted, got ", bias_E.defined() ? bias_E.sizes() : at::IntArrayRef());
 }
-
-// How many of a group's best scores count for it.
-int64_t counted_of(GroupScore score, int64_t size) {
-  return score == GroupScore::max ? 1 : score == GroupScore::sum ? size : std::min<int64_t>(2, size);
-}
-
-// A NaN on either side is the smaller one, as in at::minimum.
-template <class C>
-C smaller(C a, C b) {
-  return a != a ? a : b != b ? b : std::min(a, b);
-}
-
-template <class C>
-class GroupedRow {
- public:
-  GroupedRow(const GroupRule& rule, int64_t n_experts)
-      : rule_(rule),
-        E_(n_experts),
-        size_(n_experts / rule.groups),
-        counted_(counted_of(rule.group_score, size_)),
-        K_(rule.per_token()),
-        compared_(E_),
-        allowed_(E_),
-        best_(E_),
-        group_score_(rule.groups),
-        best_group_(rule.groups),
-        where_(E_),
-        where_group_(rule.groups) {
-    // The leaders that somebody asks for: those that count and the next one, and in `each` the best one left out.
-    if (!is_sum()) leaders_ = std::min(size_, counted_ + 1);
-    if (is_each()) leaders_ = std::max(leaders_, std::min(size_, rule.k + 1));
-    lead_.emplace(rule.groups * leaders_), where_lead_.emplace(rule.groups * leaders_);
-  }
-
-  void choose(const C* score, const C* bias, int64_t* expert_out, C* score_out, C* margin_out) {
-    const C* row = score;
-    if (bias) loop_.add(score, bias, E_, compared_.get()), row = compared_.get();
-    rank_groups(row);
-    const auto G = rule_.groups, top = rule_.top_groups;
-    C* const best_group = best_group_.get();
-    loop_.top(group_score_.get(), G, std::min(G, top + 1), best_group, where_group_.get());
-    const C group_rival = top < G ? best_group[top] : never;
-
-    open_groups(row);
-    loop_.top(allowed_.get(), E_, std::min(E_, K_ + 1), best_.get(), where_.get());
-    const C rival = K_ < E_ ? best_.get()[K_] : never;
-    for (int64_t j = 0; j < K_; ++j) {
-      const auto e = where_.get()[j], g = e / size_;
-      const C s = best_.get()[j];
-      const C rival_inside = !is_each() ? rival : rule_.k < size_ ? lead(g)[rule_.k] : never;
-      expert_out[j] = e, score_out[j] = s;
-      margin_out[j] = smaller(s - rival_inside, group_margin(g, s, group_rival));
-    }
-  }
-
- private:
-  static constexpr C never = -std::numeric_limits<C>::infinity();
-  bool is_sum() const { return rule_.group_score == GroupScore::sum; }
-  bool is_each() const { return rule_.within == WithinGroups::each; }
-  const C* lead(int64_t g) const { return lead_->get() + g * leaders_; }
-  const int64_t* where_lead(int64_t g) const { return where_lead_->get() + g * leaders_; }
-
-  void rank_groups(const C* row) {
-    for (int64_t g = 0; g < rule_.groups; ++g) {
-      const C* group = row + g * size_;
-      if (leaders_ > 0)
-        loop_.top(group, size_, leaders_, lead_->get() + g * leaders_, where_lead_->get() + g * leaders_);
-      C sum = 0;
-      const C* const summed = is_sum() ? group : lead(g);
-      for (int64_t i = 0; i < counted_; ++i) sum += summed[i];
-      group_score_.get()[g] = sum;
-    }
-  }
-
-  void open_groups(const C* row) {
-    C* const allowed = allowed_.get();
-    std::fill_n(allowed, E_, never);
-    for (int64_t i = 0; i < rule_.top_groups; ++i) {
-      const auto g = where_group_.get()[i], first = g * size_;
-      if (!is_each() || rule_.k == size_) {
-        std::copy_n(row + first, size_, allowed + first);
-        continue;
-      }
-      for (int64_t j = 0; j < rule_.k; ++j) allowed[first + where_lead(g)[j]] = row[first + where_lead(g)[j]];
-    }
-  }
-
-  C group_margin(int64_t g, C s, C group_rival) const {
-    const C whole = group_score_.get()[g];
-    if (!is_sum() && counted_ < size_) {
-      const C next = lead(g)[counted_], last = lead(g)[counted_ - 1];
-      const C floor = s >= last ? whole - s + next : whole;
-      if (floor >= group_rival) return -never;
-    }
-    return whole - group_rival;
-  }
-
-  const ScoreLoops<C>& loop_ = score_loops<C>();
-  GroupRule rule_;
-  int64_t E_, size_, counted_, K_, leaders_ = 0;
-  Scratch<C> compared_, allowed_, best_, group_score_, best_group_;
-  Scratch<int64_t> where_, where_group_;
-  std::optional<Scratch<C>> lead_;
-  std::optional<Scratch<int64_t>> where_lead_;
-};
 
 template <class C>
 void grouped_rows(const Tensor& score_NE, const GroupRule& rule, const Tensor& bias_E, GroupedTopK& out) {
@@ -148,6 +36,16 @@ void grouped_rows(const Tensor& score_NE, const GroupRule& rule, const Tensor& b
 }
 
 }  // namespace
+
+void check_group_rule(const GroupRule& rule, int64_t n_experts) {
+  require(rule.groups >= 1 && n_experts % rule.groups == 0 && n_experts > 0, "grouped_top_k: ", n_experts,
+          " experts do not divide into ", rule.groups, " equal groups");
+  require(rule.top_groups >= 1 && rule.top_groups <= rule.groups, "grouped_top_k: top_groups = ", rule.top_groups,
+          " is not in [1, ", rule.groups, "], the number of groups");
+  const auto room = n_experts / rule.groups * (rule.within == WithinGroups::each ? 1 : rule.top_groups);
+  require(rule.k >= 1 && rule.k <= room, "grouped_top_k: k = ", rule.k, " is not in [1, ", room,
+          "], the experts there are to choose from");
+}
 
 std::span<const std::string_view> enum_names(GroupScore) {
   static constexpr std::array<std::string_view, 3> names = {"max", "sum", "top2_sum"};
@@ -167,8 +65,7 @@ GroupedTopK grouped_top_k(const Tensor& score_NE, const GroupRule& rule, const T
   const auto scores = score_NE.detach().contiguous();
   const auto bias = bias_E.defined() ? bias_E.detach().to(scores).contiguous() : Tensor();
   const int64_t N = scores.size(0), K = rule.per_token();
-  GroupedTopK out{fresh({N, K}, at::kLong), fresh({N, K}, scores.options()),
-                  fresh({N, K}, scores.options())};
+  GroupedTopK out{fresh({N, K}, at::kLong), fresh({N, K}, scores.options()), fresh({N, K}, scores.options())};
   type == at::kFloat ? grouped_rows<float>(scores, rule, bias, out) : grouped_rows<double>(scores, rule, bias, out);
   return out;
 }

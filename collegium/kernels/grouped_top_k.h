@@ -27,6 +27,9 @@ struct GroupRule {
   int64_t per_token() const { return k * (within == WithinGroups::each ? top_groups : 1); }
 };
 
+/// Throws a usage Error unless groups divide the experts, top_groups <= groups, and k fits into the groups taken.
+void check_group_rule(const GroupRule& rule, int64_t n_experts);
+
 struct GroupedTopK {
   Tensor expert_NK;  ///< int64 ids, best first
   Tensor score_NK;   ///< their scores, bias included

@@ -4,26 +4,25 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "collegium/base/error.h"
+#include "collegium/kernels/chosen_row.h"
 #include "collegium/kernels/counting_sort.h"
 #include "collegium/kernels/flops.h"
 #include "collegium/kernels/router_blocks.h"
-#include "collegium/kernels/top_k.h"
 #include "collegium/kernels/work.h"
 
 namespace collegium::kernels {
 namespace {
 
-void check_routed(const Tensor& x_ND, const Tensor& weight_ED, int64_t k, const Tensor& bias_E) {
+void check_routed(const Tensor& x_ND, const Tensor& weight_ED, const GroupRule& rule, const Tensor& bias_E) {
   require(x_ND.dim() == 2 && weight_ED.dim() == 2 && x_ND.size(1) == weight_ED.size(1) &&
               x_ND.scalar_type() == weight_ED.scalar_type(),
           "routed_top_k: x [N, D] and weight [E, D] of one type wanted, got ", x_ND.scalar_type(), " ", x_ND.sizes(),
           " and ", weight_ED.scalar_type(), " ", weight_ED.sizes());
-  require(k >= 1 && k <= weight_ED.size(0), "routed_top_k: k must be in [1, ", weight_ED.size(0),
-          "], the number of experts, got ", k);
+  check_group_rule(rule, weight_ED.size(0));
   require(!bias_E.defined() || (bias_E.dim() == 1 && bias_E.size(0) == weight_ED.size(0)), "routed_top_k: a bias of [",
           weight_ED.size(0), "] wanted, got ", bias_E.defined() ? bias_E.sizes() : at::IntArrayRef());
 }
@@ -49,10 +48,10 @@ C sum_by_expert(const Chosen<C>* of, int64_t k, int64_t* order) {
   return sum;
 }
 
-template <class C>
-void routed_rows(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function, int64_t k, const Tensor& bias_E,
-                 const ChoiceWeight& weight, RoutedTopK& out) {
-  const int64_t N = x_ND.size(0), D = x_ND.size(1), E = weight_ED.size(0), keep = k < E ? k + 1 : k;
+template <template <class> class Row, class C>
+void routed_rows(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function, const GroupRule& rule,
+                 const Tensor& bias_E, const ChoiceWeight& weight, RoutedTopK& out) {
+  const int64_t N = x_ND.size(0), D = x_ND.size(1), E = weight_ED.size(0), k = rule.per_token();
   const C *x = data<C>(x_ND), *w = data<C>(weight_ED), *bias = bias_E.defined() ? data<C>(bias_E) : nullptr;
   C *logit = mutable_data<C>(out.scores.logit_NE), *score = mutable_data<C>(out.scores.score_NE);
   const auto& loop = score_loops<C>();
@@ -63,25 +62,20 @@ void routed_rows(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction func
   const Scratch<Chosen<C>> chosen(N * k);
 
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<C> best(keep), compared(bias ? E : 0);
-    const Scratch<int64_t> where(keep);
+    Row<C> row(rule, E);
+    const Scratch<C> compared(k), margin(k);
+    const Scratch<int64_t> expert(k);
     for (int64_t c = begin; c < end; ++c) {
       auto* count = next.data() + c * E;
       logits_in_blocks(x, w, D, E, first(c), first(c + 1), logit, [&](int64_t from, int64_t m) {
         if (function == ScoreFunction::sigmoid) loop.logistic(logit + from * E, m * E, score + from * E);
         for (int64_t n = from; n < from + m; ++n) {
           if (function == ScoreFunction::softmax) loop.softmax(logit + n * E, E, score + n * E);
-          const C* row = score + n * E;
-          if (bias) {
-            loop.add(row, bias, E, compared.get());
-            row = compared.get();
-          }
-          loop.top(row, E, keep, best.get(), where.get());
-          const C runner_up = keep > k ? best.get()[k] : -std::numeric_limits<C>::infinity();
+          row.choose(score + n * E, bias, expert.get(), compared.get(), margin.get());
           auto* to = chosen.get() + n * k;
           for (int64_t j = 0; j < k; ++j) {
-            const auto e = where.get()[j];
-            to[j] = {e, best.get()[j], score[n * E + e], best.get()[j] - runner_up};
+            const auto e = expert.get()[j];
+            to[j] = {e, compared.get()[j], score[n * E + e], margin.get()[j]};
             ++count[e];
           }
         }
@@ -123,42 +117,42 @@ bool has_routed_top_k(const Tensor& x_ND, const Tensor& weight_ED) {
   return has_loops(x_ND) && has_loops(weight_ED) && (type == at::kFloat || type == at::kDouble);
 }
 
-RoutedTopK routed_top_k(const Tensor& x_in, const Tensor& weight_in, ScoreFunction function, int64_t k,
+RoutedTopK routed_top_k(const Tensor& x_in, const Tensor& weight_in, ScoreFunction function, const GroupRule& rule,
                         const Tensor& bias_in, const ChoiceWeight& weight) {
-  check_routed(x_in, weight_in, k, bias_in);
-  if (!has_routed_top_k(x_in, weight_in)) return plain::routed_top_k(x_in, weight_in, function, k, bias_in, weight);
+  check_routed(x_in, weight_in, rule, bias_in);
+  if (!has_routed_top_k(x_in, weight_in)) return plain::routed_top_k(x_in, weight_in, function, rule, bias_in, weight);
   const auto x_ND = x_in.detach().contiguous(), weight_ED = weight_in.detach().contiguous();
   const auto bias_E = bias_in.defined() ? bias_in.detach().to(x_ND).contiguous() : Tensor();
-  const int64_t N = x_ND.size(0), E = weight_ED.size(0), R = N * k;
+  const int64_t N = x_ND.size(0), E = weight_ED.size(0), R = N * rule.per_token();
   const auto real = x_ND.options();
   const auto ints = [&] { return fresh({R}, at::kLong); };
   RoutedTopK out{{fresh({N, E}, real), fresh({N, E}, real)},
                  {{ints(), ints(), ints(), fresh({R}, real), fresh({R}, real)}, ints(), fresh({E + 1}, at::kLong)},
                  fresh({R}, real)};
-  if (x_ND.scalar_type() == at::kFloat)
-    routed_rows<float>(x_ND, weight_ED, function, k, bias_E, weight, out);
-  else
-    routed_rows<double>(x_ND, weight_ED, function, k, bias_E, weight, out);
+  const auto run = [&]<class C>(std::type_identity<C>) {
+    return rule.groups == 1 ? routed_rows<TopRow, C>(x_ND, weight_ED, function, rule, bias_E, weight, out)
+                            : routed_rows<GroupedRow, C>(x_ND, weight_ED, function, rule, bias_E, weight, out);
+  };
+  x_ND.scalar_type() == at::kFloat ? run(std::type_identity<float>{}) : run(std::type_identity<double>{});
   return out;
 }
 
 namespace plain {
 
-RoutedTopK routed_top_k(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function, int64_t k,
+RoutedTopK routed_top_k(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function, const GroupRule& rule,
                         const Tensor& bias_E, const ChoiceWeight& weight) {
-  check_routed(x_ND, weight_ED, k, bias_E);
+  check_routed(x_ND, weight_ED, rule, bias_E);
   const at::NoGradGuard no_grad;
-  const int64_t N = x_ND.size(0), E = weight_ED.size(0);
+  const int64_t N = x_ND.size(0), E = weight_ED.size(0), k = rule.per_token();
   const auto scores = plain::router_scores(x_ND, weight_ED, function);
-  const auto best = plain::top_k(scores.score_NE, k, bias_E);
+  const auto best = plain::grouped_top_k(scores.score_NE, rule, bias_E);
   const auto ints = best.expert_NK.options();
   const auto flat = [&](const Tensor& t_NK) { return t_NK.expand({N, k}).reshape({-1}); };
-  RoutedTopK out{
-      scores,
-      plain::sort_assignments({flat(at::arange(N, ints).unsqueeze(1)), flat(best.expert_NK), flat(at::arange(k, ints)),
-                               flat(best.score_NK), flat(best.score_NK - best.runner_up_N.unsqueeze(1))},
-                              N, E),
-      {}};
+  RoutedTopK out{scores,
+                 plain::sort_assignments({flat(at::arange(N, ints).unsqueeze(1)), flat(best.expert_NK),
+                                          flat(at::arange(k, ints)), flat(best.score_NK), flat(best.margin_NK)},
+                                         N, E),
+                 {}};
   const auto& rows = out.rows.sorted;
   out.gate_R = scores.score_NE.reshape({-1}).index_select(0, rows.token_R * E + rows.expert_R);
   if (weight.is_share) {

@@ -188,11 +188,11 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
 // to the same bit.
 bool Router::route_at_once(const Tensor& x_ND, const Context& context, Routing& out) {
   auto& s = stages_;
-  const auto k = s.selector->plain_k();
+  const auto rule = s.selector->choice_rule();
   const auto weight = s.gate->choice_weight();
   const auto kind = s.scorer->kind();
   const auto weight_ED = s.scorer->linear_weight();
-  if (k == 0 || !weight || !s.capacity->keeps_all() || n_null_ > 0 || !weight_ED.defined()) return false;
+  if (!rule || !weight || !s.capacity->keeps_all() || n_null_ > 0 || !weight_ED.defined()) return false;
   if (kind != ScoreKind::softmax && kind != ScoreKind::sigmoid) return false;
   if (context.phase != Phase::evaluate || context.mask_N.defined() || context.routing_noise > 0) return false;
   if (at::GradMode::is_enabled() && (x_ND.requires_grad() || weight_ED.requires_grad())) return false;
@@ -200,7 +200,7 @@ bool Router::route_at_once(const Tensor& x_ND, const Context& context, Routing& 
   const auto input_ND = x_ND.to(dtype), prototype_ED = weight_ED.to(dtype);
   if (!kernels::has_routed_top_k(input_ND, prototype_ED)) return false;
   const auto function = kind == ScoreKind::softmax ? kernels::ScoreFunction::softmax : kernels::ScoreFunction::sigmoid;
-  auto done = kernels::routed_top_k(input_ND, prototype_ED, function, k, out.bias_E, *weight);
+  auto done = kernels::routed_top_k(input_ND, prototype_ED, function, *rule, out.bias_E, *weight);
   out.scores.logit_NE = done.scores.logit_NE, out.scores.score_NE = done.scores.score_NE;
   out.scores.prototype_ED = prototype_ED, out.scores.kind = kind;
   out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_;

@@ -160,8 +160,9 @@ class Selector {
   virtual Claims claims() const = 0;
   /// Mean number of experts asked for per token, for the plan.
   virtual double choices_per_token() const = 0;
-  /// k where each token takes its k best by score and bias and nothing else decides; 0 = another rule.
-  virtual int64_t plain_k() const { return 0; }
+  /// The rule, where each token takes its best by score and bias, of all experts or of its best groups, and nothing
+  /// else decides.
+  virtual std::optional<kernels::GroupRule> choice_rule() const { return std::nullopt; }
   virtual void collect(ParameterList&) {}
 };
 

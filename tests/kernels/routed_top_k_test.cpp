@@ -5,24 +5,30 @@
 
 namespace kernels = collegium::kernels;
 using kernels::ChoiceWeight;
+using kernels::GroupRule;
 using kernels::ScoreFunction;
 using namespace kernels_test;
 
 namespace {
 
 // The same, stage by stage.
-kernels::RoutedTopK in_stages(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function, int64_t k,
-                              const Tensor& bias_E, const ChoiceWeight& weight) {
-  const int64_t N = x_ND.size(0), E = weight_ED.size(0);
+kernels::RoutedTopK in_stages(const Tensor& x_ND, const Tensor& weight_ED, ScoreFunction function,
+                              const GroupRule& rule, const Tensor& bias_E, const ChoiceWeight& weight) {
+  const int64_t N = x_ND.size(0), E = weight_ED.size(0), k = rule.per_token();
   const auto scores = kernels::router_scores(x_ND, weight_ED, function);
-  const auto best = kernels::top_k(scores.score_NE, k, bias_E);
   const auto token_NK = at::arange(N, at::kLong).unsqueeze(1).expand({N, k});
   const auto rank_NK = at::arange(k, at::kLong).unsqueeze(0).expand({N, k});
-  const auto margin_NK = best.score_NK - best.runner_up_N.unsqueeze(1);
+  kernels::GroupedTopK best;
+  if (rule.groups > 1) {
+    best = kernels::grouped_top_k(scores.score_NE, rule, bias_E);
+  } else {
+    const auto top = kernels::top_k(scores.score_NE, k, bias_E);
+    best = {top.expert_NK, top.score_NK, top.score_NK - top.runner_up_N.unsqueeze(1)};
+  }
   kernels::RoutedTopK out{
       scores,
       kernels::sort_assignments({token_NK.reshape({-1}), best.expert_NK.reshape({-1}), rank_NK.reshape({-1}),
-                                 best.score_NK.reshape({-1}), margin_NK.reshape({-1})},
+                                 best.score_NK.reshape({-1}), best.margin_NK.reshape({-1})},
                                 N, E),
       {}};
   const auto& rows = out.rows.sorted;
@@ -53,25 +59,36 @@ Tensor repeating(const Random& random, int64_t n, int64_t width, at::ScalarType 
 }  // namespace
 
 TEST_CASE("a routing in two passes is the routing of the stages, to the bit, for any number of threads") {
+  struct Size {
+    int64_t experts;
+    GroupRule rule;
+  };
+  std::vector<Size> sizes;
+  for (const auto& [n_experts, k] : {std::pair<int64_t, int64_t>{1, 1},
+                                     {8, 1},
+                                     {8, 2},
+                                     {8, 8},
+                                     {16, 3},
+                                     {17, 1},
+                                     {40, 2},
+                                     {67, 5},
+                                     {200, 1},
+                                     {200, 2},
+                                     {200, 20}})
+    sizes.push_back({n_experts, {.k = k}});
+  for (const auto score : {kernels::GroupScore::max, kernels::GroupScore::sum, kernels::GroupScore::top2_sum})
+    for (const auto within : {kernels::WithinGroups::each, kernels::WithinGroups::together})
+      sizes.push_back({24, {.groups = 4, .top_groups = 2, .k = 3, .group_score = score, .within = within}});
   uint64_t round = 0;
   for (const auto type : {at::kFloat, at::kDouble})
     for (const int threads : {1, 2})
       for (const int64_t n_tokens : {0, 1, 7, 300})
-        for (const auto& [n_experts, k] : {std::pair<int64_t, int64_t>{1, 1},
-                                           {8, 1},
-                                           {8, 2},
-                                           {8, 8},
-                                           {16, 3},
-                                           {17, 1},
-                                           {40, 2},
-                                           {67, 5},
-                                           {200, 1},
-                                           {200, 2},
-                                           {200, 20}})
+        for (const auto& [n_experts, rule] : sizes)
           for (const bool is_biased : {false, true}) {
             CAPTURE(n_tokens);
             CAPTURE(n_experts);
-            CAPTURE(k);
+            CAPTURE(rule.k);
+            CAPTURE(rule.groups);
             const Threads scope(threads);
             const Random random(round++);
             const auto x_ND = repeating(random.at("x"), n_tokens, 24, type);
@@ -79,38 +96,43 @@ TEST_CASE("a routing in two passes is the routing of the stages, to the bit, for
             const auto bias_E = is_biased ? random.at("b").normal({n_experts}, 0.3, type) : Tensor();
             const auto function = round % 3 ? ScoreFunction::softmax : ScoreFunction::sigmoid;
             const ChoiceWeight weight{.is_share = round % 4 != 0, .scale = round % 5 ? 1 : 2.5, .epsilon = 1e-20};
-            const auto got = parts(kernels::routed_top_k(x_ND, weight_ED, function, k, bias_E, weight));
-            const auto staged = parts(in_stages(x_ND, weight_ED, function, k, bias_E, weight));
+            const auto got = parts(kernels::routed_top_k(x_ND, weight_ED, function, rule, bias_E, weight));
+            const auto staged = parts(in_stages(x_ND, weight_ED, function, rule, bias_E, weight));
             for (size_t i = 0; i < got.size(); ++i)
               CHECK_MESSAGE(same_bits(got[i].second, staged[i].second), got[i].first);
           }
 }
 
 TEST_CASE("a routing in two passes equals the plain one") {
-  for (const auto& [n_experts, k] : {std::pair<int64_t, int64_t>{5, 2}, {64, 1}, {64, 8}, {130, 2}}) {
-    const Random random(static_cast<uint64_t>(n_experts));
-    const auto x_ND = random.at("x").normal({90, 33}, 1, at::kDouble);
-    const auto weight_ED = random.at("w").normal({n_experts, 33}, 0.3, at::kDouble);
-    const auto bias_E = random.at("b").normal({n_experts}, 0.1, at::kDouble);
-    for (const auto function : {ScoreFunction::softmax, ScoreFunction::sigmoid}) {
-      const ChoiceWeight weight{.is_share = true, .scale = 2, .epsilon = 0};
-      const auto got = parts(kernels::routed_top_k(x_ND, weight_ED, function, k, bias_E, weight));
-      const auto wanted = parts(kernels::plain::routed_top_k(x_ND, weight_ED, function, k, bias_E, weight));
-      for (size_t i = 0; i < got.size(); ++i)
-        CHECK_MESSAGE(difference(got[i].second.to(at::kDouble), wanted[i].second.to(at::kDouble)) < 1e-12,
-                      got[i].first);
+  for (const auto& [n_experts, k] : {std::pair<int64_t, int64_t>{6, 2}, {64, 1}, {64, 8}, {130, 2}})
+    for (const int64_t groups : {1, 2}) {
+      const GroupRule rule{
+          .groups = groups, .top_groups = 1, .k = k, .group_score = kernels::GroupScore::top2_sum, .within = {}};
+      const Random random(static_cast<uint64_t>(n_experts));
+      const auto x_ND = random.at("x").normal({90, 33}, 1, at::kDouble);
+      const auto weight_ED = random.at("w").normal({n_experts, 33}, 0.3, at::kDouble);
+      const auto bias_E = random.at("b").normal({n_experts}, 0.1, at::kDouble);
+      for (const auto function : {ScoreFunction::softmax, ScoreFunction::sigmoid}) {
+        const ChoiceWeight weight{.is_share = true, .scale = 2, .epsilon = 0};
+        const auto got = parts(kernels::routed_top_k(x_ND, weight_ED, function, rule, bias_E, weight));
+        const auto wanted = parts(kernels::plain::routed_top_k(x_ND, weight_ED, function, rule, bias_E, weight));
+        for (size_t i = 0; i < got.size(); ++i) {
+          CAPTURE(got[i].first);
+          CHECK(at::allclose(got[i].second.to(at::kDouble), wanted[i].second.to(at::kDouble), 1e-11, 1e-12));
+        }
+      }
     }
-  }
 }
 
 TEST_CASE("a routing in two passes refuses what does not fit") {
   const auto x_ND = at::zeros({3, 4}), weight_ED = at::zeros({5, 4});
-  const auto run = [&](const Tensor& x, const Tensor& w, int64_t k, const Tensor& bias) {
-    return complaint([&] { kernels::routed_top_k(x, w, ScoreFunction::softmax, k, bias, {}); });
+  const auto run = [&](const Tensor& x, const Tensor& w, const GroupRule& rule, const Tensor& bias) {
+    return complaint([&] { kernels::routed_top_k(x, w, ScoreFunction::softmax, rule, bias, {}); });
   };
-  CHECK(run(x_ND, weight_ED, 6, {}).find("k must be in [1, 5]") != std::string::npos);
-  CHECK(run(x_ND, weight_ED, 0, {}).find("k must be in [1, 5]") != std::string::npos);
-  CHECK(run(at::zeros({3, 3}), weight_ED, 1, {}).find("x [N, D] and weight [E, D]") != std::string::npos);
-  CHECK(run(x_ND, weight_ED.to(at::kDouble), 1, {}).find("of one type") != std::string::npos);
-  CHECK(run(x_ND, weight_ED, 1, at::zeros({4})).find("a bias of [5]") != std::string::npos);
+  CHECK(run(x_ND, weight_ED, {.k = 6}, {}).find("k = 6 is not in [1, 5]") != std::string::npos);
+  CHECK(run(x_ND, weight_ED, {.k = 0}, {}).find("k = 0 is not in [1, 5]") != std::string::npos);
+  CHECK(run(x_ND, weight_ED, {.groups = 2}, {}).find("do not divide into 2 equal groups") != std::string::npos);
+  CHECK(run(at::zeros({3, 3}), weight_ED, {}, {}).find("x [N, D] and weight [E, D]") != std::string::npos);
+  CHECK(run(x_ND, weight_ED.to(at::kDouble), {}, {}).find("of one type") != std::string::npos);
+  CHECK(run(x_ND, weight_ED, {}, at::zeros({4})).find("a bias of [5]") != std::string::npos);
 }

@@ -155,6 +155,7 @@ class GroupedTopKSelector final : public Selector, public Makes<GroupedTopKSelec
     return out;
   }
   double choices_per_token() const override { return static_cast<double>(rule_.per_token()); }
+  std::optional<kernels::GroupRule> choice_rule() const override { return rule_; }
 
  private:
   bool is_each() const { return rule_.within == kernels::WithinGroups::each; }

@@ -53,7 +53,7 @@ class TopKSelector final : public Selector, public Makes<TopKSelector, Selector>
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override { return kTopKClaims; }
   double choices_per_token() const override { return static_cast<double>(k_); }
-  int64_t plain_k() const override { return k_; }
+  std::optional<kernels::GroupRule> choice_rule() const override { return kernels::GroupRule{.k = k_}; }
 
  private:
   kernels::TopK of_open(const Scores& scores, const Tensor& bias_E) const {
