@@ -261,8 +261,8 @@ void measure_routers(BenchSink& sink, const BenchWish& wish) {
                 .name = "routers",
                 .title = text("Routers stage by stage, ", isa_name()),
                 .note = "Microseconds a token, float32, evaluating. The rival, in C++, gives ids and weights only "
-                        "(softmax, top-k, normalised); ours, whole, gives a sorted decision, and neither gives losses: their "
-                        "column is what training adds.",
+                        "(softmax, top-k, normalised); ours, whole, a sorted decision as well, in two passes over the "
+                        "tokens where the stages allow it. Neither gives losses: their column is what training adds.",
                 .unit = "",
                 .n_labels = 1,
                 .columns = {"router", "E", "k", "scorer", "selector", "decision", "capacity", "gate", "balancers",
