@@ -65,8 +65,8 @@ TEST_CASE_FIXTURE(OneThread, "the draw is the step's: the same again for the sam
 
 TEST_CASE_FIXTURE(OneThread, "a shared draw is one for all tokens of a training pass, and evaluation draws for each") {
   const int64_t N = 60;
-  const auto router = make_router({.name = "thor", .fields = table({{"k", 2}})}, 3, 8);
-  const auto apart = make_router({.name = "thor", .fields = table({{"k", 2}, {"shared_draw", false}})}, 3, 8);
+  const auto router = make_router({.name = "thor", .fields = table({{"k", 2}, {"shared_draw", true}})}, 3, 8);
+  const auto apart = make_router({.name = "thor", .fields = table({{"k", 2}})}, 3, 8);
   const auto n_sets = [&](Router& r, Phase phase) {
     auto context = context_of(N);
     context.phase = phase;

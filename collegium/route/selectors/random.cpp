@@ -1,7 +1,8 @@
 // Chance decides: k different experts, drawn uniformly from the noise of this layer and step, in training and in
 // evaluation. P062 (THOR), section 3: no router, so no load to balance and none that can collapse.
-// In training a layer draws once for all tokens of a pass, as in the authors' code (transformer_thor_layer.py), unless
-// the configuration says otherwise; evaluation draws for each token (their inference_level 0).
+// Drawn token by token (the paper's "dispatch at token level"). With `shared_draw` a layer draws once for all tokens of
+// a training pass, as in the authors' code (transformer_thor_layer.py); evaluation draws for each token (their
+// inference_level 0).
 //
 // N tokens, E experts, K choices.
 #include <ATen/ATen.h>
@@ -21,7 +22,7 @@ class RandomSelector final : public Selector, public Makes<RandomSelector, Selec
   using Interface = Selector;
   struct Config {
     int64_t k = 1;
-    bool shared_draw = true;
+    bool shared_draw = false;
     void visit(Fields& field) {
       field("k", k, {.help = "experts per token, all different", .unit = "experts", .min = 1});
       field("shared_draw", shared_draw,
