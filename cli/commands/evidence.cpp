@@ -166,8 +166,7 @@ extern constinit const Command evidence_command = {
         "Verdicts: held, not shown at this scale, failed. Finished runs of the same configuration, seed and commit "
         "are used again, so a cut-off gathering goes on where it stopped; with --any-code those of other commits, too, "
         "so new expectations can be judged on runs that are there. A recipe that cannot be trained here is left out "
-        "with a "
-        "warning, and the others are judged. Exits with 1 when a claim failed.",
+        "with a warning, and the others are judged. Exits with 1 when a claim failed.",
     .group = "train and use",
     .positionals = kEvidenceArguments,
     .options = kEvidenceOptions,

@@ -2,7 +2,8 @@
 
 All see the same hidden states [4096, 512] and stand in evaluation mode without gradients. transformers' MixtralTopKRouter gives
 indices and weights; Collegium's routers give a whole Decision as well (sorted by expert, with slots and margins) and,
-like it, no auxiliary losses; st-moe-pytorch's TopNGating gives one-hot dispatch and combine tensors and is left out where those need more than 2 GiB.
+like it, no auxiliary losses; st-moe-pytorch's TopNGating gives one-hot dispatch and combine tensors and is left out where
+those need more than 2 GiB.
 """
 
 import torch
