@@ -61,6 +61,7 @@ class MoeLayer {
     at::TensorOptions options;
     route::Corpus corpus;
     std::shared_ptr<ExpertPool> pool;  ///< experts shared with neighbouring layers; none = the layer has its own
+    std::shared_ptr<route::SharedParts> shared;  ///< what routers of the model have in common; none = it stands alone
   };
   struct Claims {
     bool has_assignment = true;      ///< tokens are assigned to experts (soft and dense layers have none)

@@ -28,7 +28,8 @@ std::unique_ptr<route::Router> make_router(const Named& named, int64_t n_experts
                     .random = random,
                     .options = in.options,
                     .corpus = in.corpus,
-                    .n_own = n_own});
+                    .n_own = n_own,
+                    .shared = in.shared});
 }
 
 void require_answers(const route::Router& router, const Named& named_router, const route::ExpertProbe& probe,

@@ -103,6 +103,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
     // Residual branches start small, so that depth does not blow up the first activations (Radford 2019).
     const auto branch_std = config_.init_std / std::sqrt(2.0 * static_cast<double>(config_.n_layers));
     const auto places = feed_forwards(in.random.at("layer"));
+    const auto shared = std::make_shared<route::SharedParts>();
     for (int64_t i = 0; i < config_.n_layers; ++i) {
       const auto random = in.random.at("layer").at(static_cast<uint64_t>(i));
       DecoderLayer l;
@@ -125,7 +126,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
                                          .random = random.at("feed_forward"),
                                          .options = in.options,
                                          .corpus = {.vocabulary = in.vocabulary, .count_V = in.count_V},
-                                         .pool = pool});
+                                         .pool = pool,
+                                         .shared = shared});
       require(!pool || pool->n_joined() == n_joined + 1, "decoder: share_experts = ", config_.share_experts,
               ", but layers of kind '", named.name, "' keep their experts to themselves");
       const auto facts = l.feed_forward->facts();

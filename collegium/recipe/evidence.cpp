@@ -46,6 +46,12 @@ std::string_view verdict_text(Verdict verdict) {
   return "";
 }
 
+std::string margin_text(const Expectation& e) {
+  const bool is_comparison = e.relation == Relation::below_baseline || e.relation == Relation::above_baseline;
+  if (!is_comparison || e.value == 0) return "";
+  return e.value < 0 ? text(", may be worse by ", -e.value) : text(", must be better by ", e.value);
+}
+
 Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::vector<double>& baseline) {
   ensure(!ours.empty(), "an expectation is judged over at least one seed");
   const auto all = [&](auto&& good) { return std::all_of(ours.begin(), ours.end(), good); };
@@ -64,7 +70,7 @@ Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::
   size_t better = 0, worse = 0;
   for (size_t i = 0; i < ours.size(); ++i) {
     const auto gain = e.relation == Relation::below_baseline ? baseline[i] - ours[i] : ours[i] - baseline[i];
-    better += gain > e.value, worse += gain < 0;
+    better += gain > e.value, worse += gain < std::min(e.value, 0.0);
   }
   return better == ours.size() ? Verdict::held : worse == ours.size() ? Verdict::failed : Verdict::not_shown;
 }
@@ -97,6 +103,21 @@ std::vector<double> pairs_of(const std::vector<MeasuredRun>& ours, const std::ve
 
 }  // namespace
 
+namespace {
+
+// Of each layer with experts, the mean over the runs.
+std::vector<double> mean_by_layer(const std::vector<MeasuredRun>& runs, std::string_view measure) {
+  std::vector<double> out;
+  for (const auto& run : runs) {
+    const auto layers = run.by_layer(measure);
+    out.resize(layers.size());
+    for (size_t i = 0; i < layers.size(); ++i) out[i] += layers[i] / static_cast<double>(runs.size());
+  }
+  return out;
+}
+
+}  // namespace
+
 Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse reuse) {
   check_aux_terms(recipe), check_pairs(recipe);
   Evidence out{.recipe = recipe};
@@ -124,6 +145,7 @@ Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse 
     }
     if (is_comparison && !judged.in_turn)
       for (const auto& run : baseline) judged.baseline.push_back(run.of(e.measure));
+    if (e.measure == "per_token") judged.by_layer = mean_by_layer(ours, e.measure);
     judged.verdict = judge(e, judged.ours, judged.baseline);
     out.judged.push_back(std::move(judged));
   }
@@ -185,6 +207,8 @@ nlohmann::json evidence_json(const Evidence& evidence, const RunSetting& setting
          {"baseline", j.baseline},
          {"verdict", verdict_text(j.verdict)},
          {"paper_says", j.expectation.paper_says}});
+    if (const auto margin = margin_text(j.expectation); !margin.empty()) out["expectations"].back()["margin"] = margin;
+    if (!j.by_layer.empty()) out["expectations"].back()["by_layer"] = j.by_layer;
     if (j.in_turn)
       out["expectations"].back()["measured"] = {{"commit", setting.git_commit},
                                                 {"machine", machine_class(environment_on(setting.device))}};
@@ -202,6 +226,16 @@ std::string short_commits(std::string_view commits) {
   return join(out);
 }
 
+std::string joined(const std::vector<double>& values) {
+  std::vector<std::string> out;
+  for (const auto v : values) {
+    std::ostringstream one;
+    one << std::setprecision(3) << v;
+    out.push_back(one.str());
+  }
+  return join(out);
+}
+
 std::string evidence_table(const std::vector<nlohmann::json>& results) {
   std::ostringstream out;
   out << "| recipe | paper | measure | ours | baseline | seeds | verdict | the paper says | commit | machine |\n"
@@ -210,9 +244,10 @@ std::string evidence_table(const std::vector<nlohmann::json>& results) {
     for (const auto& e : r["expectations"]) {
       const auto baseline = r["baseline"].get<std::string>();
       out << "| " << r["recipe"].get<std::string>() << " | " << paper_name(r["paper"].get<int64_t>()) << " | "
-          << e["measure"].get<std::string>() << " | " << with_spread(e["ours"]) << " | "
+          << e["measure"].get<std::string>() << " | " << with_spread(e["ours"])
+          << (e.contains("by_layer") ? text("; by layer: ", joined(e["by_layer"])) : "") << " | "
           << (e["baseline"].empty() ? text(e["relation"].get<std::string>(), " ", e["value"].get<double>())
-                                    : text(baseline, ": ", with_spread(e["baseline"])))
+                                    : text(baseline, ": ", with_spread(e["baseline"]), e.value("margin", "")))
           << " | " << r["seeds"].size() << " | " << e["verdict"].get<std::string>() << " | "
           << e["paper_says"].get<std::string>() << " | ";
       const auto& from = e.contains("measured") ? e["measured"] : r;

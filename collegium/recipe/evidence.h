@@ -11,7 +11,8 @@ struct JudgedExpectation {
   Expectation expectation;
   std::vector<double> ours, baseline;  ///< one a seed; baseline empty without one
   Verdict verdict = Verdict::failed;
-  bool in_turn = false;  ///< measured when it was judged, see in_turn.h
+  bool in_turn = false;          ///< measured when it was judged, see in_turn.h
+  std::vector<double> by_layer;  ///< of per_token: ours in each layer with experts, the mean over the seeds
 };
 
 struct Evidence {
@@ -21,9 +22,13 @@ struct Evidence {
   double seconds = 0;
 };
 
+/// ", may be worse by 0.01" or ", must be better by 0.05" where a comparison has a margin, else "".
+std::string margin_text(const Expectation& expectation);
+
 /// Judges one expectation. A property (equals, at_most, at_least) must hold on each seed: held or failed. A
-/// comparison is paired by seed: held when ours is better by more than the margin on every seed, failed when it is
-/// worse on every seed, else not shown at this scale.
+/// comparison is paired by seed: held when ours is better by more than `value` on every seed, failed when it is worse
+/// on every seed, else not shown at this scale. A negative value is what ours may be worse by: failed is then worse by
+/// more than that on every seed.
 Verdict judge(const Expectation& expectation, const std::vector<double>& ours, const std::vector<double>& baseline);
 
 /// The finished runs of the recipe's own side, one a seed, trained where they are not there yet.

@@ -19,6 +19,7 @@ constexpr Measure kMeasures[] = {
     {"train_bpb", "training loss", "bits per byte", "lower", run},
     {"gap", "held-out minus training loss", "bits per byte", "lower", run},
     {"noisy_bpb", "held-out loss with replaced tokens", "bits per byte", "lower", row},
+    {"noise_rise", "what those tokens add to the held-out loss", "bits per byte", "lower", row, false},
     {"token_accuracy", "held-out tokens named right", "share", "higher", row},
     {"routing_noise_bpb", "held-out loss with noise on the routers' logits", "bits per byte", "lower", row},
     {"routing_noise_rise", "what that noise adds to the held-out loss", "bits per byte", "lower", row},
@@ -143,6 +144,10 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
   }
   if (measure.place == pair || measure.place == in_turn) return {};
   if (key == "best_bpb") return best_bpb_;
+  if (key == "noise_rise") {
+    const auto noisy = in(last_valid_, "noisy_bpb"), plain = in(last_valid_, "bpb");
+    return noisy && plain ? std::optional(*noisy - *plain) : std::nullopt;
+  }
   if (measure.place == run || measure.place == facts) return in(facts_, key);
   if (measure.place == row) return in(last_valid_, key);
   if (measure.place == answers) return in(translation_, key);
@@ -153,12 +158,20 @@ std::optional<double> MeasuredRun::find(std::string_view name) const {
     if (values.empty()) return {};
     return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
   }
-  double sum = 0;
-  int64_t n = 0;
-  const bool is_training = measure.place == training_layers;
+  const auto layers = by_layer(name);
+  if (layers.empty()) return {};
+  return std::accumulate(layers.begin(), layers.end(), 0.0) / static_cast<double>(layers.size());
+}
+
+std::vector<double> MeasuredRun::by_layer(std::string_view name) const {
+  const auto place = find_measure(name).place;
+  if (place != layers && place != training_layers) return {};
+  const bool is_training = place == training_layers;
+  const std::string key(is_training ? "max_violation" : name);
+  std::vector<double> out;
   for (const auto& layer : (is_training ? last_train_ : last_valid_).value("layers", nlohmann::json::array()))
-    if (const auto value = in(layer, is_training ? "max_violation" : key)) sum += *value, ++n;
-  return n > 0 ? std::optional(sum / static_cast<double>(n)) : std::nullopt;
+    if (layer.contains(key)) out.push_back(layer.at(key).get<double>());
+  return out;
 }
 
 double MeasuredRun::of(std::string_view name) const {

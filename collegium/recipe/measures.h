@@ -51,7 +51,9 @@ class MeasuredRun {
   explicit MeasuredRun(const io::Path& folder);
   /// Nothing where the run has not got it (a dense model has no loads). A usage Error for an unknown measure.
   std::optional<double> find(std::string_view measure) const;
-  /// The same; a data Error where there is nothing.
+  /// Of what is a mean over the layers with experts: each layer's. Empty for other measures.
+  std::vector<double> by_layer(std::string_view measure) const;
+  /// As `find`; a data Error where there is nothing.
   double of(std::string_view measure) const;
   /// The training steps after which the held-out loss first is the last one of `baseline`, as a share of all steps of
   /// `baseline`; linear between evaluations, so no finer than they are, and the first evaluation where that is below

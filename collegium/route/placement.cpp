@@ -44,7 +44,7 @@ void Placement::add(int64_t token, int64_t expert, int64_t rank, int64_t wanted,
   is_there(token, expert) = 1;
 }
 
-void Placement::move_dropped(const std::function<Range(int64_t)>& range_of) {
+void Placement::move_dropped(const std::function<Range(int64_t)>& range_of, bool beyond_slots) {
   const auto& gone = before_.dropped();
   const auto token = ints(gone.token_Q), expert = ints(gone.expert_Q), rank = ints(gone.rank_Q);
   const auto margin_Q = gone.margin_Q.to(at::kCPU, at::kDouble).contiguous();
@@ -58,9 +58,15 @@ void Placement::move_dropped(const std::function<Range(int64_t)>& range_of) {
     const auto n = token[i];
     const auto range = range_of(n);
     const auto* row = score + n * E_;
-    int64_t best = -1;
-    for (auto e = range.begin; e < range.end; ++e)
-      if (room_[static_cast<size_t>(e)] > 0 && !is_there(n, e) && (best < 0 || row[e] > row[best])) best = e;
+    const auto best_of = [&](bool with_room) {
+      int64_t best = -1;
+      for (auto e = range.begin; e < range.end; ++e)
+        if ((!with_room || room_[static_cast<size_t>(e)] > 0) && !is_there(n, e) && (best < 0 || row[e] > row[best]))
+          best = e;
+      return best;
+    };
+    auto best = best_of(true);
+    if (best < 0 && beyond_slots) best = best_of(false);
     if (best < 0) {
       lost_.push_back(q);
       continue;

@@ -19,9 +19,10 @@ class Placement {
   struct Range {
     int64_t begin, end;
   };
-  /// Each dropped assignment, by token, goes to the best expert of its range that has room and not yet that token; what
-  /// finds none stays dropped.
-  void move_dropped(const std::function<Range(int64_t token)>& range_of);
+  /// Each dropped assignment, by token, goes to the best expert of its range that has room and not yet that token. What
+  /// finds none goes `beyond_slots` of the best one, or stays dropped; where every expert of the range has its token,
+  /// it always does.
+  void move_dropped(const std::function<Range(int64_t token)>& range_of, bool beyond_slots = false);
 
   /// Free slots go to the real tokens that score highest there and are not there yet, marked as nobody's wish.
   void fill_free();

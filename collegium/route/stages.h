@@ -19,6 +19,7 @@
 #include "collegium/kernels/routed_top_k.h"
 #include "collegium/route/context.h"
 #include "collegium/route/decision.h"
+#include "collegium/route/shared_parts.h"
 
 namespace collegium::route {
 
@@ -38,6 +39,7 @@ struct StageInputs {
   Corpus corpus;              ///< what is known of the text before training
   int64_t n_own = 0;  ///< of n_experts, the first ones that belong to the layer itself, where others are reused from
                       ///< its neighbours; 0 = all
+  std::shared_ptr<SharedParts> shared;  ///< of the model's layers; none = the layer stands alone
 };
 
 /// The dtype a router computes in: double stays double, everything else is float32, however the model computes

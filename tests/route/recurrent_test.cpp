@@ -125,3 +125,55 @@ TEST_CASE("derivatives of recurrent scores through two layers") {
   CHECK(report.worst < 1e-8);
   CHECK(report.largest > 1e-2);
 }
+
+namespace {
+
+// Three layers of one model, or of three.
+std::vector<std::unique_ptr<Scorer>> layers_of(const Named& named, bool one_model, int64_t wider = 0) {
+  const auto shared = std::make_shared<SharedParts>();
+  std::vector<std::unique_ptr<Scorer>> out;
+  for (uint64_t i = 0; i < 3; ++i)
+    out.push_back(find(scorers(), named, "scorer")
+                      .make(named, {.d_model = kWidth + static_cast<int64_t>(i) * wider,
+                                    .n_experts = kExperts,
+                                    .random = Random(i),
+                                    .options = at::kDouble,
+                                    .shared = one_model ? shared : nullptr}));
+  return out;
+}
+
+std::vector<std::string> names_of(Scorer& scorer) {
+  std::vector<std::string> out;
+  for (const auto& p : parameters_of(scorer)) out.push_back(p.name);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("layers of one model share one cell, which the first lists and all train") {
+  const std::vector<std::string> all = {"project", "input", "state", "input_bias", "state_bias", "weight"};
+  const std::vector<std::string> own = {"project", "weight"};
+  const auto layers = layers_of({.name = "recurrent"}, true);
+  CHECK(names_of(*layers[0]) == all);
+  CHECK(names_of(*layers[1]) == own);
+  CHECK(names_of(*layers[2]) == own);
+  for (auto& alone : layers_of({.name = "recurrent"}, false)) CHECK(names_of(*alone) == all);
+  for (auto& unshared : layers_of({.name = "recurrent", .fields = table({{"share_cell", false}})}, true))
+    CHECK(names_of(*unshared) == all);
+
+  // The last layer's logits reach the shared weights; a tensor put in place of one is what every layer uses.
+  const auto x_ND = numbers(Random(7), {kTokens, kWidth}, -1, 1, at::kDouble);
+  auto context = context_of(kTokens);
+  const auto before = layers[2]->score(x_ND, context).logit_NE;
+  before.sum().backward();
+  const auto first = parameters_of(*layers[0]);
+  CHECK(first[1].tensor->grad().abs().sum().item<double>() > 0);
+  CHECK_FALSE(first[0].tensor->grad().defined());
+  *first[1].tensor = at::zeros_like(*first[1].tensor);
+  CHECK_FALSE(at::equal(layers[2]->score(x_ND, context).logit_NE, before));
+}
+
+TEST_CASE("layers whose states differ in width cannot share a cell") {
+  CHECK_THROWS_WITH_AS(layers_of({.name = "recurrent"}, true, 8), doctest::Contains("share one cell"), Error);
+  CHECK_NOTHROW(layers_of({.name = "recurrent", .fields = table({{"share_cell", false}})}, true, 8));
+}

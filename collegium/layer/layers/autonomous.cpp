@@ -77,9 +77,13 @@ class AutonomousLayer final : public MoeLayer, public Makes<AutonomousLayer, Moe
     own_scores_ = own.get();
     route::Composition stages{
         .selector = config.selector, .capacity = config.capacity, .gate = config.gate, .balancers = config.balancers};
-    router_ = route::Router::compose(
-        std::move(own), "the experts' norms", stages,
-        {.d_model = D, .n_experts = E, .random = in.random.at("router"), .options = in.options, .corpus = in.corpus});
+    router_ = route::Router::compose(std::move(own), "the experts' norms", stages,
+                                     {.d_model = D,
+                                      .n_experts = E,
+                                      .random = in.random.at("router"),
+                                      .options = in.options,
+                                      .corpus = in.corpus,
+                                      .shared = in.shared});
   }
 
   LayerOutput forward(const Tensor& x_ND, const route::Context& context) override {

@@ -61,7 +61,8 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
                                         .n_experts = config.n_experts,
                                         .random = in.random.at("scorer"),
                                         .options = in.options,
-                                        .corpus = in.corpus});
+                                        .corpus = in.corpus,
+                                        .shared = in.shared});
     require(scorer_->kind() == route::ScoreKind::softmax, "merged: the mean of the experts needs softmax scores, but '",
             config.scorer.name, "' gives others");
   }

@@ -9,10 +9,11 @@
 // move = sign is P084's update, move = load a subgradient step: by how far a load is from even. decay = harmonic
 // divides the rate by the number of the step, the choice under which the paper's regret is logarithmic. What is said
 // (terms without weight; abstract (i) to (iii), and the online setting):
+//   checked             1 for a pass that a check was due on and could be made of, 0 for one that was passed over
 //   lagrangian_fell     1 where choosing anew on this pass's scores after the step lowers the Lagrangian
 //   lagrangian_error    |its change - (what tokens gain by switching + sum of (b' - b)_e (A_e - L))|, over 1 + |it|
 //   fall_broken         1 where it rose though too few tokens moved to undo what the step takes away
-//   preference_broken   share of the tokens that moved, and not to an expert whose bias rose more than that of the left
+//   preference_broken   share of the tokens that moved, and not to an expert with less load than the one left
 //   deviation_broken    1 where max_e |A_e - L| grew, beyond the largest change of one load
 //   settled_deviation   max_e |A_e - L| / L in the last quarter of `settle_steps` steps on one pass's scores
 //   settled_broken      1 where that is more than one step changed a load by
@@ -21,7 +22,7 @@
 //                       f(b) = mean over tokens of the sum of the K best s + b, less K/E sum of b
 //   regret_growth       its growth in the last three quarters of the steps over that in the three quarters of the
 //                       first quarter: 1 for a logarithm, 2 for a root, 4 for a line
-// Nothing is said where the selector does not take each token's K best by score and this bias alone. Assumed: what a
+// Passed over is where the selector does not take each token's K best by score and this bias alone. Assumed: what a
 // pass would do alone is what is checked, so with accumulation the step itself is another one; the paper's own
 // constants were not at hand.
 //
@@ -30,11 +31,10 @@
 #include <ATen/core/grad_mode.h>
 
 #include <array>
-#include <cmath>
 #include <functional>
 
-#include "collegium/kernels/top_k.h"
 #include "collegium/route/load_bias.h"
+#include "collegium/route/primal_dual.h"
 
 namespace collegium::route {
 namespace {
@@ -50,26 +50,6 @@ std::span<const std::string_view> enum_names(Decay) {
   static constexpr std::array<std::string_view, 2> names = {"constant", "harmonic"};
   return names;
 }
-
-double sum_of(const Tensor& t) {
-  return t.sum().item<double>();
-}
-
-// Who is chosen under a bias, and what follows.
-struct Chosen {
-  Tensor chosen_NE, load_E;  // bool; double
-
-  Chosen(const Tensor& score_NE, const Tensor& bias_E, int64_t k)
-      : chosen_NE(at::zeros_like(score_NE, at::kBool)
-                      .scatter_(1, kernels::top_k(score_NE, k, bias_E).expert_NK.to(score_NE.device()), true)),
-        load_E(chosen_NE.sum(0).to(at::kDouble)) {}
-
-  Tensor excess_E() const { return load_E - load_E.mean(); }
-  double deviation() const { return excess_E().abs().max().item<double>(); }
-  double lagrangian(const Tensor& score_NE, const Tensor& bias_E) const {
-    return sum_of(score_NE * chosen_NE) + sum_of(bias_E * excess_E());
-  }
-};
 
 class PrimalDualBias final : public LoadBias, public Makes<PrimalDualBias, Balancer> {
  public:
@@ -123,14 +103,13 @@ class PrimalDualBias final : public LoadBias, public Makes<PrimalDualBias, Balan
       out.push_back({name, at::zeros({}, scores.score_NE.options()), raw});
     };
     const auto score_NE = real_scores(scores, context);
-    if (score_NE.size(0) == 0) return {};
-    const auto k = decision.n_asked() / score_NE.size(0);
-    if (k < 1 || k > score_NE.size(1) || decision.n_asked() % score_NE.size(0) != 0) return {};
-    const Chosen now(score_NE, bias_E_, k);
-    if (!is_choice_of(now, decision)) return {};
-    if (checks) check_step(score_NE, now, k, say);
-    if (settles) check_settling(score_NE, k, say);
-    if (regrets) check_regret(score_NE, k, context.random.at("regret"), say);
+    const auto k = choices_per_token(decision, score_NE);
+    const bool is_checked = k > 0 && is_choice_of(BiasedChoice(score_NE, bias_E_, k), decision);
+    say("checked", is_checked);
+    if (!is_checked) return out;
+    if (checks) say_step(score_NE, k, step, say);
+    if (settles) say_settling(score_NE, k, step, say);
+    if (regrets) say_regret(score_NE, k, context.random.at("regret"), say);
     return out;
   }
   void step() override {
@@ -158,53 +137,33 @@ class PrimalDualBias final : public LoadBias, public Makes<PrimalDualBias, Balan
     return context.mask_N.defined() ? score_NE.index({context.mask_N}) : score_NE;
   }
 
+  // 0 where tokens do not ask for equally many.
+  static int64_t choices_per_token(const Decision& decision, const Tensor& score_NE) {
+    const auto N = score_NE.size(0), asked = decision.n_asked();
+    return N > 0 && asked % N == 0 && asked / N <= score_NE.size(1) ? asked / N : 0;
+  }
+
   // Computed here in double, where a selector that compares in float may decide a tie otherwise.
-  static bool is_choice_of(const Chosen& now, const Decision& decision) {
-    const auto apart = sum_of((decision.asked_E().to(now.load_E) - now.load_E).abs());
+  static bool is_choice_of(const BiasedChoice& now, const Decision& decision) {
+    const auto apart = (decision.asked_E().to(now.load_E) - now.load_E).abs().sum().item<double>();
     return apart <= 2 + 0.01 * static_cast<double>(decision.n_asked());
   }
 
-  void check_step(const Tensor& score_NE, const Chosen& now, int64_t k, const Say& say) const {
-    const auto change_E = change_of(now.load_E, steps_.item<int64_t>() + 1);
-    const auto bias_E = bias_E_ + change_E;
-    const Chosen then(score_NE, bias_E, k);
-    const auto left_NE = now.chosen_NE.logical_and(then.chosen_NE.logical_not());
-    const auto entered_NE = then.chosen_NE.logical_and(now.chosen_NE.logical_not());
-    const auto moved = sum_of(entered_NE), taken = -sum_of(change_E * now.excess_E());
-    const auto benefit = sum_of((score_NE + bias_E) * (then.chosen_NE.to(at::kDouble) - now.chosen_NE.to(at::kDouble)));
-    const auto before = now.lagrangian(score_NE, bias_E_);
-    const auto change = then.lagrangian(score_NE, bias_E) - before;
-    const bool fell = change <= 1e-12 * (1 + std::abs(before));
-    // A switch gains at most what the biases of two experts moved apart.
-    const auto spread = (change_E.max() - change_E.min()).item<double>();
-    say("lagrangian_fell", fell);
-    say("lagrangian_error", std::abs(change - (benefit - taken)) / (1 + std::abs(before)));
-    say("fall_broken", moved * spread < taken && !fell);
-
-    constexpr double kFar = 1e9;
-    const auto left_N = at::where(left_NE, change_E, -kFar).amax(1),
-               entered_N = at::where(entered_NE, change_E, kFar).amin(1);
-    const auto moved_N = entered_NE.any(1);
-    const auto broken = sum_of(moved_N.logical_and(left_N.ge(entered_N)));
-    say("preference_broken", broken / std::max(1.0, sum_of(moved_N)));
-    const auto largest = (then.load_E - now.load_E).abs().max().item<double>();
-    say("deviation_broken", then.deviation() > std::max(now.deviation(), largest));
+  void say_step(const Tensor& score_NE, int64_t k, int64_t step, const Say& say) const {
+    const auto change_E = change_of(BiasedChoice(score_NE, bias_E_, k).load_E, step);
+    const auto checks = check_step(score_NE, bias_E_, change_E, k);
+    say("lagrangian_fell", checks.fell);
+    say("lagrangian_error", checks.error);
+    say("fall_broken", checks.fall_broken);
+    say("preference_broken", checks.preference_broken);
+    say("deviation_broken", checks.deviation_broken);
   }
 
-  void check_settling(const Tensor& score_NE, int64_t k, const Say& say) const {
-    const auto step = steps_.item<int64_t>() + 1;
-    auto bias_E = bias_E_;
-    Chosen now(score_NE, bias_E, k);
-    double late = 0, largest = 0;
-    for (int64_t i = 0; i < config_.settle_steps; ++i) {
-      bias_E = bias_E + change_of(now.load_E, step + i);
-      const Chosen then(score_NE, bias_E, k);
-      largest = std::max(largest, (then.load_E - now.load_E).abs().max().item<double>());
-      if (i >= config_.settle_steps - config_.settle_steps / 4) late = std::max(late, then.deviation());
-      now = then;
-    }
-    say("settled_deviation", late / now.load_E.mean().item<double>());
-    say("settled_broken", late > largest);
+  void say_settling(const Tensor& score_NE, int64_t k, int64_t step, const Say& say) const {
+    const auto later = [&](const Tensor& load_E, int64_t i) { return change_of(load_E, step + i); };
+    const auto checks = check_settling(score_NE, bias_E_, k, config_.settle_steps, later);
+    say("settled_deviation", checks.deviation);
+    say("settled_broken", checks.is_broken);
   }
 
   // Per token: the sum of the K best s + b, less K / E sum of b; over rows of scores. [N]
@@ -219,7 +178,7 @@ class PrimalDualBias final : public LoadBias, public Makes<PrimalDualBias, Balan
     auto least = dual_N(score_NE, bias_E, k).mean().item<double>();
     double length = 1;
     for (int i = 0; i < 300; ++i) {
-      const auto slope_E = Chosen(score_NE, bias_E, k).excess_E() / static_cast<double>(score_NE.size(0));
+      const auto slope_E = BiasedChoice(score_NE, bias_E, k).excess_E() / static_cast<double>(score_NE.size(0));
       const auto next_E = bias_E - length * slope_E;
       const auto value = dual_N(score_NE, next_E, k).mean().item<double>();
       if (value < least)
@@ -230,7 +189,7 @@ class PrimalDualBias final : public LoadBias, public Makes<PrimalDualBias, Balan
     return bias_E;
   }
 
-  void check_regret(const Tensor& score_NE, int64_t k, const Random& random, const Say& say) const {
+  void say_regret(const Tensor& score_NE, int64_t k, const Random& random, const Say& say) const {
     constexpr int64_t M = 64;
     const auto S = config_.regret_steps;
     const auto token_SM = (random.uniform({S, M}, 0, 1, score_NE.options()) * static_cast<double>(score_NE.size(0)))
@@ -242,7 +201,7 @@ class PrimalDualBias final : public LoadBias, public Makes<PrimalDualBias, Balan
     for (int64_t i = 0; i < S; ++i) {
       const auto drawn_ME = score_NE.index_select(0, token_SM[i]);
       sum += (dual_N(drawn_ME, bias_E, k) - dual_N(drawn_ME, best_E, k)).mean().item<double>();
-      bias_E = bias_E + change_of(Chosen(drawn_ME, bias_E, k).load_E, i + 1);
+      bias_E = bias_E + change_of(BiasedChoice(drawn_ME, bias_E, k).load_E, i + 1);
       if (i + 1 == S / 16) early = sum;
       if (i + 1 == S / 4) middle = sum;
     }

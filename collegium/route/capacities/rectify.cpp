@@ -1,10 +1,12 @@
 // Rectify-Router: a fixed number of slots per expert, and two repairs. Intra-device rectification sends what finds no
-// slot to the best expert with a free slot on the device where its token already is, so that nothing crosses the
-// network twice. Fill-in rectification gives slots that stay empty, which would be padded with zeros, to the tokens
-// that score highest there and are not there yet. P112 (Zeng 2024), sections 3.1 and 3.2.
+// slot to the best expert on the device where its token already is, so that nothing crosses the network twice. Fill-in
+// rectification gives slots that stay empty, which would be padded with zeros, to the tokens that score highest there
+// and are not there yet. P112 (Zeng 2024), sections 3.1 and 3.2.
 // Devices hold contiguous blocks of the real tokens and of the experts; with one device every expert is near.
-// Assumed: a rectified token needs a free slot like any other, and rectified tokens come before fill-ins. Fill-ins have
-// rank = the expert's place in the token's own order, and wanted_R = -1: nobody asked for them.
+// Slots bound what crosses the network. What stays on its device is under no such bound, so that nothing is dropped: an
+// expert with a free slot comes first, and where the device has none, its best expert takes the token beyond its slots.
+// Assumed: that order, and that rectified tokens come before fill-ins. Fill-ins have rank = the expert's place in the
+// token's own order, and wanted_R = -1: nobody asked for them.
 //
 // N tokens, E experts, R kept assignments, Q dropped ones.
 #include <ATen/ATen.h>
@@ -32,7 +34,8 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
             {.help = "slots per expert = factor * assignments asked / experts, rounded up", .min = 0});
       field("minimum", minimum, {.help = "slots that an expert always has", .unit = "tokens", .min = 0});
       field("n_devices", n_devices, {.help = "devices that tokens and experts are divided over, in order", .min = 1});
-      field("rectify", rectify, {.help = "what finds no slot goes to the best expert with room on its device"});
+      field("rectify", rectify,
+            {.help = "what finds no slot goes to the best expert of its device, one with room first"});
       field("fill", fill, {.help = "free slots go to the tokens that score highest there"});
       field("priority", priority, {.help = "who gets the slots of the wanted expert when there are too few"});
     }
@@ -53,10 +56,12 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
     if (config_.rectify) {
       // Real tokens in order are cut into equal blocks, one a device, and experts as well.
       const auto G = config_.n_devices, size = decision.n_experts() / G;
-      placement.move_dropped([&](int64_t token) {
-        const auto device = placement.place(token) * G / placement.n_real();
-        return Placement::Range{device * size, (device + 1) * size};
-      });
+      placement.move_dropped(
+          [&](int64_t token) {
+            const auto device = placement.place(token) * G / placement.n_real();
+            return Placement::Range{device * size, (device + 1) * size};
+          },
+          /*beyond_slots=*/true);
     }
     if (config_.fill) placement.fill_free();
     return placement.decision();
@@ -77,7 +82,8 @@ extern constinit const Entry<Capacity> capacity_rectify = entry<RectifyCapacity>
      .taxonomy = "system/capacity/reroute",
      .summary = "dropped tokens move to experts on their device, free slots take the best tokens",
      .equation = "C = max(minimum, ⌈factor · A / E⌉) slots an expert,  A = assignments asked for\n"
-                 "dropped t → argmax_e s_te over experts of its device with room;  free slot of e → argmax_t s_te",
+                 "dropped t → argmax_e s_te over experts of its device, those with room first\n"
+                 "free slot of e → argmax_t s_te",
      .claims = kRectifyClaims});
 
 }  // namespace collegium::route

@@ -1,4 +1,4 @@
-// Dropless: every assignment is kept.
+// Dropless: every assignment is kept. Gale 2022 (MegaBlocks); the limit of P106's capacity factor, section 2.2.
 #include "collegium/route/stages.h"
 
 namespace collegium::route {

@@ -1,6 +1,7 @@
 // The weight is the score's share of the token's chosen scores, so a token's weights sum to `scale`. For softmax
 // scores this equals a softmax over the chosen logits. Shares are taken over what the token asked for: an
-// assignment dropped for lack of room leaves its share empty (GShard), unless `over` says kept.
+// assignment dropped for lack of room leaves its share empty, unless `over` says kept. Lepikhin 2020 (GShard, the
+// baseline of P106), algorithm 1; Jiang 2024 (Mixtral), section 2.1.
 //
 // N tokens, R kept assignments.
 #include <ATen/ATen.h>

@@ -1,4 +1,5 @@
 // Every chosen expert counts the same: scale / k of what the token asked for, so the weights of a token sum to `scale`.
+// Roller 2021 (Hash Layers), section 3; P025 (survey of mixtures of experts).
 #include <ATen/ATen.h>
 
 #include "collegium/route/stages.h"

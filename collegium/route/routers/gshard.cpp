@@ -1,4 +1,5 @@
 // GShard's top-2 router: first choices get the slots before second ones, and its own loss counts first choices.
+// Lepikhin 2020 (GShard), algorithm 1; the baseline of P106 (Switch Transformer), section 2.2.
 #include "collegium/route/router.h"
 
 namespace collegium::route {

@@ -1,4 +1,5 @@
-// Hash routing: the token's id decides; nothing is learned and no router runs.
+// Hash routing: the token's id decides; nothing is learned and no router runs. Roller 2021 (Hash Layers), section 3.1;
+// the fixed gate of P025 (survey of mixtures of experts).
 #include "collegium/route/router.h"
 
 namespace collegium::route {

@@ -1,6 +1,6 @@
-// Rectify-Router on a top-1 router: no token dropped while its device has room, no slot left empty while there are
-// tokens to fill it. P112, section 3. Weights are the softmax scores, of moved and filled-in experts, too.
-// Which slots are free depends on the whole batch, so this router looks at later tokens.
+// Rectify-Router on a top-1 router: no token is dropped, and no slot left empty while there are tokens to fill it.
+// P112, section 3. Weights are the softmax scores, of moved and filled-in experts, too. Which slots are free depends on
+// the whole batch, so this router looks at later tokens.
 #include "collegium/route/router.h"
 
 namespace collegium::route {
@@ -20,7 +20,8 @@ class RectifiedRouter final : public Preset<RectifiedRouter> {
       field("capacity_factor", capacity_factor,
             {.help = "slots per expert = capacity_factor * k * tokens / experts", .min = 1e-6});
       field("n_devices", n_devices, {.help = "devices that tokens and experts are divided over, in order", .min = 1});
-      field("rectify", rectify, {.help = "what finds no slot goes to the best expert with room on its device"});
+      field("rectify", rectify,
+            {.help = "what finds no slot goes to the best expert of its device, one with room first"});
       field("fill", fill, {.help = "free slots go to the tokens that score highest there"});
       field("balance_loss", balance_loss, {.help = "weight of the load-balancing loss", .min = 0});
     }
@@ -49,7 +50,8 @@ extern constinit const Entry<Router> router_rectified = entry<RectifiedRouter>(
      .taxonomy = "gating/sparse/token choice",
      .summary = "top-1 whose dropped tokens move nearby and whose free slots are filled",
      .equation = "y = Σ_{e ∈ T} p_e FFN_e(x),  p = softmax(W x),  T = top-k(p), ⌈c k N / E⌉ tokens an expert\n"
-                 "dropped t → argmax p_te near with room,  free slot of e → argmax_t p_te;  L = α balance_loss",
+                 "dropped t → argmax p_te on its device, experts with room first;  free slot of e → argmax_t p_te;  L "
+                 "= α balance_loss",
      .claims = {.is_causal = false}});
 
 }  // namespace collegium::route

@@ -1,4 +1,5 @@
-// The free composition: every stage written out in the recipe. `collegium show` prints any preset in this form.
+// The free composition: every stage written out in the recipe. `collegium show` prints any preset in this form. The
+// stages are the axes of routing in P025 (survey of mixtures of experts).
 #include "collegium/route/router.h"
 
 namespace collegium::route {

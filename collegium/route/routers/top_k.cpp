@@ -1,4 +1,5 @@
 // The common router: softmax scores, k experts per token, weights that sum to one, Switch's loss for k choices.
+// Shazeer 2017, section 2.1; Jiang 2024 (Mixtral), section 2.1; the loss: P106 (Switch Transformer), section 2.2.
 #include "collegium/route/router.h"
 
 namespace collegium::route {

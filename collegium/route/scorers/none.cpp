@@ -1,4 +1,5 @@
-// No scores at all: for selectors that need no router forward pass.
+// No scores at all: for selectors that need no router forward pass. Roller 2021 (Hash Layers), section 3; P025 (survey
+// of mixtures of experts).
 #include "collegium/route/stages.h"
 
 namespace collegium::route {

@@ -1,4 +1,5 @@
-// The token's id decides, through a seeded hash: no parameters, no forward pass, no change in training.
+// The token's id decides, through a seeded hash: no parameters, no forward pass, no change in training. Roller 2021
+// (Hash Layers), section 3.1, random hash; the fixed gate of P025 (survey of mixtures of experts).
 //
 // N tokens, E experts, K choices.
 #include <ATen/ATen.h>
