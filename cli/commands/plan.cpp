@@ -91,6 +91,7 @@ int run_plan(const Arguments& arguments) {
   const auto plan =
       in_recipe(recipe.path, [&] { return make_plan(recipe.run, setting, !arguments.flag("no-measure")); });
   const auto& f = plan.facts;
+  show_warnings(arguments, f.notes);
 
   TextTable rows({"what", "value", "note"});
   rows.align(1, Align::right);

@@ -220,6 +220,9 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       f.needs = f.needs | mixed.needs | read.needs;
       if (read.n_experts > 0) f.moe_layers.push_back(config_.n_layers + i), f.n_experts.push_back(read.n_experts);
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
+      const auto* router = l.feed_forward->router();
+      if (const auto why = router ? router->untaught() : ""; !why.empty())
+        f.notes.push_back(text("layer ", i, ": router: ", why));
     }
     f.costs.push_back(cost_around());
     for (const auto& cost : f.costs) {
@@ -418,6 +421,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
   // What stands in the feed-forward place of each layer. Layers that an override gives another mechanism share nothing.
   std::vector<Place> feed_forwards(const Random& layers) const {
     const auto n = config_.n_layers;
+    require(config_.moe_every == 0 || config_.moe_first < n, "decoder: moe_first = ", config_.moe_first, ", but of ", n,
+            " layers the last is number ", n - 1, "; moe_every = 0 is a model without experts");
     check_overrides(config_.overrides, n, "model.override");
     std::vector<Place> out;
     const std::array known = {config_.moe, config_.dense};

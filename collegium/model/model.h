@@ -73,6 +73,7 @@ struct ModelFacts {
   bool is_causal = true;
   route::ContextNeeds needs;        ///< what its routers take besides hidden states
   bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache
+  std::vector<std::string> notes;   ///< what looks like a mistake and is not one for certain
   std::vector<LayerCost> costs;     ///< of the layers in order, then of what stands around them
 };
 

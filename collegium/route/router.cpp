@@ -60,6 +60,9 @@ Router::Router(Stages stages, int64_t n_experts, int64_t n_null)
     require(!needs.prototypes || s.scorer->has_prototypes(), "router: balancer '", s.names[4 + i],
             "' needs an embedding for each expert, but scorer '", s.names[0], "' has none");
   }
+  const auto moves_bias = [](const auto& balancer) { return balancer->needs().selection_bias; };
+  require(std::count_if(s.balancers.begin(), s.balancers.end(), moves_bias) <= 1,
+          "router: two balancers move the same selection bias; one of them must go");
   require(!s.gate->needs().expert_choice || s.selector->claims().chooser == Chooser::expert, "router: gate '",
           s.names[3], "' weighs what an expert chose, but selector '", s.names[1], "' lets ",
           s.selector->claims().chooser == Chooser::token ? "tokens" : "nobody", " choose");
@@ -227,6 +230,26 @@ void Router::step() {
   for (const auto& balancer : stages_.balancers) balancer->step();
 }
 
+bool Router::weighs_scores() const {
+  const auto selector = stages_.selector->claims();
+  // A capacity that looks ahead may fill free slots, so that a token ends with more than it asked for.
+  const bool is_fixed = selector.chooser == Chooser::token && selector.asks_fixed_number && n_null_ == 0 &&
+                        stages_.capacity->claims().is_causal;
+  return stages_.gate->weighs_scores(is_fixed ? stages_.selector->choices_per_token() : 0);
+}
+
+std::string Router::untaught() const {
+  const auto trains_scores = [&] {
+    for (const auto& p : parameters_of(*stages_.scorer))
+      if (p.trained() && p.tensor->requires_grad()) return true;
+    return false;
+  };
+  if (weighs_scores() || !stages_.scorer->claims().learns_from_task || !trains_scores()) return "";
+  return text("its scorer '", stages_.names[0], "' learns nothing from the task, for its gate '", stages_.names[3],
+              "' gives the same weight whatever the scores", stages_.gate->weighs_scores(2) ? " of one choice are" : "",
+              "; gate 'score' (as in router 'switch') would teach it");
+}
+
 RouterFacts Router::facts() const {
   const auto selector = stages_.selector->claims();
   const auto capacity = stages_.capacity->claims();
@@ -243,7 +266,7 @@ RouterFacts Router::facts() const {
           .chooses_any_set = selector.chooses_any_set && !scorer.closes_experts,
           .is_random = selector.is_random,
           .reads_other_tokens = scorer.reads_other_tokens || selector.reads_other_tokens,
-          .learns_from_task = scorer.learns_from_task,
+          .learns_from_task = scorer.learns_from_task && weighs_scores(),
           .needs = needs_,
           // Of even choices, the null experts' share is no work.
           .choices_per_token = stages_.selector->choices_per_token() * working,

@@ -47,7 +47,7 @@ struct RouterFacts {
   bool is_causal_in_training = true;  ///< and when training
   bool chooses_any_set = true, is_random = false;
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
-  bool learns_from_task = true;     ///< gates carry a gradient
+  bool learns_from_task = true;     ///< gates carry a gradient of the scores
   ContextNeeds needs;
   double choices_per_token = 0, flops_per_token = 0, flops_per_pair = 0;
 };
@@ -86,6 +86,8 @@ class Router {
   void step();
 
   RouterFacts facts() const;
+  /// Why a scorer that is trained learns nothing from the task in this composition, or "".
+  std::string untaught() const;
   int64_t n_experts() const { return n_experts_; }
   /// The composition with every field written out; empty for stages built by hand.
   const std::optional<Composition>& composition() const { return composition_; }
@@ -93,6 +95,7 @@ class Router {
 
  private:
   std::string stages_with_needs() const;
+  bool weighs_scores() const;  ///< the gate's weights depend on the scores
   bool route_at_once(const Tensor& x_ND, const Context& context, Routing& out);
 
   Stages stages_;

@@ -180,6 +180,9 @@ class Gate {
   virtual ~Gate() = default;
   /// Weight of each kept assignment, [R], with the gradient of the scores.
   virtual Tensor weigh(const Scores& scores, const Decision& decision, const Context& context) = 0;
+  /// Whether the weights depend on the scores where every token has so many choices of its own. Without that a scorer
+  /// learns nothing from the task.
+  virtual bool weighs_scores(double /*choices_per_token*/) const { return true; }
   /// What `weigh` computes where all that was asked for is kept, if that is so simple.
   virtual std::optional<kernels::ChoiceWeight> choice_weight() const { return std::nullopt; }
   virtual Needs needs() const = 0;

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <map>
 
+#include "collegium/route/primal_dual.h"
 #include "tests/support/alf_lb.h"
 
 namespace {
@@ -118,6 +119,7 @@ TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: what it says of (i) to (iii) hol
     double fell = 0;
     for (const auto& said : out.said) {
       fell += said.at("lagrangian_fell") / 80;
+      CHECK(said.at("checked") == 1);
       CHECK(said.at("lagrangian_error") < 1e-12);
       CHECK(said.at("fall_broken") == 0);
       CHECK(said.at("preference_broken") == 0);
@@ -147,8 +149,55 @@ TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: (iv) its regret grows like a log
   CHECK(constant > 3);
 }
 
-TEST_CASE("primal_dual_bias: it says nothing of selectors of which nothing is proved") {
-  const auto n_said = [](const Value& selector) {
+TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: a step of the wrong sign breaks every check of a step") {
+  using namespace route;
+  const int64_t N = 60, E = 6, k = 2;
+  const auto score_NE = leaning_scores(7, N, E), bias_E = at::zeros({E}, at::kDouble);
+  const auto excess_E = BiasedChoice(score_NE, bias_E, k).excess_E();
+  for (const auto& right_E : {-0.02 * excess_E.sign(), excess_E * (-0.02 * E / (N * k))}) {
+    const auto right = check_step(score_NE, bias_E, right_E, k), wrong = check_step(score_NE, bias_E, -right_E, k);
+    CHECK(right.fell);
+    CHECK_FALSE(right.fall_broken);
+    CHECK(right.preference_broken == 0);
+    CHECK_FALSE(right.deviation_broken);
+    CHECK_FALSE(wrong.fell);
+    CHECK(wrong.fall_broken);
+    CHECK(wrong.preference_broken == 1);
+    CHECK(wrong.deviation_broken);
+    for (const auto& checks : {right, wrong}) CHECK(checks.error < 1e-12);  // an identity, whatever the step
+  }
+}
+
+TEST_CASE_FIXTURE(OneThread, "primal_dual_bias: the Lagrangian rises under a step of the right sign that is too long") {
+  using namespace route;
+  const auto score_NE = leaning_scores(7, 60, 6), bias_E = at::zeros({6}, at::kDouble);
+  const auto step_E = -BiasedChoice(score_NE, bias_E, 2).excess_E().sign();
+  CHECK(check_step(score_NE, bias_E, 0.02 * step_E, 2).fell);
+  const auto longer = check_step(score_NE, bias_E, 2 * step_E, 2);
+  CHECK_FALSE(longer.fell);
+  // Nothing else is promised of it: every token moves, and towards less load.
+  CHECK_FALSE(longer.fall_broken);
+  CHECK(longer.preference_broken == 0);
+}
+
+TEST_CASE_FIXTURE(OneThread,
+                  "primal_dual_bias: loads that drift apart, or stay as uneven as they are, have not settled") {
+  using namespace route;
+  const auto score_NE = leaning_scores(7, 60, 6), bias_E = at::zeros({6}, at::kDouble);
+  const auto settling = [&](double rate) {
+    return check_settling(score_NE, bias_E, 2, 400,
+                          [&](const Tensor& load_E, int64_t) { return rate * (load_E.mean() - load_E).sign(); });
+  };
+  const auto right = settling(2e-3), wrong = settling(-2e-3), still = settling(0);
+  CHECK_FALSE(right.is_broken);
+  CHECK(right.deviation < 0.5);
+  CHECK(wrong.is_broken);
+  CHECK(wrong.deviation > 1);
+  CHECK(still.is_broken);
+}
+
+TEST_CASE("primal_dual_bias: passes of selectors of which nothing is proved are passed over, and that is said") {
+  const auto said = [](const Value& selector) {
     const Named named{
         .name = "stages",
         .fields = table({{"scorer", table({{"name", "linear"}, {"activation", "sigmoid"}})},
@@ -158,10 +207,16 @@ TEST_CASE("primal_dual_bias: it says nothing of selectors of which nothing is pr
                             .make(named, {.d_model = 8, .n_experts = 8, .random = Random(1), .options = at::kFloat});
     route::Context context;
     context.phase = route::Phase::train;
-    return router->route(numbers(Random(2), {64, 8}), context).losses.size();
+    return router->route(numbers(Random(2), {64, 8}), context).losses;
   };
-  CHECK(n_said(table({{"name", "top_k"}, {"k", 2}})) == 5);
-  CHECK(n_said(table({{"name", "grouped_top_k"}, {"k", 2}, {"groups", 4}, {"top_groups", 1}})) == 0);
+  const auto checked = said(table({{"name", "top_k"}, {"k", 2}}));
+  CHECK(checked.size() == 6);
+  CHECK(checked.at(0).name == "checked");
+  CHECK(checked[0].raw == 1);
+  const auto skipped = said(table({{"name", "grouped_top_k"}, {"k", 2}, {"groups", 4}, {"top_groups", 1}}));
+  CHECK(skipped.size() == 1);
+  CHECK(skipped.at(0).name == "checked");
+  CHECK(skipped[0].raw == 0);
 }
 
 TEST_CASE("alf_lb: (iv) the expected regret grows like the logarithm of the number of steps") {

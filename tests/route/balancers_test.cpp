@@ -266,6 +266,8 @@ TEST_CASE("compositions that make no sense are refused with their reason") {
       reason(stages({{"selector", "expert_choice"}, {"capacity", "factor"}})) ==
       "router: selector 'expert_choice' already gives each expert a fixed number of tokens; capacity 'factor' must be "
       "'unlimited'");
+  CHECK(reason(stages({{"balancers", List{"loss_free_bias", "primal_dual_bias"}}})) ==
+        "router: two balancers move the same selection bias; one of them must go");
   CHECK(reason(stages({{"scorer", linear("softmax")}, {"selector", "positive"}})) ==
         "router: 'positive' needs relu scores, but scorer 'linear' gives softmax scores");
   CHECK(reason(stages({{"scorer", linear("sigmoid")}, {"balancers", List{"adaptive_l1"}}})) ==
@@ -283,4 +285,30 @@ TEST_CASE("compositions that make no sense are refused with their reason") {
   CHECK(reason({.name = "top_k"}, 0).find("more than the 0 experts") != std::string::npos);
   CHECK(reason({.name = "swich"}).find("did you mean 'switch'?") != std::string::npos);
   CHECK(reason({.name = "top_k", .fields = table({{"kk", 2}})}).find("kk") != std::string::npos);
+}
+
+TEST_CASE("a composition says when its scorer learns nothing from the task") {
+  const auto untaught = [](const Named& named) { return make_router(named, 4, 4)->untaught(); };
+  const Named one_of_one = {.name = "top_k", .fields = table({{"k", 1}})};
+  CHECK(
+      untaught(one_of_one) ==
+      "its scorer 'linear' learns nothing from the task, for its gate 'normalised' gives the same weight whatever the "
+      "scores of one choice are; gate 'score' (as in router 'switch') would teach it");
+  CHECK_FALSE(make_router(one_of_one, 4, 4)->facts().learns_from_task);
+  CHECK(untaught(stages({{"gate", "one"}})).find("gate 'one' gives the same weight whatever the scores;") !=
+        std::string::npos);
+  for (const auto* name :
+       {"top_k", "switch", "hash", "thor", "base", "stable", "hyper", "expert_choice", "domain_aware"})
+    CHECK(untaught({.name = name}).empty());
+  CHECK(untaught({.name = "ada_moe", .fields = table({{"k", 1}})}).empty());  // a token may choose a null expert
+
+  // And so it is: the weights' gradient is zero, or there is none.
+  for (const int64_t k : {1, 2}) {
+    auto router = make_router({.name = "top_k", .fields = table({{"k", k}})}, 4, 4, 3, at::kDouble);
+    const auto x_ND = numbers(Random(2), {9, 4}, -1, 1, at::kDouble);
+    const auto gate_R = router->route(x_ND, context_of(9)).decision.gate_R();
+    (gate_R * at::arange(gate_R.size(0), gate_R.options())).sum().backward();
+    const auto largest = parameters_of(*router).front().tensor->grad().abs().max().item<double>();
+    CHECK((largest > 1e-9) == (k == 2));
+  }
 }

@@ -2,6 +2,7 @@
 // equal loads, and what changes between training and evaluation.
 //
 // N tokens, D model width, E experts.
+#include <cmath>
 #include <functional>
 
 #include "tests/support/gradcheck.h"
@@ -225,4 +226,16 @@ TEST_CASE_FIXTURE(OneThread, "gradients of BASE in training") {
   CHECK(report.is_smooth);
   CHECK_MESSAGE(report.worst < 1e-7, report.where);
   CHECK(report.largest > 1e-2);
+}
+
+TEST_CASE_FIXTURE(OneThread, "values that are no numbers, or huge, neither stop nor unbalance the assignment") {
+  const int64_t N = 12, E = 4;
+  const auto router = make_router({.name = "base"}, 4, E, 3, at::kDouble);
+  for (const double odd : {std::nan(""), HUGE_VAL, -HUGE_VAL, 1e300, 1e30}) {
+    auto x_ND = numbers(Random(1), {N, 4}, -1, 1, at::kDouble);
+    x_ND[3][1] = odd;
+    auto context = context_of(N);
+    context.phase = Phase::train;
+    for (const auto load : ints(router->route(x_ND, context).decision.kept_E())) CHECK(load == N / E);
+  }
 }

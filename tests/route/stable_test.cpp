@@ -118,6 +118,8 @@ TEST_CASE_FIXTURE(OneThread,
     CHECK_FALSE(find_parameter(*router, "scorer.token")->grad().defined());
     CHECK_FALSE(find_parameter(*router, "scorer.centroid")->grad().defined());
     CHECK(at::equal(expert_of_ids(step), frozen_V));
+    // No score decides any more, so nothing is said of how close it was.
+    CHECK(r.decision.margin_R().isinf().all().item<bool>());
   }
   CHECK(same_bits(*find_parameter(*router, "scorer.token"), light));
   // The weight of the chosen expert goes on learning.

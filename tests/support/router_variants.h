@@ -84,7 +84,10 @@ inline const std::vector<Variant>& compositions() {
               continue;
             if (!builds(c)) continue;
             covered.insert(std::begin(pairs), std::end(pairs));
-            for (const auto* balancer : balancers()) {
+            // Some exclude each other, so each has its turn to be first.
+            const auto n = balancers().size();
+            for (size_t i = 0; i < n; ++i) {
+              const auto* balancer = balancers()[(out.size() + i) % n];
               auto more = c;
               more.balancers.push_back({.name = std::string(balancer->card.name)});
               if (builds(more)) c = more;

@@ -82,8 +82,7 @@ extern constinit const Entry<Capacity> capacity_rectify = entry<RectifyCapacity>
      .taxonomy = "system/capacity/reroute",
      .summary = "dropped tokens move to experts on their device, free slots take the best tokens",
      .equation = "C = max(minimum, ⌈factor · A / E⌉) slots an expert,  A = assignments asked for\n"
-                 "dropped t → argmax_e s_te over experts of its device, those with room first\n"
-                 "free slot of e → argmax_t s_te",
+                 "dropped t → argmax_e s_te on its device, e with room first;  free slot of e → argmax_t s_te",
      .claims = kRectifyClaims});
 
 }  // namespace collegium::route

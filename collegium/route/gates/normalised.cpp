@@ -28,7 +28,7 @@ class NormalisedGate final : public Gate, public Makes<NormalisedGate, Gate> {
     double epsilon = 1e-20;
     ShareOver over = ShareOver::asked;
     void visit(Fields& field) {
-      field("scale", scale, {.help = "sum of a token's weights"});
+      field("scale", scale, {.help = "sum of a token's weights", .min = 1e-6});
       field("epsilon", epsilon, {.help = "added to the divisor; matters only when all chosen scores vanish", .min = 0});
       field("over", over, {.help = "shares of all that was asked for, or of what was kept"});
     }
@@ -45,6 +45,7 @@ class NormalisedGate final : public Gate, public Makes<NormalisedGate, Gate> {
     const auto share_R = shares_of(score_R, sum_N, decision.token_R(), config_.epsilon);
     return config_.scale == 1 ? share_R : share_R * config_.scale;
   }
+  bool weighs_scores(double choices_per_token) const override { return choices_per_token != 1 || config_.epsilon > 1e-3; }
   std::optional<kernels::ChoiceWeight> choice_weight() const override {
     return kernels::ChoiceWeight{.is_share = true, .scale = config_.scale, .epsilon = config_.epsilon};
   }

@@ -12,7 +12,7 @@ class OneGate final : public Gate, public Makes<OneGate, Gate> {
   using Interface = Gate;
   struct Config {
     double scale = 1;
-    void visit(Fields& field) { field("scale", scale, {.help = "sum of a token's weights"}); }
+    void visit(Fields& field) { field("scale", scale, {.help = "sum of a token's weights", .min = 1e-6}); }
   };
   OneGate(const Config& config, const StageInputs&) : scale_(config.scale) {}
   Tensor weigh(const Scores&, const Decision& decision, const Context&) override {
@@ -25,6 +25,7 @@ class OneGate final : public Gate, public Makes<OneGate, Gate> {
     const auto share_R = asked_N.index_select(0, decision.token_R()).reciprocal();
     return scale_ == 1 ? share_R : share_R * scale_;
   }
+  bool weighs_scores(double) const override { return false; }
   Needs needs() const override { return {}; }
 
  private:

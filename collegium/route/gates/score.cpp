@@ -12,7 +12,7 @@ class ScoreGate final : public Gate, public Makes<ScoreGate, Gate> {
   using Interface = Gate;
   struct Config {
     double scale = 1;
-    void visit(Fields& field) { field("scale", scale, {.help = "multiplies every weight"}); }
+    void visit(Fields& field) { field("scale", scale, {.help = "multiplies every weight", .min = 1e-6}); }
   };
   ScoreGate(const Config& config, const StageInputs&) : scale_(config.scale) {}
   Tensor weigh(const Scores& scores, const Decision& decision, const Context&) override {

@@ -50,7 +50,7 @@ extern constinit const Entry<Router> router_rectified = entry<RectifiedRouter>(
      .taxonomy = "gating/sparse/token choice",
      .summary = "top-1 whose dropped tokens move nearby and whose free slots are filled",
      .equation = "y = Σ_{e ∈ T} p_e FFN_e(x),  p = softmax(W x),  T = top-k(p), ⌈c k N / E⌉ tokens an expert\n"
-                 "dropped t → argmax p_te on its device, experts with room first;  free slot of e → argmax_t p_te;  L "
+                 "dropped t → argmax p_te on its device, e with room first;  free slot of e → argmax_t p_te;  L "
                  "= α balance_loss",
      .claims = {.is_causal = false}});
 

@@ -4,6 +4,8 @@
 // more, so a token id keeps its expert; how much the expert counts is still the sigmoid score of the hidden state. P078
 // (StableMoE), section 3.
 //
+// A frozen token id has one expert: all others are closed to it, so that no margin is told of a choice that is none.
+//
 // The balance loss is the paper's: sum over experts of (load - mean load) / mean load * the scores of its tokens, over
 // first choices. Assumed: both losses are means over tokens. Made for one expert a token: in stage 2 all other scores
 // are zero.
@@ -65,6 +67,7 @@ class TwoStageScorer final : public WrappedScorer, public Makes<TwoStageScorer, 
       const auto chosen_NE = at::zeros_like(out.score_NE.detach()).scatter_(1, chosen_N1, 1);
       // Above zero even where the sigmoid is not, or the choice would be lost.
       out.score_NE = out.score_NE.clamp_min(1e-30) * chosen_NE;
+      out.open_NE = chosen_NE.to(at::kBool);
       return out;
     }
     const auto real_N = real_tokens(context, x_ND.size(0), out.score_NE.options());
@@ -88,6 +91,11 @@ class TwoStageScorer final : public WrappedScorer, public Makes<TwoStageScorer, 
     auto out = inner_->needs();
     out.context.token_ids = true;
     return out;
+  }
+  Claims claims() const override {
+    auto claims = inner_->claims();
+    claims.closes_experts = true;
+    return claims;
   }
   void step() override {
     WrappedScorer::step();
@@ -119,6 +127,7 @@ extern constinit const Entry<Scorer> scorer_two_stage = entry<TwoStageScorer>(
      .taxonomy = "gating/sparse/distilled",
      .summary = "a learned router first, then its imitation by token id, frozen",
      .equation = "first: s = s',  L = β Σ_e (E n_e / N - 1) Σ_{t → e} s_te / N - γ mean log softmax(C v)_a\n"
-                 "then: s_e = s'_e for e = argmax C v, else 0;  v = embedding of the token id, a = argmax s"});
+                 "then: s_e = s'_e for e = argmax C v, else 0;  v = embedding of the token id, a = argmax s",
+     .claims = {.closes_experts = true}});
 
 }  // namespace collegium::route

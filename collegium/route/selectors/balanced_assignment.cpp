@@ -109,6 +109,13 @@ class Auction {
   std::vector<int64_t> class_of_;
 };
 
+// Tokens with a value that is no number want no expert more than another, and values stay where their differences are
+// finite: a run that diverges is ended by its loss.
+Tensor comparable(const Tensor& value_NE) {
+  const auto is_sound_N1 = value_NE.isfinite().all(1, /*keepdim=*/true);
+  return at::where(is_sound_N1, value_NE, at::zeros_like(value_NE)).clamp(-1e100, 1e100);
+}
+
 class BalancedAssignmentSelector final : public Selector, public Makes<BalancedAssignmentSelector, Selector> {
  public:
   using Interface = Selector;
@@ -137,10 +144,12 @@ class BalancedAssignmentSelector final : public Selector, public Makes<BalancedA
       const auto score_N = best.score_NK.flatten();
       return {token_N, best.expert_NK.flatten(), rank_N, score_N, score_N - best.runner_up_N};
     }
-    const auto exact_NE = value_NE.to(at::kCPU, at::kDouble).contiguous();
+    const auto exact_NE = comparable(value_NE.to(at::kCPU, at::kDouble)).contiguous();
     const auto* value = exact_NE.const_data_ptr<double>();
     Auction auction(value, N, E);
-    const auto expert = auction.solve(config_.epsilon);
+    // Bids below a double's resolution of the prices would change none.
+    const auto range = (exact_NE.max() - exact_NE.min()).item<double>();
+    const auto expert = auction.solve(std::max(config_.epsilon, range * 1e-9));
     // A token stays while no other expert is worth more to it at the last prices; that is exact to epsilon.
     std::vector<double> margin(static_cast<size_t>(N), kUnbounded);
     for (int64_t n = 0; n < N; ++n) {
