@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <unistd.h>
+
 #include <array>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -66,7 +68,8 @@ void keep_layer(const Arguments& arguments, nlohmann::json& layers) {
   auto only = nlohmann::json::array();
   std::vector<std::string> known;
   for (const auto& layer : layers) {
-    known.push_back(layer["layer"].dump());
+    const auto name = layer.value("name", std::string());
+    known.push_back(layer["layer"].dump() + (name.starts_with("attention") ? text(" = ", name) : ""));
     if (layer["layer"] == wanted) only.push_back(layer);
   }
   require(!only.empty(), "--layer ", wanted, ": this layer has no experts (those with experts: ", join(known), ")");
@@ -102,7 +105,39 @@ io::Path run_folder(const Arguments& arguments, const std::string& word) {
 void require_folder_for(const Arguments& arguments, std::string_view name) {
   const auto folder = io::parent_of(arguments.text(name));
   if (!std::filesystem::is_directory(folder))
-    throw Error(ErrorKind::io, text("--", name, ": there is no folder ", folder.string()));
+    throw Error(ErrorKind::io, text("--", name, " ", arguments.text(name), ": there is no folder ", folder.string()));
+}
+
+namespace {
+
+// Permissions do not tell of read-only disks, nor of what is no disk: a file is made and taken away.
+void try_to_write(const Arguments& arguments, std::string_view name, const io::Path& folder) {
+  auto& fs = io::real_file_system();
+  const auto probe = folder / text(".collegium-", ::getpid());
+  try {
+    io::write_bytes(fs, probe, {});
+    fs.remove(probe);
+  } catch (const Error& e) {
+    throw Error(ErrorKind::io,
+                text("--", name, " ", arguments.text(name), ": nothing can be written in ", folder.string()), e.hint());
+  }
+}
+
+}  // namespace
+
+void require_writable_file(const Arguments& arguments, std::string_view name) {
+  require_folder_for(arguments, name);
+  try_to_write(arguments, name, io::parent_of(arguments.text(name)));
+}
+
+void require_writable_folder(const Arguments& arguments, std::string_view name) {
+  const io::Path folder = arguments.text(name);
+  try {
+    io::real_file_system().create_directories(folder);
+  } catch (const Error& e) {
+    throw Error(ErrorKind::io, text("--", name, ": ", e.what()), e.hint());
+  }
+  try_to_write(arguments, name, folder);
 }
 
 void show_warnings(const Arguments& arguments, const std::vector<std::string>& warnings) {

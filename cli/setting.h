@@ -53,6 +53,12 @@ void show_warnings(const Arguments& arguments, const std::vector<std::string>& w
 /// result goes into it.
 void require_folder_for(const Arguments& arguments, std::string_view name);
 
+/// The same, also when nothing can be written into that folder.
+void require_writable_file(const Arguments& arguments, std::string_view name);
+
+/// Makes the folder that option `name` names; an Error of kind io when it cannot be made or written into.
+void require_writable_folder(const Arguments& arguments, std::string_view name);
+
 /// "1.23M", "12.3k" and the like.
 std::string count_text(double count);
 

@@ -3,9 +3,11 @@
 /**
  * `rows`: ascending {step, layers}; `layer`: which of them; `clock`: see makeClock. One row of cells an expert, one
  * column a pixel, each the mean of the records that fall on it. A record stands for the steps since the one before, so
- * that a pixel without a record of its own shows the next one, and the crosshair rests there.
+ * that a pixel without a record of its own shows the next one, and the crosshair rests there. `names`: of the rows, where
+ * a row is not an expert.
  */
-function loadFigure({ title, rows, layer, experts, clock, summary }) {
+function loadFigure({ title, rows, layer, experts, clock, summary, names }) {
+  const nameOf = (row) => names?.[row] ?? String(row);
   const loads = rows.map((row) => list(row.layers[layer]?.load));
   const made = {};
   const stops = (mode) => (made[mode] ??= rows.map((row) => (clock[mode] ?? clock.step)(row.step)));
@@ -21,7 +23,7 @@ function loadFigure({ title, rows, layer, experts, clock, summary }) {
       const every = Math.max(1, Math.ceil(12 / cell));
       const out = [];
       for (let expert = 0; expert < experts; expert += every)
-        out.push([String(expert), geometry.top + (expert + 0.5) * cell]);
+        out.push([nameOf(expert).split("–")[0], geometry.top + (expert + 0.5) * cell]);
       return out;
     },
     draw: () => {},
@@ -40,7 +42,7 @@ function loadFigure({ title, rows, layer, experts, clock, summary }) {
       const ratio = number(share) * experts;
       return {
         rows: [
-          [`expert ${chosen}`, percent(share), rgb(loadColour(ratio))],
+          [`expert ${nameOf(chosen)}`, percent(share), rgb(loadColour(ratio))],
           ["against uniform", times(ratio)],
         ],
         dots: [[geometry.x(stops(view.x)[at]), geometry.top + (chosen + 0.5) * cell, "ink"]],

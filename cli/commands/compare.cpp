@@ -104,10 +104,20 @@ std::vector<Recipe> recipes_of_room(const io::Path& root, const std::string& roo
   return out;
 }
 
+bool is_typed(const Arguments& arguments, std::string_view name) {
+  return arguments.source(name) == Arguments::Source::command_line;
+}
+
+// What one way of comparing does not read must not be given: it would look as if it did something.
+void refuse_options(const Arguments& arguments, std::initializer_list<std::string_view> names, std::string_view what) {
+  for (const auto name : names) require(!is_typed(arguments, name), "--", name, what);
+}
+
 int compare_room(const Arguments& arguments) {
   auto& out = arguments.out();
   auto& fs = io::real_file_system();
   require(arguments.positionals("RUN").empty(), "give runs or --room, not both");
+  refuse_options(arguments, {"out", "label", "title"}, " is of the page of runs; --room writes its table into --store");
   apply_threads(arguments);
   const InterruptFlag interrupt;
   const auto progress = arguments.progress();
@@ -115,12 +125,13 @@ int compare_room(const Arguments& arguments) {
   auto reference = read_recipe(arguments.text("reference"));
   const auto n_seeds = arguments.integer("seeds");
   require(n_seeds >= 0 && n_seeds <= static_cast<int64_t>(reference.seeds.size()), "--seeds ", n_seeds,
-          ": the reference has ", reference.seeds.size(), " seeds");
+          ": the reference has ", reference.seeds.size(), reference.seeds.size() == 1 ? " seed" : " seeds");
   if (n_seeds > 0) reference.seeds.resize(static_cast<size_t>(n_seeds));
   const auto kind = arguments.text("room") == "layer" ? Board::layer : Board::route;
   auto recipes = recipes_of_room(arguments.text("recipes"), arguments.text("room"), kind, reference);
   for (const auto& path : arguments.all("also")) recipes.push_back(read_recipe(path));
   for (const auto& recipe : recipes) require_buildable(recipe, setting);
+  require_writable_folder(arguments, "store");
   std::sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
   const auto board =
@@ -128,7 +139,6 @@ int compare_room(const Arguments& arguments) {
   const auto data = leaderboard_json(board, setting);
   const io::Path store = arguments.text("store");
   const std::string name(leaderboard_file(kind));
-  fs.create_directories(store);
   io::write_atomically(fs, store / (name + ".md"), io::as_bytes(leaderboard_markdown(data)));
   io::write_atomically(fs, store / (name + ".svg"), io::as_bytes(leaderboard_svg(data)));
   io::write_atomically(fs, store / (name + ".json"), io::as_bytes(io::dump_json(data, 1) + "\n"));
@@ -145,7 +155,8 @@ int run_compare(const Arguments& arguments) {
   auto& out = arguments.out();
   if (arguments.given("room")) return compare_room(arguments);
   require(!arguments.positionals("RUN").empty(), "name at least one run, or --room");
-  require_folder_for(arguments, "out");
+  refuse_options(arguments, {"recipes", "also", "reference", "store", "seeds", "any-code"}, " goes with --room");
+  require_writable_file(arguments, "out");
   std::vector<io::Path> folders;
   for (const auto& word : arguments.positionals("RUN")) folders.push_back(run_folder(arguments, word));
   auto data = compare_data(folders, arguments.all("label"));

@@ -8,8 +8,10 @@
 #include <sstream>
 
 #include "cli/setting.h"
+#include "collegium/base/text_table.h"
 #include "collegium/inspect/page.h"
 #include "collegium/io/json.h"
+#include "collegium/recipe/expectations.h"
 #include "collegium/recipe/plan.h"
 
 namespace collegium::cli {
@@ -67,94 +69,147 @@ void store_result(const io::Path& folder, const std::string& name, const nlohman
   io::write_atomically(fs, folder / "README.md", io::as_bytes(page));
 }
 
+// A recipe with what names its evidence, and what is stored of it where nothing has to be trained again.
+struct Asked {
+  Recipe recipe;
+  std::string hash;
+  std::optional<nlohmann::json> stored;
+};
+
+// What stands behind the name of another run may have changed.
+bool follows_from_recipe(const Recipe& recipe) {
+  const auto follows = [](const RunConfig& run) {
+    return run.train.init_from.empty() || run.train.init_from.ends_with(".toml") || !run.train.init_weights.empty();
+  };
+  return follows(recipe.run) && (!recipe.has_baseline || follows(recipe.baseline));
+}
+
+std::optional<nlohmann::json> unchanged_result(const Arguments& arguments, const Recipe& recipe,
+                                               const std::string& hash, const std::string& code) {
+  if (!arguments.given("store") || arguments.flag("again") || code.empty() || !follows_from_recipe(recipe)) return {};
+  auto& fs = io::real_file_system();
+  const auto path = io::Path(arguments.text("store")) / (recipe.name + ".json");
+  if (!fs.exists(path)) return {};
+  auto before = io::parse_json(io::read_text(fs, path), path.string());
+  if (before.value("code", "") != code || before.value("recipe_hash", "") != hash) return {};
+  return before;
+}
+
+// Everything that can be wrong with recipes and places to write is said before anything is trained.
+std::vector<Asked> read_asked(const Arguments& arguments, const RunSetting& setting) {
+  std::vector<Asked> out;
+  for (const auto& path : arguments.positionals("RECIPE")) {
+    auto recipe = read_recipe(path, arguments.all("set"));
+    if (recipe.baseline_problem) throw *recipe.baseline_problem;
+    require(!recipe.expectations.empty(), recipe.path, ": has no [[expect]], so there is nothing to judge");
+    require_buildable(recipe, setting);
+    auto hash = recipe_hash(recipe);
+    auto stored = unchanged_result(arguments, recipe, hash, setting.code);
+    if (!stored) check_expectations(recipe);
+    out.push_back({std::move(recipe), std::move(hash), std::move(stored)});
+  }
+  if (arguments.given("page")) require_writable_file(arguments, "page");
+  if (arguments.given("store")) require_writable_folder(arguments, "store");
+  return out;
+}
+
+std::string said_of(const Evidence& evidence, Verdict verdict) {
+  return text(verdict_text(verdict), evidence.recipe.seeds.size() == 1 ? " (one seed)" : "");
+}
+
+void show_judged(Output& out, const Evidence& evidence) {
+  const auto& recipe = evidence.recipe;
+  out.line(text(recipe.name, ": ", recipe.claim));
+  TextTable rows(
+      {"measure", recipe.name, recipe.has_baseline ? recipe.baseline_name : "bound", "verdict", "the paper says"});
+  for (const auto& j : evidence.judged) {
+    const auto relation = enum_names(j.expectation.relation)[static_cast<size_t>(j.expectation.relation)];
+    rows.row({j.expectation.measure,
+              list_text(j.ours) + (j.by_layer.empty() ? "" : text("; by layer: ", list_text(j.by_layer))),
+              j.baseline.empty() ? text(relation, " ", j.expectation.value)
+                                 : list_text(j.baseline) + margin_text(j.expectation),
+              said_of(evidence, j.verdict), j.expectation.paper_says});
+  }
+  out.block(rows.render(out.table_style()));
+}
+
+// One seed tells nothing of chance: the page then has words, and no mark.
+nlohmann::json page_verdict(const Evidence& evidence) {
+  const auto& recipe = evidence.recipe;
+  const auto verdict = evidence.judged.front().verdict;
+  if (recipe.seeds.size() == 1)
+    return {{"text", text(recipe.claim, ": ", verdict_text(verdict), " with one seed, too few to tell from chance")}};
+  constexpr std::string_view states[] = {"held", "not_shown", "failed"};
+  return {{"state", states[static_cast<size_t>(verdict)]}, {"text", text(recipe.claim, ": ", verdict_text(verdict))}};
+}
+
+void write_page(const io::Path& path, const Evidence& evidence) {
+  const auto& recipe = evidence.recipe;
+  auto folders = evidence.ours;
+  folders.insert(folders.end(), evidence.baseline.begin(), evidence.baseline.end());
+  std::vector<std::string> names = {recipe.name};
+  if (recipe.has_baseline) names.push_back(recipe.baseline_name);
+  auto data = compare_data(folders, names);
+  data["title"] = recipe.title.empty() ? recipe.name : recipe.title;
+  data["verdict"] = page_verdict(evidence);
+  io::write_atomically(io::real_file_system(), path, io::as_bytes(compare_page(data)));
+}
+
+// Recipes that could not be trained or measured here.
+struct LeftOut {
+  std::vector<std::string> names;
+  std::optional<Error> first;
+};
+
+// One recipe whose data this machine cannot have takes nothing from the others.
+std::optional<Evidence> gathered(const Recipe& recipe, bool is_alone, const Arguments& arguments,
+                                 const RunSetting& setting, LeftOut& left_out) {
+  const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
+  try {
+    return gather_evidence(recipe, setting, reuse);
+  } catch (const Error& error) {
+    if (is_alone || error.kind() == ErrorKind::interrupted) throw;
+    arguments.out().warn(
+        text(recipe.name, " is left out: ", error.what(), error.hint().empty() ? "" : "\n  hint: ", error.hint()));
+    left_out.names.push_back(recipe.name);
+    if (!left_out.first) left_out.first = error;
+    return std::nullopt;
+  }
+}
+
 int run_evidence(const Arguments& arguments) {
   auto& out = arguments.out();
   apply_threads(arguments);
   const InterruptFlag interrupt;
   const auto progress = arguments.progress();
   const auto setting = run_setting(arguments, &interrupt, progress.get());
-  std::vector<Recipe> recipes;
-  for (const auto& path : arguments.positionals("RECIPE")) recipes.push_back(read_recipe(path, arguments.all("set")));
-  for (const auto& recipe : recipes) {
-    require(!recipe.expectations.empty(), recipe.path, ": has no [[expect]], so there is nothing to judge");
-    require_buildable(recipe, setting);
-  }
+  const auto all = read_asked(arguments, setting);
   auto json = Json::array();
   bool any_failed = false;
-  std::vector<std::string> missing;
-  std::optional<Error> first_error;
-  const auto& code = setting.code;
-  const auto reuse = arguments.flag("any-code") ? Reuse::any_code : Reuse::this_code;
-  for (const auto& recipe : recipes) {
-    const auto hash = recipe_hash(recipe);
-    const auto follows_from_recipe = [](const RunConfig& run) {
-      return run.train.init_from.empty() || run.train.init_from.ends_with(".toml") || !run.train.init_weights.empty();
-    };
-    // What stands behind the name of another run may have changed.
-    const bool is_known =
-        follows_from_recipe(recipe.run) && (!recipe.has_baseline || follows_from_recipe(recipe.baseline));
-    if (arguments.given("store") && !arguments.flag("again") && !code.empty() && is_known) {
-      const auto stored = io::Path(arguments.text("store")) / (recipe.name + ".json");
-      if (io::real_file_system().exists(stored)) {
-        const auto before = io::parse_json(io::read_text(io::real_file_system(), stored), stored.string());
-        if (before.value("code", "") == code && before.value("recipe_hash", "") == hash) {
-          out.line(text(recipe.name, ": unchanged since ", before.value("date", "?"), "; --again trains it again"));
-          json.push_back(Json::parse(before.dump()));
-          continue;
-        }
-      }
+  LeftOut left_out;
+  for (const auto& [recipe, hash, stored] : all) {
+    if (stored) {
+      out.line(text(recipe.name, ": unchanged since ", stored->value("date", "?"), "; --again trains it again"));
+      json.push_back(Json::parse(stored->dump()));
+      continue;
     }
-    // One recipe whose data this machine cannot have takes nothing from the others.
-    const auto gathered = [&]() -> std::optional<Evidence> {
-      try {
-        return gather_evidence(recipe, setting, reuse);
-      } catch (const Error& error) {
-        if (recipes.size() == 1 || error.kind() == ErrorKind::interrupted) throw;
-        out.warn(
-            text(recipe.name, " is left out: ", error.what(), error.hint().empty() ? "" : "\n  hint: ", error.hint()));
-        missing.push_back(recipe.name);
-        if (!first_error) first_error = error;
-        return std::nullopt;
-      }
-    }();
-    if (!gathered) continue;
-    const auto& evidence = *gathered;
-    out.line(text(recipe.name, ": ", recipe.claim));
-    TextTable rows(
-        {"measure", recipe.name, recipe.has_baseline ? recipe.baseline_name : "bound", "verdict", "the paper says"});
-    for (const auto& j : evidence.judged) {
-      any_failed = any_failed || j.verdict == Verdict::failed;
-      const auto relation = enum_names(j.expectation.relation)[static_cast<size_t>(j.expectation.relation)];
-      rows.row({j.expectation.measure,
-                list_text(j.ours) + (j.by_layer.empty() ? "" : text("; by layer: ", list_text(j.by_layer))),
-                j.baseline.empty() ? text(relation, " ", j.expectation.value)
-                                   : list_text(j.baseline) + margin_text(j.expectation),
-                std::string(verdict_text(j.verdict)), j.expectation.paper_says});
-    }
-    out.block(rows.render(out.table_style()));
-    auto result = evidence_json(evidence, setting);
+    const auto evidence = gathered(recipe, all.size() == 1, arguments, setting, left_out);
+    if (!evidence) continue;
+    show_judged(out, *evidence);
+    for (const auto& j : evidence->judged) any_failed = any_failed || j.verdict == Verdict::failed;
+    auto result = evidence_json(*evidence, setting);
     result["recipe_hash"] = hash;
     if (arguments.given("store")) store_result(arguments.text("store"), recipe.name, result);
     if (arguments.given("page")) {
-      auto folders = evidence.ours;
-      folders.insert(folders.end(), evidence.baseline.begin(), evidence.baseline.end());
-      std::vector<std::string> names = {recipe.name};
-      if (recipe.has_baseline) names.push_back(recipe.baseline_name);
-      auto data = compare_data(folders, names);
-      data["title"] = recipe.title.empty() ? recipe.name : recipe.title;
-      const auto& first = evidence.judged.front();
-      constexpr std::string_view states[] = {"held", "not_shown", "failed"};
-      data["verdict"] = {{"state", states[static_cast<size_t>(first.verdict)]},
-                         {"text", text(recipe.claim, ": ", verdict_text(first.verdict))}};
-      io::write_atomically(io::real_file_system(), arguments.text("page"), io::as_bytes(compare_page(data)));
+      write_page(arguments.text("page"), *evidence);
       out.line(text("page: ", arguments.text("page")));
     }
     json.push_back(Json::parse(result.dump()));
   }
   out.json(json);
-  if (first_error)
-    throw Error(first_error->kind(),
-                text("evidence: ", join(missing), missing.size() == 1 ? " was" : " were", " left out"),
+  if (left_out.first)
+    throw Error(left_out.first->kind(),
+                text("evidence: ", join(left_out.names), left_out.names.size() == 1 ? " was" : " were", " left out"),
                 "the warnings above say why; the other recipes were judged");
   return any_failed ? 1 : 0;
 }
@@ -166,7 +221,8 @@ extern constinit const Command evidence_command = {
     .summary = "train recipes and their baselines over seeds, and judge their claims",
     .help =
         "Verdicts: held, not shown at this scale, failed. Finished runs of the same configuration, seed and commit "
-        "are used again, so a cut-off gathering goes on where it stopped; with --any-code those of other commits, too, "
+        "are used again and one that was interrupted goes on from its checkpoint, so a cut-off gathering goes on where "
+        "it stopped; with --any-code finished runs of other commits count, too, "
         "so new expectations can be judged on runs that are there. A recipe that cannot be trained here is left out "
         "with a warning, and the others are judged. Exits with 1 when a claim failed.",
     .group = "train and use",

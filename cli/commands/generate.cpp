@@ -6,6 +6,7 @@
 
 #include "cli/setting.h"
 #include "collegium/inspect/trace_file.h"
+#include "collegium/recipe/insight.h"
 
 namespace collegium::cli {
 namespace {
@@ -120,7 +121,7 @@ int run_generate(const Arguments& arguments) {
     auto trace = infer::trace_tokens(model, all, device);
     trace.model = run.folder.filename().string();
     for (auto& record : trace.records) record.step = run.step;
-    write_trace(io::real_file_system(), arguments.text("trace"), trace);
+    write_trace(io::real_file_system(), arguments.text("trace"), trace, notes_of(trace, run));
     out.note(
         text("routing of ", all.size(), " tokens in ", trace.records.size(), " layers: ", arguments.text("trace")));
     json["trace"] = arguments.text("trace");

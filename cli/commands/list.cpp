@@ -24,7 +24,9 @@ constexpr Option kListOptions[] = {
     {.name = "catalogues", .help = "only the names of the catalogues, one a line"},
     {.name = "room",
      .value = "ROOM",
-     .help = "the recipes of a room with the verdicts of their last evidence: route, layer, model"},
+     .help = "the recipes of a room with the verdicts of their last evidence: route, layer, model (in a pipe a line a "
+             "verdict; "
+             "what each should show is in --json)"},
     {.name = "recipes",
      .value = "DIR",
      .help = "with --room: where the rooms' recipes are",
@@ -41,6 +43,27 @@ constexpr Example kListExamples[] = {
     {"collegium list --paper 65", "what paper number 65 contributes"},
     {"collegium list --names", "names for a script"},
     {"collegium list --room route", "recipes and their verdicts"},
+};
+
+// A terminal wraps verdicts and claim to its width. A pipe gets a line a verdict: all of them in one would be some
+// hundred columns wide.
+class RoomTable {
+ public:
+  explicit RoomTable(const Output& out)
+      : is_tall_(!out.terminal().is_tty),
+        rows_(is_tall_ ? std::vector<std::string>{"paper", "recipe", "status", "verdict"}
+                       : std::vector<std::string>{"paper", "recipe", "status", "verdicts", "what it should show"}) {}
+  void add(const Recipe& recipe, const std::string& status, const std::vector<std::string>& verdicts) {
+    const auto paper = paper_name(recipe.paper);
+    if (!is_tall_) return rows_.row({paper, recipe.name, status, join(verdicts, "; "), recipe.claim});
+    if (verdicts.empty()) rows_.row({paper, recipe.name, status});
+    for (const auto& verdict : verdicts) rows_.row({paper, recipe.name, status, verdict});
+  }
+  std::string render(const TableStyle& style) const { return rows_.render(style); }
+
+ private:
+  bool is_tall_;
+  TextTable rows_;
 };
 
 int list_room(const Arguments& arguments) {
@@ -60,13 +83,14 @@ int list_room(const Arguments& arguments) {
     if (file.ends_with(".toml")) recipes.push_back(read_recipe(root / room / file));
   std::stable_sort(recipes.begin(), recipes.end(), [](const auto& a, const auto& b) { return a.paper < b.paper; });
   const auto code = built_from().code;
-  TextTable rows({"paper", "recipe", "status", "verdicts", "what it should show"});
+  RoomTable rows(out);
   auto list = Json::array();
   for (const auto& recipe : recipes) {
     Json row = {{"paper", recipe.paper},       {"recipe", recipe.name},
                 {"claim", recipe.claim},       {"recipe_hash", recipe_hash(recipe)},
                 {"status", "no evidence yet"}, {"verdicts", Json::array()}};
-    std::string verdicts, status = row["status"].get<std::string>();
+    std::string status = row["status"].get<std::string>();
+    std::vector<std::string> verdicts;
     if (const auto path = store / (recipe.name + ".json"); fs.exists(path)) {
       const auto stored = io::parse_json(io::read_text(fs, path), path.string());
       const auto commits = stored.value("commit", ""), by = stored.value("code", "");
@@ -82,12 +106,11 @@ int list_room(const Arguments& arguments) {
         const auto same = std::ranges::count_if(stored["expectations"],
                                                 [&](const auto& other) { return other["measure"] == e["measure"]; });
         const auto relation = same > 1 ? " " + e["relation"].get<std::string>() : "";
-        verdicts += text(verdicts.empty() ? "" : "; ", e["measure"].get<std::string>(), relation, ": ",
-                         e["verdict"].get<std::string>());
+        verdicts.push_back(text(e["measure"].get<std::string>(), relation, ": ", e["verdict"].get<std::string>()));
         row["verdicts"].push_back(std::move(one));
       }
     }
-    rows.row({paper_name(recipe.paper), recipe.name, status, verdicts, recipe.claim});
+    rows.add(recipe, status, verdicts);
     list.push_back(std::move(row));
   }
   out.block(rows.render(out.table_style()));

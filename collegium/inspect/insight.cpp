@@ -4,29 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iomanip>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <sstream>
 
 #include "collegium/base/error.h"
+#include "collegium/inspect/numbers.h"
 #include "collegium/route/class_information.h"
 #include "collegium/route/first_expert.h"
 
 namespace collegium {
 namespace {
-
-using route::Decision;
-
-std::vector<double> reals(const Tensor& t) {
-  const auto c = t.detach().to(at::kCPU, at::kDouble).contiguous();
-  return {c.const_data_ptr<double>(), c.const_data_ptr<double>() + c.numel()};
-}
-std::vector<int64_t> ints(const Tensor& t) {
-  const auto c = t.to(at::kCPU, at::kLong).contiguous();
-  return {c.const_data_ptr<int64_t>(), c.const_data_ptr<int64_t>() + c.numel()};
-}
 
 // What the expert tells of the key; 0 where all keys are the same.
 double information(const std::vector<std::pair<int64_t, int64_t>>& key_and_expert, int64_t n_experts) {
@@ -89,35 +77,45 @@ nlohmann::json margins_of(std::vector<double> margins) {
           {"close", static_cast<double>(close) / static_cast<double>(margins.size())}};
 }
 
-void add_classes(nlohmann::json& out, const LayerSums& sums, const TokenText& text) {
-  std::map<std::string, std::vector<int64_t>> class_E;
-  std::map<std::string, int64_t> number;
-  std::map<int64_t, std::pair<std::string, int64_t>> known;  // id -> text, class number
-  std::map<int64_t, std::vector<int64_t>> id_E;
-  std::vector<std::pair<int64_t, int64_t>> by_class, by_id;
+// Tokens with a known id, by the expert that takes them first.
+struct KnownTokens {
+  std::map<int64_t, std::vector<int64_t>> id_E;  // id -> how often it went to each expert
+  std::vector<std::pair<int64_t, int64_t>> id_and_expert;
+};
+
+KnownTokens known_tokens(const LayerSums& sums) {
+  KnownTokens out;
   const auto E = static_cast<size_t>(sums.n_experts);
   for (size_t n = 0; n < sums.first_N.size(); ++n) {
     const auto id = sums.token_id_N[n], e = sums.first_N[n];
     if (id < 0 || e < 0) continue;
-    auto found = known.find(id);
-    if (found == known.end()) {
-      const auto words = text(id);
-      const std::string name(token_class(words));
-      const auto number_of = number.emplace(name, static_cast<int64_t>(number.size())).first->second;
-      found = known.emplace(id, std::pair{words, number_of}).first;
-      class_E.emplace(name, std::vector<int64_t>(E));
-      id_E.emplace(id, std::vector<int64_t>(E));
-    }
-    ++class_E[std::string(token_class(found->second.first))][static_cast<size_t>(e)];
-    ++id_E[id][static_cast<size_t>(e)];
-    by_class.emplace_back(found->second.second, e), by_id.emplace_back(id, e);
+    ++out.id_E.try_emplace(id, E).first->second[static_cast<size_t>(e)];
+    out.id_and_expert.emplace_back(id, e);
   }
-  if (by_id.empty()) return;
+  return out;
+}
+
+int64_t sum_of(const std::vector<int64_t>& v) {
+  return std::accumulate(v.begin(), v.end(), int64_t{0});
+}
+
+void add_classes(nlohmann::json& out, const LayerSums& sums, const KnownTokens& known, const TokenText& text) {
+  const auto E = static_cast<size_t>(sums.n_experts);
+  std::map<std::string, std::vector<int64_t>> class_E;
+  std::map<std::string, int64_t> number;
+  std::map<int64_t, int64_t> class_of;
+  for (const auto& [id, count_E] : known.id_E) {
+    const std::string name(token_class(text(id)));
+    class_of[id] = number.emplace(name, static_cast<int64_t>(number.size())).first->second;
+    auto& sum_E = class_E.try_emplace(name, E).first->second;
+    for (size_t e = 0; e < E; ++e) sum_E[e] += count_E[e];
+  }
+  auto by_class = known.id_and_expert;
+  for (auto& [key, _] : by_class) key = class_of.at(key);
   out["class_information"] = information(by_class, sums.n_experts);
-  out["token_information"] = information(by_id, sums.n_experts);
   std::vector<nlohmann::json> classes;
   for (const auto& [name, count_E] : class_E) {
-    const auto total = std::accumulate(count_E.begin(), count_E.end(), int64_t{0});
+    const auto total = sum_of(count_E);
     std::vector<double> share(E);
     for (size_t e = 0; e < E; ++e) share[e] = static_cast<double>(count_E[e]) / static_cast<double>(total);
     classes.push_back({{"name", name}, {"tokens", total}, {"share", share}});
@@ -125,31 +123,51 @@ void add_classes(nlohmann::json& out, const LayerSums& sums, const TokenText& te
   std::stable_sort(classes.begin(), classes.end(),
                    [](const auto& a, const auto& b) { return a["tokens"] > b["tokens"]; });
   out["classes"] = classes;
+}
 
+void add_favourites(nlohmann::json& out, const LayerSums& sums, const KnownTokens& known, const TokenText& text) {
+  const auto E = static_cast<size_t>(sums.n_experts);
   std::vector<double> share_E(E);
-  for (const auto& [_, e] : by_id) share_E[static_cast<size_t>(e)] += 1 / static_cast<double>(by_id.size());
+  for (const auto& [_, e] : known.id_and_expert)
+    share_E[static_cast<size_t>(e)] += 1 / static_cast<double>(known.id_and_expert.size());
   out["favourites"] = nlohmann::json::array();
   for (size_t e = 0; e < E; ++e) {
     // Frequent and typical: count times the logarithm of how much more often than its share the expert takes it.
     std::vector<std::pair<double, int64_t>> rated;
-    for (const auto& [id, count_E] : id_E) {
-      const auto total = std::accumulate(count_E.begin(), count_E.end(), int64_t{0});
-      const auto lift = static_cast<double>(count_E[e]) / (static_cast<double>(total) * share_E[e]);
-      if (count_E[e] >= 2 && lift > 1) rated.emplace_back(static_cast<double>(count_E[e]) * std::log(lift), id);
+    for (const auto& [id, count_E] : known.id_E) {
+      if (count_E[e] < 2) continue;
+      const auto lift = static_cast<double>(count_E[e]) / (static_cast<double>(sum_of(count_E)) * share_E[e]);
+      if (lift > 1) rated.emplace_back(static_cast<double>(count_E[e]) * std::log(lift), id);
     }
     std::sort(rated.begin(), rated.end(), [](const auto& a, const auto& b) {
       return a.first != b.first ? a.first > b.first : a.second < b.second;
     });
     nlohmann::json texts = nlohmann::json::array();
-    for (size_t i = 0; i < std::min<size_t>(8, rated.size()); ++i) texts.push_back(known.at(rated[i].second).first);
+    for (size_t i = 0; i < std::min<size_t>(8, rated.size()); ++i)
+      texts.push_back(text ? text(rated[i].second) : "#" + std::to_string(rated[i].second));
     out["favourites"].push_back(texts);
   }
 }
 
-std::string number_text(double value) {
-  std::ostringstream out;
-  out << std::setprecision(3) << value;
-  return out.str();
+double share(int64_t part, int64_t of) {
+  return of > 0 ? static_cast<double>(part) / static_cast<double>(of) : 0.0;
+}
+
+void add_pairs(nlohmann::json& out, const LayerSums& sums) {
+  const auto E = static_cast<size_t>(sums.n_experts);
+  auto partners = nlohmann::json::array(), pairs = nlohmann::json::array();
+  for (size_t e = 0; e < E; ++e) {
+    std::vector<double> with(E);
+    size_t best = e;
+    for (size_t f = 0; f < E; ++f) {
+      with[f] = share(sums.pair_EE[e][f], sums.working_E[e]);
+      if (f != e && with[f] > (best == e ? 0 : with[best])) best = f;
+    }
+    partners.push_back(best == e ? nlohmann::json() : nlohmann::json{{"expert", best}, {"share", with[best]}});
+    if (sums.n_experts <= kMostPaired) pairs.push_back(with);
+  }
+  out["partners"] = partners;
+  if (!pairs.empty()) out["pairs"] = pairs;
 }
 
 }  // namespace
@@ -169,7 +187,7 @@ std::string_view token_class(std::string_view token) {
   return "other";
 }
 
-nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText& text) {
+nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText& text, const TraceNotes& notes) {
   std::map<int64_t, LayerSums> layers;
   for (const auto& record : trace.records) add(layers[record.layer], record);
   nlohmann::json out = nlohmann::json::array();
@@ -177,9 +195,6 @@ nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText
   for (const auto& [layer, s] : layers) {
     const auto E = static_cast<size_t>(s.n_experts);
     const auto kept = std::accumulate(s.kept_E.begin(), s.kept_E.end(), int64_t{0});
-    const auto share = [](int64_t part, int64_t of) {
-      return of > 0 ? static_cast<double>(part) / static_cast<double>(of) : 0.0;
-    };
     std::vector<double> load(E);
     double entropy = 0, most = 0;
     for (size_t e = 0; e < E; ++e) {
@@ -195,13 +210,12 @@ nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText
                           {"load", load},
                           {"entropy", E > 1 && kept > 0 ? entropy / std::log(static_cast<double>(E)) : 1.0},
                           {"max_violation", kept > 0 ? most * static_cast<double>(E) - 1 : 0.0}};
-    if (s.with_two > 0) {
-      row["pairs"] = nlohmann::json::array();
-      for (size_t e = 0; e < E; ++e) {
-        std::vector<double> with(E);
-        for (size_t f = 0; f < E; ++f) with[f] = share(s.pair_EE[e][f], s.working_E[e]);
-        row["pairs"].push_back(with);
-      }
+    if (s.with_two > 0) add_pairs(row, s);
+    if (const auto noted = notes.layers.find(layer); noted != notes.layers.end()) {
+      if (!noted->second.name.empty()) row["name"] = noted->second.name;
+      const auto choices = noted->second.choices * static_cast<double>(s.n_tokens);
+      if (noted->second.null_experts > 0 && choices > 0)
+        row["null_share"] = std::max(0.0, 1 - static_cast<double>(s.asked) / choices);
     }
     if (!s.margins.empty()) row["margin"] = margins_of(s.margins);
     if (before && before->size() == s.first_N.size()) {
@@ -209,106 +223,12 @@ nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText
       for (size_t n = 0; n < before->size(); ++n) same += (*before)[n] == s.first_N[n];
       row["same_as_before"] = share(same, static_cast<int64_t>(before->size()));
     }
-    if (text) add_classes(row, s, text);
+    if (const auto known = known_tokens(s); !known.id_E.empty()) {
+      row["token_information"] = information(known.id_and_expert, s.n_experts);
+      add_favourites(row, s, known, text);
+      if (text) add_classes(row, s, known, text);
+    }
     before = &s.first_N;
-    out.push_back(std::move(row));
-  }
-  return out;
-}
-
-namespace {
-
-// What happened between one token and one expert.
-struct Meeting {
-  std::optional<double> score, bias, compared, turns_at, gate, margin;
-  int64_t rank = -1, slot = -1, group = -1, moved_to = -1, asked = 0, kept = 0;
-  bool is_kept = false, is_dropped = false, is_filled = false, is_moved = false, takes_group = false;
-  bool is_chosen() const { return rank >= 0; }
-};
-
-std::vector<Meeting> meetings(const Decision& d, int64_t token, const Tensor& score_NE, const Tensor& bias_E,
-                              const route::Reasons& why) {
-  std::vector<Meeting> out(static_cast<size_t>(d.n_experts()));
-  const auto fill = [&](const Tensor& t_X, auto&& set) {
-    if (!t_X.defined()) return;
-    const auto row = reals(t_X);
-    for (size_t e = 0; e < std::min(out.size(), row.size()); ++e) set(out[e], row[e]);
-  };
-  const auto row_of = [&](const Tensor& t_NE) { return t_NE.defined() ? t_NE[token] : Tensor(); };
-  fill(row_of(score_NE), [](Meeting& m, double v) { m.score = v; });
-  fill(bias_E, [](Meeting& m, double v) { m.bias = v; });
-  fill(row_of(why.compared_NE), [](Meeting& m, double v) { m.compared = v; });
-  fill(row_of(why.turns_at_NE), [](Meeting& m, double v) { m.turns_at = v; });
-  fill(row_of(why.group_taken_NE), [](Meeting& m, double v) { m.takes_group = v > 0; });
-  for (size_t e = 0; e < std::min(out.size(), why.group_E.size()); ++e) out[e].group = why.group_E[e];
-  const auto asked_E = ints(d.asked_E()), kept_E = ints(d.kept_E());
-  for (size_t e = 0; e < out.size(); ++e) {
-    auto& m = out[e];
-    m.asked = asked_E[e], m.kept = kept_E[e];
-    if (!m.compared && m.score) m.compared = *m.score + m.bias.value_or(0);
-  }
-  for (const auto r : ints(d.token_R().eq(token).nonzero().flatten())) {
-    const auto expert = d.expert_R()[r].item<int64_t>(), wanted = d.wanted_R()[r].item<int64_t>();
-    auto& m = out[static_cast<size_t>(expert)];
-    m.is_kept = true, m.rank = d.rank_R()[r].item<int64_t>(), m.slot = d.slot_R()[r].item<int64_t>();
-    m.gate = d.gate_R()[r].item<double>();
-    m.is_filled = wanted < 0, m.is_moved = wanted >= 0 && wanted != expert;
-    if (m.is_moved) out[static_cast<size_t>(wanted)].moved_to = expert;
-    if (const auto margin = d.margin_R()[r].item<double>(); std::isfinite(margin)) m.margin = margin;
-  }
-  for (const auto q : ints(d.dropped().token_Q.eq(token).nonzero().flatten())) {
-    auto& m = out[static_cast<size_t>(d.dropped().expert_Q[q].item<int64_t>())];
-    m.is_dropped = true, m.rank = d.dropped().rank_Q[q].item<int64_t>();
-  }
-  for (auto& m : out)
-    if (!m.is_chosen() && m.moved_to < 0 && m.compared && m.turns_at && std::isfinite(*m.turns_at))
-      m.margin = *m.compared - *m.turns_at;
-  return out;
-}
-
-std::string fate_of(const Meeting& m, const route::Reasons& why) {
-  if (m.is_filled) return "fills a free slot: not asked for, but the expert had room";
-  if (m.is_moved) return "the wanted expert was full, this one had room";
-  if (m.is_dropped)
-    return text("asked for and dropped: ", m.asked, " asked, room for ", m.kept, "; a place would have to come free");
-  if (m.is_kept && !m.turns_at && !why.rule.empty()) return "chosen; no score of this token decides";
-  if (m.is_kept && m.margin)
-    return text("chosen; lost only if its ", why.compares, " fell by ", number_text(*m.margin));
-  if (m.is_kept) return "chosen; nothing rivals it";
-  if (m.moved_to >= 0)
-    return text("asked for and full: ", m.asked, " asked, room for ", m.kept, "; moved to ", m.moved_to);
-  if (!m.turns_at) return why.rule.empty() ? "not chosen" : "not chosen; no score of this token decides";
-  if (*m.turns_at < m.compared.value_or(0)) return "not chosen here, though the router would: the layer takes fewer";
-  if (!m.margin) return text("not chosen: closed to this token, whatever its ", why.compares);
-  const auto group = m.group >= 0 && !m.takes_group ? text(", which would take group ", m.group, ", too") : "";
-  return text("not chosen: its ", why.compares, " would have to rise by ", number_text(-*m.margin), group);
-}
-
-}  // namespace
-
-nlohmann::json explain_token(const Decision& d, int64_t token, const Tensor& score_NE, const Tensor& bias_E,
-                             const route::Reasons& reasons) {
-  require(token >= 0 && token < d.n_tokens(), "explain: there is no token ", token, " among ", d.n_tokens());
-  const auto all = meetings(d, token, score_NE, bias_E, reasons);
-  std::vector<size_t> order(all.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    if (all[a].is_chosen() != all[b].is_chosen()) return all[a].is_chosen();
-    return all[a].compared.value_or(0) > all[b].compared.value_or(0);
-  });
-  nlohmann::json out = nlohmann::json::array();
-  for (const auto e : order) {
-    const auto& m = all[e];
-    nlohmann::json row = {{"expert", e}, {"chosen", m.is_chosen()}, {"asked_by", m.asked}, {"kept_by", m.kept}};
-    const auto add = [&](const char* key, const std::optional<double>& value) {
-      if (value) row[key] = *value;
-    };
-    add("score", m.score), add("bias", m.bias), add("compared", m.compared), add("gate", m.gate);
-    add("margin", m.margin);
-    if (m.group >= 0) row["group"] = m.group, row["group_taken"] = m.takes_group;
-    if (m.is_chosen()) row["rank"] = m.rank;
-    if (m.is_kept) row["slot"] = m.slot;
-    row["fate"] = fate_of(m, reasons);
     out.push_back(std::move(row));
   }
   return out;

@@ -18,9 +18,52 @@ constexpr std::array<std::string_view, 4> kPhaseNames = {"train", "evaluate", "r
   fail(ErrorKind::data, path.string(), ": not a usable routing trace: ", problem);
 }
 
+void add_texts(std::vector<io::NamedTensor>& tensors, const std::map<int64_t, std::string>& token_text) {
+  if (token_text.empty()) return;
+  std::vector<int64_t> id, end;
+  std::vector<uint8_t> bytes;
+  for (const auto& [token, words] : token_text) {
+    bytes.insert(bytes.end(), words.begin(), words.end());
+    id.push_back(token), end.push_back(static_cast<int64_t>(bytes.size()));
+  }
+  tensors.push_back({"text.id", at::tensor(id, at::kLong)});
+  tensors.push_back({"text.end", at::tensor(end, at::kLong)});
+  tensors.push_back({"text.bytes", at::tensor(bytes, at::kByte)});
+}
+
+nlohmann::json layers_json(const TraceNotes& notes) {
+  auto out = nlohmann::json::array();
+  for (const auto& [layer, l] : notes.layers)
+    out.push_back({{"layer", layer}, {"name", l.name}, {"null_experts", l.null_experts}, {"choices", l.choices}});
+  return out;
+}
+
+std::map<int64_t, std::string> read_texts(const io::SafetensorsFile& file, const io::Path& path) {
+  if (!file.contains("text.id")) return {};
+  const auto flat = [&](const char* name, at::ScalarType type) {
+    if (!file.contains(name)) bad_trace(path, text("tensor '", name, "' is missing"));
+    auto t = file.read(name);
+    if (t.dim() != 1 || t.scalar_type() != type)
+      bad_trace(path, text("tensor '", name, "' has the wrong type or shape"));
+    return t.contiguous();
+  };
+  const auto id = flat("text.id", at::kLong), end = flat("text.end", at::kLong), bytes = flat("text.bytes", at::kByte);
+  if (id.size(0) != end.size(0)) bad_trace(path, "'text.id' and 'text.end' differ in length");
+  const auto* first = reinterpret_cast<const char*>(bytes.const_data_ptr<uint8_t>());
+  std::map<int64_t, std::string> out;
+  int64_t begin = 0;
+  for (int64_t i = 0; i < id.size(0); ++i) {
+    const auto stop = end.const_data_ptr<int64_t>()[i];
+    if (stop < begin || stop > bytes.size(0)) bad_trace(path, "'text.end' leaves the texts");
+    out.emplace(id.const_data_ptr<int64_t>()[i], std::string(first + begin, first + stop));
+    begin = stop;
+  }
+  return out;
+}
+
 }  // namespace
 
-void write_trace(io::FileSystem& fs, const io::Path& path, const route::RoutingTrace& trace) {
+void write_trace(io::FileSystem& fs, const io::Path& path, const route::RoutingTrace& trace, const TraceNotes& notes) {
   std::vector<io::NamedTensor> tensors;
   nlohmann::json records = nlohmann::json::array();
   for (size_t i = 0; i < trace.records.size(); ++i) {
@@ -44,8 +87,27 @@ void write_trace(io::FileSystem& fs, const io::Path& path, const route::RoutingT
                        {"n_tokens", d.n_tokens()},
                        {"n_experts", d.n_experts()}});
   }
-  io::write_safetensors(fs, path, tensors,
-                        {{"format", std::string(kTraceFormat)}, {"model", trace.model}, {"records", records.dump()}});
+  add_texts(tensors, notes.token_text);
+  io::Metadata metadata = {{"format", std::string(kTraceFormat)}, {"model", trace.model}, {"records", records.dump()}};
+  if (!notes.layers.empty()) metadata["layers"] = layers_json(notes).dump();
+  io::write_safetensors(fs, path, tensors, metadata);
+}
+
+TraceNotes read_trace_notes(io::FileSystem& fs, const io::Path& path) {
+  const io::SafetensorsFile file(fs, path);
+  TraceNotes out{.token_text = read_texts(file, path)};
+  const auto found = file.metadata().find("layers");
+  if (found == file.metadata().end()) return out;
+  const auto layers = io::parse_json(found->second, path.string());
+  if (!layers.is_array()) bad_trace(path, "'layers' is not a list");
+  for (const auto& l : layers) try {
+      out.layers[l.at("layer").get<int64_t>()] = {.name = l.at("name").get<std::string>(),
+                                                  .null_experts = l.at("null_experts").get<int64_t>(),
+                                                  .choices = l.at("choices").get<double>()};
+    } catch (const nlohmann::json::exception& e) {
+      bad_trace(path, text("'layers': ", e.what()));
+    }
+  return out;
 }
 
 route::RoutingTrace read_trace(io::FileSystem& fs, const io::Path& path) {

@@ -152,9 +152,15 @@ Run RunStore::find(std::string_view word) {
   for (const auto& run : all)
     if (is_same_folder(run.folder, word)) return run;
 
-  std::vector<const Run*> matches;
-  for (const auto& run : all)
-    if (std::string_view(run.id).starts_with(word)) matches.push_back(&run);
+  const auto matching = [&](auto&& fits) {
+    std::vector<const Run*> out;
+    for (const auto& run : all)
+      if (fits(run)) out.push_back(&run);
+    return out;
+  };
+  // A whole name wins over longer ones that begin alike.
+  auto matches = matching([&](const Run& run) { return run.name == word; });
+  if (matches.empty()) matches = matching([&](const Run& run) { return std::string_view(run.id).starts_with(word); });
   if (matches.size() == 1) return *matches.front();
 
   if (matches.empty()) {

@@ -215,6 +215,12 @@ class GridSelector final : public route::Selector {
     found_->weight_NM = at::zeros_like(weight_NM.detach()).scatter_add(1, merged.rank_NM, weight_NM);
     return std::move(merged.asked);
   }
+  route::Reasons reasons(const route::Scores&, const Tensor&, const route::Context&) override {
+    const auto heads = config_.heads > 1 ? text("each of ", config_.heads, " heads") : std::string("each token");
+    return {.rule =
+                text(heads, " takes the ", config_.k, " best cells of a grid of experts, each scored by the sum of ",
+                     "its row's and its column's score")};
+  }
   route::Needs needs() const override { return {}; }
   Claims claims() const override { return {.asks_fixed_number = config_.heads == 1}; }
   double choices_per_token() const override { return static_cast<double>(config_.heads * config_.k); }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "collegium/recipe/expectations.h"
 #include "collegium/recipe/measures.h"
 #include "collegium/recipe/workload.h"
 
@@ -19,7 +20,7 @@ void check_side(const RunConfig& run, const Expectation& e, std::string_view sid
   const auto known = aux_terms(run, term);
   if (known.count(term)) return;
   const auto near = nearest(term, {known.begin(), known.end()});
-  fail(ErrorKind::usage, "expect ", e.measure, ": ", side, " logs no auxiliary term '", term, "'",
+  fail(ErrorKind::usage, subject_of(e), side, " logs no auxiliary term '", term, "'",
        near.empty() ? "" : text("; did you mean '", near, "'?"),
        " (it logs: ", known.empty() ? "none" : join({known.begin(), known.end()}), ")");
 }
@@ -44,8 +45,7 @@ std::set<std::string> aux_terms(const RunConfig& run, const std::string& wanted)
 void check_aux_terms(const Recipe& recipe) {
   for (const auto& e : recipe.expectations) {
     check_side(recipe.run, e, "the recipe's side");
-    const bool is_comparison = e.relation == Relation::below_baseline || e.relation == Relation::above_baseline;
-    if (is_comparison && recipe.has_baseline) check_side(recipe.baseline, e, "the baseline");
+    if (is_comparison(e) && recipe.has_baseline) check_side(recipe.baseline, e, "the baseline");
   }
 }
 

@@ -34,7 +34,7 @@ Verdict judge(const Expectation& expectation, const std::vector<double>& ours, c
 /// The finished runs of the recipe's own side, one a seed, trained where they are not there yet.
 std::vector<io::Path> runs_of(const Recipe& recipe, const RunSetting& setting, Reuse reuse = Reuse::this_code);
 
-/// Trains what is not there yet, and judges.
+/// Trains what is not there yet, and judges. `check_expectations` (expectations.h) comes before.
 Evidence gather_evidence(const Recipe& recipe, const RunSetting& setting, Reuse reuse = Reuse::this_code);
 
 /// As stored in docs/evidence/<name>.json: measure, ours, baseline, seeds, spread, verdict, the paper's figure. Commit,

@@ -25,7 +25,8 @@ std::string machine_class(const nlohmann::json& environment) {
   const auto device = environment.value("device", "cpu");
   if (device != "cpu") return device;
   const auto cpu = environment.value("cpu", nlohmann::json::object());
-  return text(cpu.value("model", "?"), ", ", environment.value("threads", 0), " threads");
+  const auto threads = environment.value("threads", 0);
+  return text(cpu.value("model", "?"), ", ", threads, threads == 1 ? " thread" : " threads");
 }
 
 void insist_on_repeatable_cuda() {

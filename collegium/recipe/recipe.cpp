@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "collegium/io/sha256.h"
 #include "collegium/recipe/catalogues.h"
@@ -24,7 +25,7 @@ struct RecipeHead {
     field("title", title, {.help = "what this is, for people"});
     field("claim", claim, {.help = "what the run should show"});
     field("tier", tier, {.help = "fast: seconds; slow: minutes; gpu: needs one"});
-    field("seeds", seeds, {.help = "seeds of the evidence; empty = the run's seed"});
+    field("seeds", seeds, {.help = "seeds of the evidence, each once; left out = the run's seed"});
     field("baseline_name", baseline_name, {.help = "what the comparison is called"});
     field("baseline", baseline, {.help = "keys of the same run that the comparison changes"});
     field("leaderboard", leaderboard,
@@ -42,6 +43,26 @@ struct RecipeFile : RecipeHead {
   }
 };
 
+// Of a bound that is left out, 0 would be a guess.
+void check_bound(const Table& from, const Expectation& e, const std::string& path) {
+  if (is_comparison(e) || from.find("value")) return;
+  const auto name = enum_names(e.relation)[static_cast<size_t>(e.relation)];
+  throw config_error(from.find("relation")->origin, path + ".value", text("is missing: '", name, "' needs a bound"));
+}
+
+Expectation read_expectation(const Table& from, const Origin& origin, const std::string& path) {
+  auto out = read_config<Expectation>(from, path);
+  out.where = origin.describe().empty() ? path : text(origin.describe(), ": ", path);
+  try {
+    find_measure(out.measure);
+  } catch (const Error& e) {
+    const auto* named = from.find("measure");
+    throw config_error(named ? named->origin : origin, path + ".measure", e.what());
+  }
+  check_bound(from, out, path);
+  return out;
+}
+
 std::vector<Expectation> take_expectations(Table& root) {
   std::vector<Expectation> out;
   const auto* found = root.find("expect");
@@ -51,15 +72,19 @@ std::vector<Expectation> take_expectations(Table& root) {
   for (const auto& element : *list) {
     const auto* t = std::get_if<Table>(&element.data);
     if (!t) throw config_error(element.origin, "expect", "must be a list of tables: [[expect]]");
-    out.push_back(read_config<Expectation>(*t, text("expect[", out.size(), "]")));
-    try {
-      find_measure(out.back().measure);
-    } catch (const Error& e) {
-      throw config_error(element.origin, text("expect[", out.size() - 1, "].measure"), e.what());
-    }
+    out.push_back(read_expectation(*t, element.origin, text("expect[", out.size(), "]")));
   }
   std::erase_if(root.items, [](const Item& item) { return item.key == "expect"; });
   return out;
+}
+
+// The file that `base` names; errors say who asks for it.
+Table read_base(const Value& base, const std::filesystem::path& below) {
+  try {
+    return read_toml(below.lexically_normal());
+  } catch (const Error& e) {
+    throw Error(e.kind(), text(base.origin.describe(), ": base: ", e.what()), e.hint());
+  }
 }
 
 Table take_base(Table root, const std::filesystem::path& path) {
@@ -68,7 +93,7 @@ Table take_base(Table root, const std::filesystem::path& path) {
   const auto* name = std::get_if<std::string>(&base->data);
   if (!name) throw config_error(base->origin, "base", "must be a string: the path of a .toml file");
   const auto below = path.has_parent_path() ? path.parent_path() / *name : std::filesystem::path(*name);
-  auto lower = read_toml(below.lexically_normal());
+  auto lower = read_base(*base, below);
   if (const auto* again = lower.find("base"))
     throw config_error(again->origin, "base",
                        "a base has no base of its own (one level, so that a reader finds every value)");
@@ -130,15 +155,18 @@ std::string written_sources(const Recipe& recipe, int depth = 0) {
   return out;
 }
 
-RunConfig checked(RunConfig run) {
-  resolved(run);  // throws where a component's name or field is wrong
+// `path` stands before keys in errors.
+RunConfig checked(RunConfig run, std::string_view path = "") {
+  resolve_fields(write_config(run), list_config<RunConfig>(),
+                 path);  // throws where a component's name or field is wrong
   check_start(run.train);
   refuse_unread(run);
   return run;
 }
 
-// Takes [leaderboard] out of `root`: its keys must fit the recipe's own run, and may not change the task.
-void take_leaderboard(Table& root, Recipe& out) {
+// Takes [leaderboard] out of `root`: its keys must fit the recipe's own run, and may not change the task. A run that
+// --set changed is not the one they were written for.
+void take_leaderboard(Table& root, Recipe& out, bool is_as_written) {
   const auto* found = root.find("leaderboard");
   if (!found) return;
   const auto* given = std::get_if<Table>(&found->data);
@@ -153,7 +181,8 @@ void take_leaderboard(Table& root, Recipe& out) {
     out.leaderboard_absence = *words;
     return;
   }
-  const auto other = checked(read_config<RecipeFile>(merged(root, keys), "leaderboard").run);
+  if (!is_as_written) return;
+  const auto other = checked(read_config<RecipeFile>(merged(root, keys), "leaderboard").run, "leaderboard");
   for (const auto& line : differences(resolved(read_config<RecipeFile>(root).run), resolved(other)))
     if (!line.starts_with("model.moe.") && !line.starts_with("train.consistency"))
       throw config_error(origin, "leaderboard",
@@ -163,7 +192,50 @@ void take_leaderboard(Table& root, Recipe& out) {
   out.leaderboard = std::move(keys);
 }
 
+// Keys of the file itself. `base` and [[expect]] are taken out before the rest is read, and still are known.
+void check_keys(const Table& root) {
+  std::vector<std::string> known = {"base", "expect"};
+  for (const auto& field : recipe_fields()) known.push_back(field.name);
+  for (const auto& [key, value] : root.items) {
+    if (std::ranges::find(known, key) != known.end()) continue;
+    const auto near = nearest(key, known);
+    throw config_error(value.origin, key,
+                       text("unknown key", near.empty() ? "" : text("; did you mean '", near, "'?"),
+                            " (known here: ", join(known), ")"));
+  }
+}
+
+// A seed that counts twice, or none at all, would make a verdict of less than it says.
+void check_seeds(const Table& root) {
+  const auto* found = root.find("seeds");
+  const auto* list = found ? std::get_if<List>(&found->data) : nullptr;
+  if (!list) return;  // left out, or of a type that reading refuses
+  const auto refuse = [&](std::string_view problem) { throw config_error(found->origin, "seeds", problem); };
+  if (list->empty()) refuse("names no seed; leave the key out for the run's own");
+  std::set<int64_t> seen;
+  for (const auto& element : *list) {
+    const auto* seed = std::get_if<int64_t>(&element.data);
+    if (!seed) return;
+    if (*seed < 0) refuse(text("must be at least 0, got ", *seed));
+    if (!seen.insert(*seed).second) refuse(text("names ", *seed, " twice, which would count one run as two"));
+  }
+}
+
+// The comparison's run: the same with the keys below [baseline] laid over it.
+RunConfig read_baseline(const Table& root, const Table& keys, const RunConfig& run) {
+  auto other = merged(root, keys);
+  std::erase_if(other.items, [](const Item& item) { return item.key == "baseline"; });
+  auto out = checked(read_config<RecipeFile>(other, "baseline").run, "baseline");
+  if (differences(resolved(run), resolved(out)).empty())
+    throw config_error(root.find("baseline")->origin, "baseline", "changes nothing: both sides would be the same run");
+  return out;
+}
+
 }  // namespace
+
+bool is_comparison(const Expectation& e) {
+  return e.relation == Relation::below_baseline || e.relation == Relation::above_baseline;
+}
 
 std::span<const std::string_view> enum_names(Tier) {
   static constexpr std::array<std::string_view, 3> names = {"fast", "slow", "gpu"};
@@ -206,10 +278,11 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
   if (auto* baseline = root.find("baseline"))
     if (auto* keys = std::get_if<Table>(&baseline->data)) anchor_source(*keys);
   for (const auto& assignment : sets) apply_set(root, assignment);
+  check_keys(root), check_seeds(root);
   Recipe out;
   out.name = path.stem().string(), out.path = path.string();
   out.expectations = take_expectations(root);
-  take_leaderboard(root, out);
+  take_leaderboard(root, out, sets.empty());
   auto file = read_config<RecipeFile>(root);
   auto runs = root;
   constexpr std::string_view words[] = {"paper", "title", "claim", "tier", "seeds", "baseline_name"};
@@ -218,16 +291,14 @@ Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::str
   out.paper = file.paper, out.title = file.title, out.claim = file.claim, out.tier = file.tier;
   out.seeds = file.seeds.empty() ? std::vector<int64_t>{file.run.seed} : file.seeds;
   out.run = checked(file.run);
-  out.has_baseline = root.find("baseline") != nullptr;
   out.baseline_name = file.baseline_name;
-  if (out.has_baseline) {
-    auto other = merged(root, file.baseline);
-    std::erase_if(other.items, [](const Item& item) { return item.key == "baseline"; });
-    out.baseline = checked(read_config<RecipeFile>(other, "baseline").run);
-    if (differences(resolved(out.run), resolved(out.baseline)).empty())
-      throw config_error(root.find("baseline")->origin, "baseline",
-                         "changes nothing: both sides would be the same run");
-  }
+  if (root.find("baseline")) try {
+      out.baseline = read_baseline(root, file.baseline, out.run);
+      out.has_baseline = true;
+    } catch (const Error& e) {
+      if (sets.empty()) throw;
+      out.baseline_problem = e;
+    }
   return out;
 }
 

@@ -80,8 +80,12 @@ struct Expectation {
   double value = 0;  ///< the bound; for *_baseline: the margin that must be exceeded
   double tolerance = 0;
   std::string paper_says;
+  std::string where;  ///< "recipe.toml:12: expect[0]", for errors; no field
   void visit(Fields& field);
 };
+
+/// Whether it compares with the baseline rather than with a bound.
+bool is_comparison(const Expectation& expectation);
 
 struct Recipe {
   std::string name, path;
@@ -93,6 +97,8 @@ struct Recipe {
   bool has_baseline = false;
   std::string baseline_name;
   RunConfig baseline;
+  /// Why there is no baseline, where --set changed the run so that the file's own no longer fits it.
+  std::optional<Error> baseline_problem;
   std::vector<Expectation> expectations;
   /// [leaderboard]: the recipe takes part in the table of routers (leaderboard.h) on the table's own task, with these
   /// keys changed, all of them below model.moe or train.consistency.
@@ -102,7 +108,8 @@ struct Recipe {
 };
 
 /// Reads a recipe, its base (one level) and the --set assignments. Throws usage Errors that name file, line, dotted
-/// path and the nearest known key.
+/// path and the nearest known key. A baseline that no longer fits after a --set is told in `baseline_problem`: only who
+/// compares needs one.
 Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::string>& sets = {});
 
 /// The run's configuration with every field written out, components too; checks them all.

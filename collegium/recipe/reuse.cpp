@@ -52,15 +52,51 @@ std::optional<io::Path> finished_run(const RunConfig& config, const RunSetting& 
   return other;
 }
 
+std::optional<io::Run> interrupted_run(const RunConfig& config, const RunSetting& setting) {
+  auto& fs = io::real_file_system();
+  if (!fs.exists(setting.runs_root)) return {};
+  io::RunStore store(setting.runs_root);
+  const auto wanted = to_toml(resolved(config));
+  for (const auto& run : store.list()) {
+    const auto written = io::Path(run.folder) / "config.toml";
+    if (run.status != io::RunStatus::interrupted || run.seed != config.seed || !fs.exists(written)) continue;
+    if (io::read_text(fs, written) == wanted && is_of_this_code(run, setting)) return run;
+  }
+  return {};
+}
+
+namespace {
+
+// Nothing where there is no such run, or where its data or checkpoints are not what they were.
+std::optional<RunOutcome> gone_on_with(const RunConfig& config, const RunSetting& setting) {
+  const auto run = interrupted_run(config, setting);
+  if (!run) return {};
+  const auto note = [&](const auto&... parts) {
+    if (setting.progress) setting.progress->note(text(parts...));
+  };
+  try {
+    note("run ", run->id, " goes on where it was interrupted");
+    return resume_run(*run, config, false, setting);
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::refused && e.kind() != ErrorKind::data) throw;
+    note(e.what(), "; a new run begins");
+    return {};
+  }
+}
+
+}  // namespace
+
 io::Path finished_or_trained(RunConfig config, int64_t seed, const std::string& name, const std::string& recipe_path,
                              const RunSetting& setting, Reuse reuse) {
   config.seed = seed;
   if (!config.train.init_from.empty()) config.train.init_weights = find_starting_point(config, setting, reuse).weights;
   if (const auto done = finished_run(config, setting, reuse)) return *done;
-  const auto outcome = start_run(config, name, recipe_path, setting, reuse);
+  auto resumed = gone_on_with(config, setting);
+  const auto outcome = resumed ? std::move(*resumed) : start_run(config, name, recipe_path, setting, reuse);
   if (outcome.result.reason == train::StopReason::interrupted)
     throw Error(ErrorKind::interrupted,
-                text(outcome.run.id, ": interrupted; runs that are finished are used again next time"));
+                text(outcome.run.id, ": interrupted at step ", outcome.result.step, ", checkpoint written"),
+                "the same command goes on from there; runs that are finished are used again");
   if (outcome.result.reason == train::StopReason::not_finite)
     fail(ErrorKind::data, outcome.run.id, ": ", outcome.result.problem);
   return outcome.folder;

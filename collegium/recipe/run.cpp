@@ -73,6 +73,9 @@ RunOutcome carry_out(io::Run run, const io::Path& folder, const RunConfig& confi
     if (setting.progress)
       for (const auto& line : start) setting.progress->note(line);
   }
+  const auto notes = model->facts(config.train.context).notes;
+  if (setting.progress)
+    for (const auto& note : notes) setting.progress->note(text("warning: ", note));
   const auto task = data.learn(*model, setting.device);
   train::Trainer trainer(config.train, *task);
 

@@ -6,9 +6,10 @@ All of it comes from the C++ catalogues, so a new mechanism appears here by itse
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
-from . import _core
+from . import _core, check
 from .errors import UsageError
 
 Catalogues = dict[str, dict[str, dict[str, Any]]]
@@ -27,9 +28,15 @@ def _read() -> tuple[Catalogues, dict[str, str]]:
 _everything, _full_name = _read()
 
 
+def _near(word: str, known: Iterable[str]) -> str:
+    near = _core.nearest(word, [*known])
+    return f"; did you mean '{near}'?" if near else ""
+
+
 def _known(catalogue: str) -> str:
-    if catalogue not in _full_name:
-        raise UsageError(f"unknown catalogue '{catalogue}' (known: {', '.join(_everything)})")
+    if check.word(catalogue, "catalogue") not in _full_name:
+        raise UsageError(f"unknown catalogue '{catalogue}'{_near(catalogue, _everything)} "
+                         f"(known: {', '.join(_everything)})")
     return _full_name[catalogue]
 
 
@@ -60,15 +67,15 @@ def describe(name: str, catalogue: str | None = None) -> dict[str, Any]:
     Raises:
         UsageError: there is no such catalogue, or nothing of this name.
     """
+    check.word(name, "name")
     places = [_known(catalogue)] if catalogue is not None else list(_everything)
     for place in places:
         if name in _everything[place]:
             return _everything[place][name]
-    # The C++ side knows how to say what is near.
-    if catalogue is not None:
+    if catalogue is not None:  # one list is short enough to be named
         _core.resolve(places[0], name, {})
-    known = sorted({entry for place in places for entry in _everything[place]})
-    raise UsageError(f"nothing is called '{name}' (known: {', '.join(known)})")
+    known = {entry for place in places for entry in _everything[place]}
+    raise UsageError(f"nothing is called '{name}'{_near(name, sorted(known))}", "collegium.list() names everything")
 
 
 def _bounds(field: dict[str, Any]) -> str:

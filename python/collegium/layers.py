@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core
+from . import _core, check
+from .errors import UsageError
 from .module import CoreModule, factory, flat_optional, flat_tokens, merged_fields
 from .routing import Decision, Routing, _loss_dicts
 
@@ -33,8 +34,10 @@ class Router(CoreModule):
     def __init__(self, kind: str, /, *, d_model: int, n_experts: int, seed: int = 0, dtype: torch.dtype | None = None,
                  device: Any = None, fields: dict[str, Any] | None = None, **keywords: Any):
         super().__init__()
-        self.d_model, self.n_experts = d_model, n_experts
-        self._made_from = (kind, merged_fields(fields, keywords), d_model, n_experts, seed, *factory(dtype, device))
+        self.d_model = check.whole(d_model, "Router: d_model", 1)
+        self.n_experts = check.whole(n_experts, "Router: n_experts", 1)
+        self._made_from = (check.word(kind, "Router: kind"), merged_fields(fields, keywords), self.d_model,
+                           self.n_experts, check.seed(seed, "Router: seed"), *factory(dtype, device))
         self._attach(self._make_core())
         self._forget()
 
@@ -92,11 +95,24 @@ class Router(CoreModule):
         ids_N = flat_optional(sequence_ids, x, "sequence_ids")
         if n_sequences is None:
             n_sequences = sequences if ids_N is None else (int(ids_N.max()) + 1 if ids_N.numel() else 1)
+        n_sequences = check.whole(n_sequences, "n_sequences", 1)
         phase = self._phase(phase)
         call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), ids_N,
-                                 n_sequences, self._noise(phase, noise_seed), False, attention, carried, losses)
-        decision, terms, scores, logits, carried = self._core.route(self._tensors(), x_ND, call)
+                                 n_sequences, self._noise(phase, noise_seed), False,
+                                 check.optional_tensor(attention, "attention"),
+                                 check.optional_tensor(carried, "carried"), bool(losses))
+        try:
+            decision, terms, scores, logits, carried = self._core.route(self._tensors(), x_ND, call)
+        except UsageError:
+            self._require_no_experts()
+            raise
         return Routing(Decision._from(decision), *_loss_dicts(terms), scores, logits, carried)
+
+    def _require_no_experts(self) -> None:
+        if "experts" in self.facts["needs"].split(", "):
+            raise UsageError(f"Router: '{self.kind}' asks the experts themselves, which a router alone has not got",
+                             f'collegium.MoELayer("routed", d_model={self.d_model}, n_experts={self.n_experts}, '
+                             f'router="{self.kind}") has both') from None
 
     def extra_repr(self) -> str:
         return f"{self.kind!r}, d_model={self.d_model}, n_experts={self.n_experts}"
@@ -136,8 +152,9 @@ class MoELayer(CoreModule):
     def __init__(self, kind: str = "routed", /, *, d_model: int, seed: int = 0, dtype: torch.dtype | None = None,
                  device: Any = None, fields: dict[str, Any] | None = None, **keywords: Any):
         super().__init__()
-        self.d_model = d_model
-        self._made_from = (kind, merged_fields(fields, keywords), d_model, seed, *factory(dtype, device))
+        self.d_model = check.whole(d_model, "MoELayer: d_model", 1)
+        self._made_from = (check.word(kind, "MoELayer: kind"), merged_fields(fields, keywords), self.d_model,
+                           check.seed(seed, "MoELayer: seed"), *factory(dtype, device))
         self._attach(self._make_core())
         self._forget()
 
@@ -160,6 +177,7 @@ class MoELayer(CoreModule):
             UsageError: an unknown layout, no safetensors there (the hint says how to convert), or no such layer.
             DataError: a file that is no safetensors, a tensor that is missing or of another shape.
         """
+        layer = check.whole(layer, "MoELayer.from_published: layer", 0)
         kind, fields, d_model, tensors = _core.published_layer(layout, os.fspath(path), layer)
         made = cls(kind, d_model=d_model, dtype=dtype or tensors["experts.gate_up"].dtype, device=device, fields=fields)
         made.load_state_dict(tensors)
@@ -200,8 +218,9 @@ class MoELayer(CoreModule):
         x_ND, sequences = flat_tokens(x, self.d_model, "MoELayer")
         phase = self._phase(phase)
         call = _core.CallContext(phase, flat_optional(token_ids, x, "token_ids"), flat_optional(mask, x, "mask"), None,
-                                 sequences, self._noise(phase, noise_seed), return_routing, attention, carried,
-                                 losses)
+                                 sequences, self._noise(phase, noise_seed), bool(return_routing),
+                                 check.optional_tensor(attention, "attention"),
+                                 check.optional_tensor(carried, "carried"), bool(losses))
         y_ND, terms, decision, left = self._core.forward(self._tensors(), x_ND, call)
         routing = Routing(None if decision is None else Decision._from(decision), *_loss_dicts(terms), carried=left)
         self.carried = left

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core
+from . import _core, check
 from .errors import UsageError
 from .module import CoreModule, factory, merged_fields
 from .routing import Decision, TextRouting, _loss_dicts
@@ -39,7 +39,9 @@ class Model(CoreModule):
     def __init__(self, kind: str = "decoder", /, *, vocabulary: int, seed: int = 0, dtype: torch.dtype | None = None,
                  device: Any = None, fields: dict[str, Any] | None = None, **keywords: Any):
         super().__init__()
-        self._made_from = (kind, merged_fields(fields, keywords), vocabulary, seed, *factory(dtype, device))
+        self._made_from = (check.word(kind, "Model: kind"), merged_fields(fields, keywords),
+                           check.whole(vocabulary, "Model: vocabulary", 1), check.seed(seed, "Model: seed"),
+                           *factory(dtype, device))
         self._attach(self._make_core())
         self._prepare()
 
@@ -60,6 +62,7 @@ class Model(CoreModule):
             Error: there is no run, no good checkpoint, or its tensors do not fit.
         """
         device = factory(None, device)[1]
+        step = None if step is None else check.whole(step, "Model.from_run: step", 0)
         opened = _core.open_run(os.fspath(path), device, step)
         self = cls.__new__(cls)
         CoreModule.__init__(self)
@@ -86,14 +89,17 @@ class Model(CoreModule):
     def facts(self, context: int | None = None) -> dict[str, Any]:
         """Sizes and costs at a context length: moe_layers, parameters_total, parameters_active, flops_per_token,
         cache_bytes_per_token, …"""
-        return self._core.facts(self.context if context is None else context)
+        return self._core.facts(self.context if context is None else check.whole(context, "Model.facts: context", 1))
 
     def _hidden(self, ids_BT: Tensor, mask, phase, noise_seed, compute, record=False, losses=True):
         phase = self._phase(phase)
-        if ids_BT.dim() != 2:
-            raise UsageError(f"Model: ids must be [sequences, tokens], got {list(ids_BT.shape)}")
+        if check.tensor(ids_BT, "Model: ids").dim() != 2 or ids_BT.numel() == 0:
+            raise UsageError("Model: ids must be [sequences, tokens], at least one of each, got "
+                             f"{list(ids_BT.shape)}")
+        check.optional_tensor(mask, "Model: mask")
         hidden, terms, decisions = self._core.hidden(self._tensors(), ids_BT, mask, phase,
-                                                     self._noise(phase, noise_seed), compute, record, losses)
+                                                     self._noise(phase, noise_seed),
+                                                     check.compute(compute, "Model: compute"), record, bool(losses))
         found = [Decision._from(d).detach() for d in decisions]
         if phase != "recompute":
             self.losses, _ = _loss_dicts(terms)
@@ -121,6 +127,8 @@ class Model(CoreModule):
     def token_losses(self, ids: Tensor, targets: Tensor, mask: Tensor | None = None, *, phase: str | None = None,
                      noise_seed: int | None = None, compute: torch.dtype = torch.float32) -> Tensor:
         """Negative log-likelihood of each target in nats, float32 [B, T]. ids, targets: int64 [B, T]."""
+        if check.tensor(targets, "Model: targets").shape != check.tensor(ids, "Model: ids").shape:
+            raise UsageError(f"Model: targets must be of the shape of ids, {list(ids.shape)}, got {list(targets.shape)}")
         hidden, _ = self._hidden(ids, mask, phase, noise_seed, compute)
         return self._core.token_losses(self._tensors(), hidden, targets.reshape(-1)).view(ids.shape)
 
@@ -132,12 +140,17 @@ class Model(CoreModule):
             if self.tokenizer is None:
                 raise UsageError("this model has no tokenizer (it was not opened from a run); give token ids")
             return self.tokenizer.encode(text)
-        return [int(i) for i in text]
+        if not hasattr(text, "__iter__"):
+            raise UsageError(f"text or token ids wanted, got {check.type_name(text)}")
+        return [check.whole(i, "a token id", 0) for i in text]
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int] | Tensor) -> Tensor:
         """Scores of the next token in evaluation mode: [T, V] for T ids, [B, T, V] for [B, T]."""
-        ids = torch.as_tensor(ids, dtype=torch.int64, device=self._device())
+        try:
+            ids = torch.as_tensor(ids, dtype=torch.int64, device=self._device())
+        except (TypeError, ValueError) as problem:
+            raise UsageError(f"Model.logits: token ids, [T] or [B, T], wanted: {problem}") from None
         out = self.forward(ids if ids.dim() == 2 else ids.unsqueeze(0), phase="evaluate", losses=False)
         return out if ids.dim() == 2 else out.squeeze(0)
 

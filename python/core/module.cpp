@@ -84,6 +84,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("resolve", [](const std::string& catalogue, const std::string& name, const py::dict& fields) {
     return here::dict_from(collegium::resolve_component(catalogue, here::named_from(name, fields)));
   });
+  m.def("nearest",
+        [](const std::string& word, const std::vector<std::string>& known) { return collegium::nearest(word, known); });
   m.def("published_layer", &here::published_layer);
   here::bind_modules(m);
   here::bind_bench(m);

@@ -58,6 +58,8 @@ TEST_CASE("loads, pairs and margins of a trace without a model") {
   CHECK(l["pairs"][0][1].get<double>() == doctest::Approx(2.0 / 3));
   CHECK(l["pairs"][2][0].get<double>() == doctest::Approx(1.0 / 2));
   CHECK(l["pairs"][2][2] == 1);
+  CHECK(l["partners"][0]["expert"] == 1);
+  CHECK(l["partners"][0]["share"].get<double>() == doctest::Approx(2.0 / 3));
   CHECK(l["margin"]["p50"].get<double>() == doctest::Approx(.2));
   CHECK(l["dropped"] == 0);
   CHECK_FALSE(l.contains("classes"));
@@ -74,6 +76,38 @@ TEST_CASE("classes and ids: information is 1 where the token decides, 0 where it
   CHECK(decided["classes"][0]["tokens"] == 2);
   const auto mixed = routing_insight(trace_of({0, 2, 0, 2}), letter)[0];
   CHECK(mixed["class_information"].get<double>() == doctest::Approx(0));
+}
+
+TEST_CASE("without texts a trace shows its tokens by number") {
+  const auto l = routing_insight(trace_of({0, 0, 2, 2}))[0];
+  CHECK(l["token_information"].get<double>() == doctest::Approx(1));
+  CHECK(l["favourites"][0][0] == "#0");
+  CHECK(l["favourites"][2][0] == "#2");
+  CHECK_FALSE(l.contains("classes"));
+  CHECK_FALSE(l.contains("class_information"));
+}
+
+TEST_CASE("notes name layers and tell how many choices were of null experts") {
+  // Eight choices remain of four tokens with four each.
+  const auto l =
+      routing_insight(trace_of({}), {}, {.layers = {{1, {.name = "attention 0", .null_experts = 5, .choices = 4}}}})[0];
+  CHECK(l["name"] == "attention 0");
+  CHECK(l["null_share"].get<double>() == doctest::Approx(.5));
+  CHECK_FALSE(routing_insight(trace_of({}))[0].contains("null_share"));
+}
+
+TEST_CASE("of many experts only the closest pairs are told") {
+  const int64_t E = kMostPaired + 1;
+  const auto d = route::Decision::make(
+      {longs({0, 0, 1, 1}), longs({3, 64, 3, 64}), longs({0, 1, 0, 1}), doubles({1, 1, 1, 1}), doubles({1, 1, 1, 1})},
+      2, E);
+  route::RoutingTrace trace;
+  trace.records.push_back({.decision = d.with_gates(d.score_R())});
+  const auto l = routing_insight(trace)[0];
+  CHECK_FALSE(l.contains("pairs"));
+  REQUIRE(l["partners"].size() == static_cast<size_t>(E));
+  CHECK(l["partners"][3] == nlohmann::json{{"expert", 64}, {"share", 1.0}});
+  CHECK(l["partners"][0].is_null());
 }
 
 TEST_CASE("token classes") {
@@ -143,7 +177,11 @@ TEST_CASE("what would have to change is said by the selector") {
   CHECK(in_group[0]["group_taken"] == true);
   CHECK(in_group[2]["group_taken"] == false);
 
-  const auto by_chance = explain_token(four_tokens(), 0, {}, {}, {.rule = "chance decides"});
+  const auto sure = at::full({2}, kInf);
+  const auto drawn = route::Decision::make({longs({0, 1}), longs({0, 1}), longs({0, 0}), at::ones({2}), sure}, 2, 3)
+                         .with_gates(at::ones({2}));
+  const auto by_chance = explain_token(drawn, 0, {}, {}, {.rule = "chance decides"});
+  CHECK_FALSE(by_chance[0].contains("score"));
   CHECK(by_chance[0]["fate"] == "chosen; no score of this token decides");
   CHECK(by_chance[2]["fate"] == "not chosen; no score of this token decides");
 }
@@ -161,8 +199,170 @@ TEST_CASE("an assignment that capacity moved is told at both experts") {
                                               .wanted_R = longs({0, 0}),
                                               .dropped = {}});
   const auto rows = explain_token(d, 1, doubles({.9, .1, .8, .2}).reshape({2, 2}), {});
-  CHECK(rows[0]["fate"] == "the wanted expert was full, this one had room");
-  CHECK(rows[1]["fate"] == "asked for and full: 2 asked, room for 1; moved to 1");
+  CHECK(rows[0]["expert"] == 0);
+  CHECK(rows[0]["fate"] == "asked for and full: 2 asked, room for 1; a place would have to come free; moved to 1");
+  CHECK(rows[0]["margin"].get<double>() == doctest::Approx(.6));
+  CHECK(rows[0]["moved_to"] == 1);
+  CHECK(rows[1]["fate"] == "moved here: 0 was full");
+  CHECK(rows[1]["moved_from"] == 0);
+  CHECK_FALSE(rows[1].contains("margin"));
+}
+
+namespace {
+
+// All five tokens ask for expert 0, which has room for two; ranks and scores as given, margins .1 to .5.
+route::Decision crowded(const std::vector<int64_t>& rank, const std::vector<double>& score, route::Priority order) {
+  const auto asked = route::Decision::make(
+      {longs({0, 1, 2, 3, 4}), longs({0, 0, 0, 0, 0}), longs(rank), doubles(score), doubles({.1, .2, .3, .4, .5})}, 5,
+      2);
+  const auto fits = route::fits_R(asked, at::zeros({5}, at::kLong), {2}, order);
+  const auto d = asked.keep_only(fits, route::DropReason::capacity);
+  return d.with_gates(d.score_R());
+}
+
+nlohmann::json turned_away(const route::Decision& d, int64_t token, const PlaceRule& places) {
+  const auto row = explain_token(d, token, {}, {}, {}, places)[0];
+  REQUIRE(row["expert"] == 0);
+  return row;
+}
+
+}  // namespace
+
+TEST_CASE("what is dropped has its place in the queue, and the margin of its choice") {
+  using route::Priority;
+  const std::vector<double> score = {.5, .9, .6, .8, .7};
+  const auto first = turned_away(crowded({0, 0, 0, 0, 0}, score, Priority::position), 3, {Priority::position});
+  CHECK(first["queue"] == 3);
+  CHECK(first["margin"].get<double>() == doctest::Approx(.4));
+  CHECK(first["fate"] ==
+        "asked for and dropped: 5 asked, room for 2, earlier tokens first: it is number 4, and 2 of those before it "
+        "would have to go elsewhere");
+  const auto best = turned_away(crowded({0, 0, 0, 0, 0}, score, Priority::score), 2, {Priority::score});
+  CHECK(best["queue"] == 3);
+  CHECK(best["fate"] ==
+        "asked for and dropped: 5 asked, room for 2, higher scores first: it is number 4, and 2 of those before it "
+        "would have to go elsewhere, or its score rise by 0.2");
+  const auto ranked = turned_away(crowded({1, 1, 0, 1, 0}, score, Priority::rank), 0, {Priority::rank});
+  CHECK(ranked["queue"] == 2);
+  CHECK(ranked["fate"].get<std::string>().find("number 3, and 1 of") != std::string::npos);
+  // Kept ones have a place, too; an order that cannot have been tells none.
+  CHECK(turned_away(crowded({0, 0, 0, 0, 0}, score, Priority::position), 1, {Priority::position})["queue"] == 1);
+  CHECK_FALSE(turned_away(crowded({0, 0, 0, 0, 0}, score, Priority::score), 0, {Priority::position}).contains("queue"));
+}
+
+TEST_CASE("that score which a dropped token lacks would get it a place") {
+  using route::Priority;
+  std::vector<double> score = {.5, .9, .6, .8, .7};
+  const auto is_kept = [&] {
+    return crowded({0, 0, 0, 0, 0}, score, Priority::score).token_R().eq(2).any().item<bool>();
+  };
+  score[2] += .2 - 1e-6;
+  CHECK_FALSE(is_kept());
+  score[2] += 2e-6;
+  CHECK(is_kept());
+}
+
+TEST_CASE("the margin of a move is the distance to the next expert that could have had it") {
+  // Three experts with a place each. Token 0 has expert 0; tokens 1 and 2 were moved from there to 1 and to 2.
+  const auto d = route::Decision::from_parts({.n_tokens = 3,
+                                              .n_experts = 4,
+                                              .token_R = longs({0, 1, 2}),
+                                              .expert_R = longs({0, 1, 2}),
+                                              .gate_R = at::ones({3}),
+                                              .rank_R = longs({0, 0, 0}),
+                                              .slot_R = {},
+                                              .score_R = doubles({.9, .3, .25}),
+                                              .margin_R = doubles({.5, .2, .3}),
+                                              .wanted_R = longs({0, 0, 0}),
+                                              .dropped = {}});
+  const auto score_NE = doubles({.9, 0, 0, 0, .5, .3, .1, .05, .6, .3, .25, .15}).reshape({3, 4});
+  const PlaceRule places{.order = route::Priority::position,
+                         .elsewhere = "of the experts with room it scores best here"};
+  const auto second = explain_token(d, 1, score_NE, {}, {}, places)[1];
+  CHECK(second["expert"] == 1);
+  CHECK(second["margin"].get<double>() == doctest::Approx(.2));  // expert 2 was free then
+  CHECK(second["fate"] ==
+        "moved here: 0 was full, and of the experts with room it scores best here; another would take it if its score "
+        "fell by 0.2");
+  const auto third = explain_token(d, 2, score_NE, {}, {}, places)[1];
+  CHECK(third["expert"] == 2);
+  CHECK(third["margin"].get<double>() == doctest::Approx(.1));  // expert 1 was not, 3 was
+  // With two devices of two experts each, only expert 3 is beside 2.
+  auto near = places;
+  near.n_devices = 2;
+  CHECK(explain_token(d, 1, score_NE, {}, {}, near)[1].contains("margin") == false);
+  CHECK(explain_token(d, 2, score_NE, {}, {}, near)[1]["margin"].get<double>() == doctest::Approx(.1));
+}
+
+TEST_CASE("a move turns at the margin that is told") {
+  constexpr int64_t N = 24, E = 6;
+  for (const auto* kind : {"reroute", "rectify"}) {
+    Named named{.name = kind, .fields = table({{"factor", 1.0}})};
+    PlaceRule places{.order = route::Priority::position, .elsewhere = "here", .slots = N / E};
+    if (named.name == "rectify") named.fields.set("n_devices", Value(2)), places.n_devices = 2;
+    const auto capacity = find(route::capacities(), named, "capacity").make(named, {.n_experts = E});
+    // Most tokens want one of the first experts of their device.
+    auto score_NE = Random(3).uniform({N, E}, 0, 1, at::kDouble) + at::tensor({.4, 0., 0., .5, 0., 0.}, at::kDouble);
+    const auto best = score_NE.max(1);
+    const auto asked = route::Decision::make(
+        {at::arange(N), std::get<1>(best), at::zeros({N}, at::kLong), std::get<0>(best), at::ones({N}, at::kDouble)}, N,
+        E);
+    const auto placed = [&](const Tensor& changed_NE) {
+      const route::Scores scores{
+          .score_NE = changed_NE, .kind = route::ScoreKind::sigmoid, .n_tokens = N, .n_experts = E};
+      const auto d = capacity->apply(asked, scores, {});
+      return d.with_gates(at::ones_like(d.score_R()));
+    };
+    const auto went_to = [](const route::Decision& d, int64_t token) {
+      const auto is_moved_R =
+          d.token_R().eq(token).logical_and(d.wanted_R().ge(0)).logical_and(d.wanted_R().ne(d.expert_R()));
+      const auto expert = d.expert_R().masked_select(is_moved_R);
+      return expert.size(0) == 1 ? expert.item<int64_t>() : -1;
+    };
+    const auto d = placed(score_NE);
+    int64_t n_turned = 0;
+    for (int64_t n = 0; n < N; ++n)
+      for (const auto& row : explain_token(d, n, score_NE, {}, {}, places)) {
+        if (!row.contains("moved_from") || !row.contains("margin")) continue;
+        const auto e = row["expert"].get<int64_t>();
+        CAPTURE(kind);
+        CAPTURE(n);
+        for (const auto off : {-1e-9, 1e-9}) {
+          auto changed_NE = score_NE.clone();
+          changed_NE[n][e] -= row["margin"].get<double>() + off;
+          CHECK((went_to(placed(changed_NE), n) == e) == (off < 0));
+        }
+        ++n_turned;
+      }
+    CHECK(n_turned >= 3);
+  }
+}
+
+TEST_CASE("null experts that a token chose are told with score, rank and margin") {
+  // Two experts, two null ones behind them; each token takes the best two of the four.
+  const auto compared_NX = doubles({.4, .1, .3, .2, .1, .2, .3, .4}).reshape({2, 4});
+  const route::Reasons reasons{.compared_NE = compared_NX,
+                               .turns_at_NE = doubles({.2, .3, .2, .3, .3, .3, .2, .2}).reshape({2, 4}),
+                               .rule = "each token takes its 2 best experts"};
+  const auto d = route::Decision::make({longs({0}), longs({0}), longs({0}), doubles({.4}), doubles({.2})}, 2, 2)
+                     .with_gates(at::ones({1}));
+  const auto one = explain_token(d, 0, compared_NX, {}, reasons);
+  REQUIRE(one.size() == 4);
+  CHECK(one[0]["expert"] == 0);
+  CHECK(one[1]["expert"] == 2);
+  CHECK(one[1]["null"] == true);
+  CHECK(one[1]["rank"] == 1);
+  CHECK(one[1]["margin"].get<double>() == doctest::Approx(.1));
+  CHECK(one[1]["fate"] == "chosen: a null expert, no work is done; lost only if its score fell by 0.1");
+  CHECK_FALSE(one[1].contains("asked_by"));
+  CHECK(one[2]["chosen"] == false);
+  // All choices went to null experts.
+  const auto none = explain_token(d, 1, compared_NX, {}, reasons);
+  CHECK(none[0]["expert"] == 3);
+  CHECK(none[0]["rank"] == 0);
+  CHECK(none[1]["expert"] == 2);
+  CHECK(none[2]["fate"] == "not chosen: its score would have to rise by 0.1");
+  CHECK_FALSE(none[2].contains("null"));
 }
 
 TEST_CASE("moved and added assignments survive a trace file") {

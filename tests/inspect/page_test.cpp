@@ -50,6 +50,7 @@ TEST_CASE("the data of a page reads back as it went in") {
 TEST_CASE("each page builds its own kind") {
   CHECK(times_found(report_page(small_report()), "show(reportPage);") == 1);
   CHECK(times_found(compare_page({{"title", "t"}}), "show(comparePage);") == 1);
+  CHECK(times_found(inspect_page({{"title", "t"}}), "show(inspectPage);") == 1);
 }
 
 TEST_CASE("no text in the data ends the script element or the title") {
@@ -121,9 +122,12 @@ TEST_CASE("pages for the browser tests") {
     if (file.path().extension() != ".json") continue;
     std::ifstream in(file.path());
     const auto data = json::parse(in);
-    const bool compare = file.path().stem().string().rfind("compare", 0) == 0;
+    const auto name = file.path().stem().string();
+    const auto make = name.starts_with("compare")   ? compare_page
+                      : name.starts_with("inspect") ? inspect_page
+                                                    : report_page;
     auto out = file.path();
-    std::ofstream(out.replace_extension(".html")) << (compare ? compare_page(data) : report_page(data));
+    std::ofstream(out.replace_extension(".html")) << make(data);
     ++made;
   }
   CHECK(made > 0);

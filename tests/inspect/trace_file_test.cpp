@@ -115,6 +115,26 @@ TEST_CASE("a trace comes back whole: what was dropped and why, phases, token ids
   CHECK(back.records[0].decision.n_filled() == 1);
 }
 
+TEST_CASE("notes come back whole, and are no duty") {
+  route::RoutingTrace trace;
+  trace.records.push_back({.decision = empty()});
+  const TraceNotes notes{
+      .layers = {{0, {.name = "layer 0"}}, {4, {.name = "attention 0", .null_experts = 2, .choices = 3}}},
+      .token_text = {{3, " a"}, {7, ""}, {9, "\xe2\x82"}}};
+  const File file;
+  write_trace(io::real_file_system(), file.path, trace, notes);
+  const auto back = read_trace_notes(io::real_file_system(), file.path);
+  CHECK(back.token_text == notes.token_text);
+  REQUIRE(back.layers.size() == 2);
+  CHECK(back.layers.at(0).name == "layer 0");
+  CHECK(back.layers.at(4).null_experts == 2);
+  CHECK(back.layers.at(4).choices == 3);
+  CHECK(read_trace(io::real_file_system(), file.path).records.size() == 1);
+  write_trace(io::real_file_system(), file.path, trace);
+  const auto none = read_trace_notes(io::real_file_system(), file.path);
+  CHECK((none.layers.empty() && none.token_text.empty()));
+}
+
 TEST_CASE("numbers of other precisions are kept as float32") {
   route::RoutingTrace trace;
   const auto gate_R = at::tensor({.75, .125, .25, 1.0, .1}, at::kDouble).requires_grad_(true);

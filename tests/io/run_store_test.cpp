@@ -108,6 +108,19 @@ TEST_CASE("a run is found by id, start of an id, or folder") {
   CHECK(caught([&] { store.find(""); }).kind == ErrorKind::usage);
 }
 
+TEST_CASE("a whole name wins over names that begin alike") {
+  TempFolder temp;
+  RunStore store(temp.path());
+  for (const auto* name : {"switch", "switch_mixture"}) {
+    auto run = run_of(text(name, "-s1"));
+    run.name = name;
+    store.upsert(run);
+  }
+  CHECK(store.find("switch").id == "switch-s1");
+  CHECK(store.find("switch_").id == "switch_mixture-s1");
+  CHECK(caught([&] { store.find("swi"); }).has("is the start of 2 runs"));
+}
+
 TEST_CASE("processes that open and write the same new list at once all succeed") {
   TempFolder temp;
   constexpr int n_writers = 4, n_runs = 25;

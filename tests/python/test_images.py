@@ -66,6 +66,7 @@ relation = "above_baseline"
 [[expect]]
 measure = "max_violation"
 relation = "equals"
+value = 0
 tolerance = 1e-9
 """
 

@@ -55,6 +55,16 @@ def test_list_names_every_catalogue():
         collegium.list("rooters")
 
 
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(collegium.UsageError, match="unknown catalogue 'routerz'; did you mean 'routers'"):
+        collegium.list("routerz")
+    with pytest.raises(collegium.UsageError) as caught:
+        collegium.show("swich")
+    assert "did you mean 'switch'?" in str(caught.value) and len(str(caught.value)) < 120
+    with pytest.raises(collegium.UsageError, match="name must be a string, got 3"):
+        collegium.show(3)
+
+
 def test_every_entry_can_be_described_and_shown():
     for catalogue, names in collegium.list().items():
         for name in names:
@@ -141,6 +151,75 @@ def test_wrong_inputs_are_usage_errors():
     made.experts.down = torch.nn.Parameter(torch.zeros(E, D, 1))
     with pytest.raises(collegium.UsageError, match="experts.down"):
         made(tokens(T, D))
+
+
+SIZES = [({"d_model": -1}, "d_model must be at least 1, got -1"), ({"d_model": 0}, "d_model must be at least 1, got 0"),
+         ({"d_model": "16"}, "d_model must be a whole number, got '16'"),
+         ({"d_model": 16.0}, "d_model must be a whole number, got 16.0"),
+         ({"d_model": True}, "d_model must be a whole number, got True"),
+         ({"n_experts": -1}, "n_experts.* must be at least 1, got -1"), ({"seed": -1}, "seed must be at least 0, got -1"),
+         ({"dtype": "float32"}, "dtype must be a torch.dtype such as torch.float32, got 'float32'"),
+         ({"dtype": torch.int64}, "dtype must be a floating type"), ({"device": "gpu"}, "device must be a device"),
+         ({"fields": [1]}, "fields must be a dict")]
+
+
+@pytest.mark.parametrize("wrong, words", SIZES, ids=[str(w) for w, _ in SIZES])
+def test_wrong_sizes_are_told_in_words(wrong, words):
+    with pytest.raises(collegium.UsageError, match=words):
+        collegium.Router("top_k", **{"d_model": D, "n_experts": E, **wrong})
+    with pytest.raises(collegium.UsageError, match=words):
+        collegium.MoELayer("routed", **{"d_model": D, "n_experts": E, "d_expert": 4, **wrong})
+    if not {"d_model", "n_experts"} & set(wrong):
+        with pytest.raises(collegium.UsageError, match=words):
+            collegium.Model(vocabulary=9, **wrong)
+
+
+@pytest.mark.parametrize("vocabulary", [-1, 0, "20", 2.0, None])
+def test_a_vocabulary_is_a_whole_number(vocabulary):
+    with pytest.raises(collegium.UsageError, match="Model: vocabulary must be"):
+        collegium.Model(vocabulary=vocabulary)
+
+
+def test_what_is_no_tensor_is_told_in_words():
+    model = collegium.Model(vocabulary=9, d_model=8, n_layers=1, n_heads=2)
+    for module in (layer(), collegium.Router("top_k", d_model=D, n_experts=E), model):
+        for wrong in ([1, 2], tokens(T, D).numpy(), None):
+            with pytest.raises(collegium.UsageError, match="must be a torch.Tensor, got "):
+                module(wrong)
+        x = torch.zeros(1, 2, dtype=torch.int64) if module is model else tokens(T, D)
+        with pytest.raises(collegium.UsageError, match="mask must be a torch.Tensor, got list"):
+            module(x, mask=[True])
+        with pytest.raises(collegium.UsageError, match="noise_seed must be at least 0, got -1"):
+            module(x, noise_seed=-1)
+    for wrong in ([1, 0], [0, 3]):
+        with pytest.raises(collegium.UsageError, match=r"\[sequences, tokens\], at least one of each"):
+            model(torch.zeros(wrong, dtype=torch.int64))
+    ids = torch.zeros(1, 3, dtype=torch.int64)
+    for compute in ("float32", torch.float16):
+        with pytest.raises(collegium.UsageError, match="Model: compute must be"):
+            model(ids, compute=compute)
+    with pytest.raises(collegium.UsageError, match="targets must be of the shape of ids"):
+        model.token_losses(ids, ids[:, :2])
+    for wrong in (None, 3, [1.5]):
+        with pytest.raises(collegium.UsageError, match="token id"):
+            model.generate(wrong)
+
+
+@pytest.mark.parametrize("kind", ["compete", "erc", "sparsity_aware"])
+def test_a_router_that_asks_experts_says_where_they_are(kind):
+    router = collegium.Router(kind, d_model=D, n_experts=E)
+    with pytest.raises(collegium.UsageError, match=rf'MoELayer\("routed", d_model=8, n_experts=4, router="{kind}"\)'):
+        router(tokens(T, D))
+    collegium.MoELayer("routed", d_model=D, n_experts=E, d_expert=4, router=kind)(tokens(T, D))
+
+
+def test_a_printed_module_names_its_mechanisms():
+    said = repr(layer({"name": "top_k", "k": 2}))
+    assert "MoELayer(" in said and "'top_k', k=2" in said and "'swiglu'" in said and "_Place" not in said
+    model = collegium.Model(vocabulary=9, d_model=8, n_layers=2, n_heads=2,
+                            moe={"name": "routed", "n_experts": 4, "router": "switch"})
+    assert repr(model).count("'routed', n_experts=4") == 2 and repr(model).count("'switch'") == 2
+    assert "'decoder', vocabulary=9" in repr(model)
 
 
 # --- Router -----------------------------------------------------------------------------------------------------------

@@ -96,14 +96,14 @@ TEST_CASE_FIXTURE(test::OneThread, "an expectation of a term that nothing logs i
                       "[[expect]]\nmeasure = \"" + measure + "\"\nrelation = \"" + relation + "\"\n" + more);
     return usage_error([&] { check_aux_terms(recipe); });
   };
-  CHECK(with("aux:balance_loss", "at_most") == "no error");
-  CHECK(with("valid_bpb", "at_most") == "no error");
-  CHECK(with("aux:balanse_loss:rise", "at_most")
-            .starts_with("expect aux:balanse_loss:rise: the recipe's side logs no "
-                         "auxiliary term 'balanse_loss'; did you mean "
-                         "'balance_loss'? (it logs: "));
+  CHECK(with("aux:balance_loss", "at_most", "value = 1\n") == "no error");
+  CHECK(with("valid_bpb", "at_most", "value = 1\n") == "no error");
+  const auto misspelt = with("aux:balanse_loss:rise", "at_most", "value = 1\n");
+  CHECK(misspelt.find("recipe.toml:13: expect[0]: aux:balanse_loss:rise: the recipe's side logs no auxiliary term "
+                      "'balanse_loss'; did you mean 'balance_loss'? (it logs: ") != std::string::npos);
   const std::string baseline = "[baseline.model.moe]\nrouter = { name = \"hash\" }\n";
-  CHECK(with("aux:balance_loss", "at_most", baseline) == "no error");
-  CHECK(with("aux:balance_loss", "below_baseline", baseline) ==
-        "expect aux:balance_loss: the baseline logs no auxiliary term 'balance_loss' (it logs: none)");
+  CHECK(with("aux:balance_loss", "at_most", "value = 1\n" + baseline) == "no error");
+  CHECK(with("aux:balance_loss", "below_baseline", baseline)
+            .ends_with(
+                "expect[0]: aux:balance_loss: the baseline logs no auxiliary term 'balance_loss' (it logs: none)"));
 }

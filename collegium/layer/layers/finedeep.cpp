@@ -92,6 +92,7 @@ class FinedeepLayer final : public MoeLayer, public Makes<FinedeepLayer, MoeLaye
     if (context.record) {
       out.score_NE = at::cat(weights, 1);
       out.decision = soft_decision(out.score_NE, context);
+      out.reasons.rule = "every expert works for every token; scores say how much each counts";
     }
     return out;
   }

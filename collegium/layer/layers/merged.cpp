@@ -84,6 +84,10 @@ class MergedLayer final : public MoeLayer, public Makes<MergedLayer, MoeLayer> {
     if (context.record) {
       out.score_NE = weight_GE.detach().index_select(0, groups.group_N).reshape({N, E});
       out.decision = soft_decision(out.score_NE, context);
+      out.reasons.rule = config_.scope == MergeScope::segment
+                             ? "all experts are merged into one, by the mean scores of the segment before; in the "
+                               "first segment evenly"
+                             : "all experts are merged into one, by the mean scores of the sequence";
     }
     return out;
   }

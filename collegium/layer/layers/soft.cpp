@@ -31,9 +31,10 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
       field("n_experts", n_experts, {.help = "experts", .unit = "experts", .min = 1});
       field("d_expert", d_expert, {.help = "hidden width of one expert; 0 = 2 * d_model", .min = 0});
       field("slots", slots, {.help = "slots of each expert per sequence", .unit = "slots", .min = 1});
-      field("init_sharpness", init_sharpness,
-            {.help = "first value of the learned scale of the scores, which are cosines; 0 = the square root of d_model",
-             .min = 0});
+      field(
+          "init_sharpness", init_sharpness,
+          {.help = "first value of the learned scale of the scores, which are cosines; 0 = the square root of d_model",
+           .min = 0});
       field("expert", expert, {.help = "kind of expert", .catalogue = "experts"});
     }
   };
@@ -45,7 +46,8 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     phi_PD_ = in.random.at("phi")
                   .normal({P, in.d_model}, 1 / std::sqrt(static_cast<double>(in.d_model)), in.options)
                   .requires_grad_(true);
-    const auto sharpness = config.init_sharpness > 0 ? config.init_sharpness : std::sqrt(static_cast<double>(in.d_model));
+    const auto sharpness =
+        config.init_sharpness > 0 ? config.init_sharpness : std::sqrt(static_cast<double>(in.d_model));
     scale_ = at::full({}, sharpness, in.options).requires_grad_(true);
   }
 
@@ -79,7 +81,11 @@ class SoftLayer final : public MoeLayer, public Makes<SoftLayer, MoeLayer> {
     if (real_BT1.defined()) y_BTD = y_BTD * real_BT1.to(y_BTD.scalar_type());
 
     LayerOutput out{.y_ND = y_BTD.reshape({N, D})};
-    if (context.record) out.decision = soft_decision(combine_BTP.detach().reshape({N, E, S}).sum(2), context);
+    if (context.record) {
+      out.decision = soft_decision(combine_BTP.detach().reshape({N, E, S}).sum(2), context);
+      out.reasons.rule =
+          "every expert works for mixtures of all tokens of the sequence; scores say how much each counts";
+    }
     return out;
   }
   LayerFacts facts() const override {
