@@ -48,7 +48,8 @@ std::string_view verdict_text(Verdict verdict) {
 
 std::string margin_text(const Expectation& e) {
   if (!is_comparison(e) || e.value == 0) return "";
-  return e.value < 0 ? text(", may be worse by ", -e.value) : text(", must be better by ", e.value);
+  const auto size = e.relative ? text(std::abs(e.value) * 100, " %") : text(std::abs(e.value));
+  return text(e.value < 0 ? ", may be worse by " : ", must be better by ", size);
 }
 
 Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::vector<double>& baseline) {
@@ -69,7 +70,8 @@ Verdict judge(const Expectation& e, const std::vector<double>& ours, const std::
   size_t better = 0, worse = 0;
   for (size_t i = 0; i < ours.size(); ++i) {
     const auto gain = e.relation == Relation::below_baseline ? baseline[i] - ours[i] : ours[i] - baseline[i];
-    better += gain > e.value, worse += gain < std::min(e.value, 0.0);
+    const auto margin = e.relative ? e.value * std::abs(baseline[i]) : e.value;
+    better += gain > margin, worse += gain < std::min(margin, 0.0);
   }
   return better == ours.size() ? Verdict::held : worse == ours.size() ? Verdict::failed : Verdict::not_shown;
 }

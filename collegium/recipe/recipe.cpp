@@ -43,9 +43,12 @@ struct RecipeFile : RecipeHead {
   }
 };
 
-// Of a bound that is left out, 0 would be a guess.
+// Of a bound that is left out, 0 would be a guess; and only a margin has something to be a share of.
 void check_bound(const Table& from, const Expectation& e, const std::string& path) {
-  if (is_comparison(e) || from.find("value")) return;
+  if (is_comparison(e)) return;
+  if (e.relative)
+    throw config_error(from.find("relative")->origin, path + ".relative", "goes with below_baseline and above_baseline");
+  if (from.find("value")) return;
   const auto name = enum_names(e.relation)[static_cast<size_t>(e.relation)];
   throw config_error(from.find("relation")->origin, path + ".value", text("is missing: '", name, "' needs a bound"));
 }
@@ -268,6 +271,8 @@ void Expectation::visit(Fields& field) {
         {.help = text("what is compared: ", measure_names(), ", or aux:TERM for an auxiliary term of training")});
   field("relation", relation, {.help = "how it must stand"});
   field("value", value, {.help = "the bound, or the margin over the baseline"});
+  field("relative", relative,
+        {.help = "the margin is a share of the baseline's value, as what depends on the machine wants it"});
   field("tolerance", tolerance, {.help = "for equals: how far it may be off", .min = 0});
   field("paper_says", paper_says, {.help = "the paper's own figure, printed beside ours and never checked"});
 }

@@ -77,7 +77,8 @@ std::span<const std::string_view> enum_names(Relation);
 struct Expectation {
   std::string measure = "valid_bpb";
   Relation relation = Relation::below_baseline;
-  double value = 0;  ///< the bound; for *_baseline: the margin that must be exceeded
+  double value = 0;       ///< the bound; for *_baseline: the margin that must be exceeded
+  bool relative = false;  ///< for *_baseline: the margin is a share of the baseline's value
   double tolerance = 0;
   std::string paper_says;
   std::string where;  ///< "recipe.toml:12: expect[0]", for errors; no field

@@ -39,6 +39,15 @@ TEST_CASE("with a margin ours must be better by it, or may be worse by it") {
   CHECK(margin_text({.relation = above_baseline, .value = 0.5}) == ", must be better by 0.5");
 }
 
+TEST_CASE("a relative margin is a share of the baseline's value") {
+  const Expectation a_tenth{
+      .measure = "tokens_per_second", .relation = Relation::above_baseline, .value = -0.1, .relative = true};
+  CHECK(judge(a_tenth, {95, 950}, {100, 1000}) == Verdict::held);
+  CHECK(judge(a_tenth, {95, 850}, {100, 1000}) == Verdict::not_shown);
+  CHECK(judge(a_tenth, {85, 850}, {100, 1000}) == Verdict::failed);
+  CHECK(margin_text(a_tenth) == ", may be worse by 10 %");
+}
+
 TEST_CASE("a property must hold on every seed") {
   using enum Relation;
   CHECK(judged(equals, 2, {1.95, 2.05}) == Verdict::held);
