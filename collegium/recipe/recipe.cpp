@@ -47,7 +47,8 @@ struct RecipeFile : RecipeHead {
 void check_bound(const Table& from, const Expectation& e, const std::string& path) {
   if (is_comparison(e)) return;
   if (e.relative)
-    throw config_error(from.find("relative")->origin, path + ".relative", "goes with below_baseline and above_baseline");
+    throw config_error(from.find("relative")->origin, path + ".relative",
+                       "goes with below_baseline and above_baseline");
   if (from.find("value")) return;
   const auto name = enum_names(e.relation)[static_cast<size_t>(e.relation)];
   throw config_error(from.find("relation")->origin, path + ".value", text("is missing: '", name, "' needs a bound"));
@@ -330,7 +331,11 @@ std::vector<FieldInfo> recipe_fields() {
 std::string recipe_hash(const Recipe& recipe) {
   auto all = recipe.written;
   for (const auto seed : recipe.seeds) all += text("seed ", seed, "\n");
-  for (const auto& e : recipe.expectations) all += to_toml(write_config(e));
+  for (const auto& e : recipe.expectations) {
+    auto fields = write_config(e);
+    if (!e.relative) erase_path(fields, "relative");  // so results from before there was this field stay valid
+    all += to_toml(fields);
+  }
   all += written_sources(recipe);
   return io::sha256_hex(std::string_view(all)).substr(0, 16);
 }
