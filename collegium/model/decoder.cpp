@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include "collegium/kernels/experts.h"
@@ -207,6 +208,7 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
   }
 
   ModelFacts facts(int64_t context_length) override {
+    std::map<std::string, std::vector<std::string>> untaught;
     ModelFacts f{.n_layers = config_.n_layers, .d_model = config_.d_model, .vocabulary = vocabulary_};
     for (int64_t i = 0; i < config_.n_layers; ++i) {
       const auto& l = layers_[i];
@@ -221,9 +223,10 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
       if (read.n_experts > 0) f.moe_layers.push_back(config_.n_layers + i), f.n_experts.push_back(read.n_experts);
       if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
       const auto* router = l.feed_forward->router();
-      if (const auto why = router ? router->untaught() : ""; !why.empty())
-        f.notes.push_back(text("layer ", i, ": router: ", why));
+      if (const auto why = router ? router->untaught() : ""; !why.empty()) untaught[why].push_back(std::to_string(i));
     }
+    for (const auto& [why, layers] : untaught)
+      f.notes.push_back(text(layers.size() > 1 ? "layers " : "layer ", join(layers), ": router: ", why));
     f.costs.push_back(cost_around());
     for (const auto& cost : f.costs) {
       f.parameters_total += cost.parameters_total, f.parameters_active += cost.parameters_active;

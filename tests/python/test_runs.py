@@ -260,6 +260,16 @@ def test_a_plan_says_what_each_layer_costs(place):
     assert all(name in shown for name in ("0, 2, 4", "1", "3", "around")), shown
 
 
+def test_a_plan_warns_of_a_router_that_learns_nothing(place):
+    """Shares of one choice are 1, whatever the scores."""
+    recipe = place / "untaught.toml"
+    recipe.write_text(RECIPE.format(text=place / "text.txt", router="top_k", steps=4))
+    arguments = ("plan", recipe, "--no-measure", "--threads", 1)
+    assert "learns nothing" not in cli(*arguments, cwd=place, check=0).stderr
+    said = cli(*arguments, "--set", "model.moe.router.k=1", cwd=place, check=0).stderr
+    assert said.count("learns nothing") == 1 and "layers 0, 1: router: its scorer 'linear'" in said
+
+
 def newest_checkpoint(place):
     return sorted(only_run(place).glob("checkpoints/step-*"))[-1]
 
