@@ -1,9 +1,7 @@
 // `collegium compare`: several runs on one page.
 #include <algorithm>
 #include <fstream>
-#include <iomanip>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "cli/setting.h"
 #include "collegium/base/text_table.h"
@@ -76,10 +74,8 @@ constexpr Example kCompareExamples[] = {
 
 std::string cell_text(const nlohmann::json& value) {
   if (value.is_null()) return "-";
-  std::ostringstream out;
-  out << std::setprecision(5) << value["mean"].get<double>();
-  if (value["n"].get<int>() > 1) out << " ± " << std::setprecision(2) << value["std"].get<double>();
-  return out.str();
+  const auto spread = value["n"].get<int>() > 1 ? " ± " + significant_text(value["std"].get<double>(), 2) : "";
+  return significant_text(value["mean"].get<double>(), 5) + spread;
 }
 
 std::vector<Recipe> recipes_in(const io::Path& folder) {
@@ -104,13 +100,9 @@ std::vector<Recipe> recipes_of_room(const io::Path& root, const std::string& roo
   return out;
 }
 
-bool is_typed(const Arguments& arguments, std::string_view name) {
-  return arguments.source(name) == Arguments::Source::command_line;
-}
-
 // What one way of comparing does not read must not be given: it would look as if it did something.
 void refuse_options(const Arguments& arguments, std::initializer_list<std::string_view> names, std::string_view what) {
-  for (const auto name : names) require(!is_typed(arguments, name), "--", name, what);
+  for (const auto name : names) require(arguments.source(name) != Arguments::Source::command_line, "--", name, what);
 }
 
 int compare_room(const Arguments& arguments) {

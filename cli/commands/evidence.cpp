@@ -2,10 +2,8 @@
 #include "collegium/recipe/evidence.h"
 
 #include <fstream>
-#include <iomanip>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 
 #include "cli/setting.h"
 #include "collegium/base/text_table.h"
@@ -45,11 +43,7 @@ constexpr Example kEvidenceExamples[] = {
 
 std::string list_text(const std::vector<double>& values) {
   std::vector<std::string> out;
-  for (const auto v : values) {
-    std::ostringstream s;
-    s << std::setprecision(5) << v;
-    out.push_back(s.str());
-  }
+  for (const auto v : values) out.push_back(significant_text(v, 5));
   return out.empty() ? "-" : join(out, " ");
 }
 

@@ -1,9 +1,7 @@
 // `collegium explain`: why a token got its experts.
 #include <algorithm>
 #include <cmath>
-#include <iomanip>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "cli/setting.h"
 #include "collegium/recipe/insight.h"
@@ -44,9 +42,7 @@ std::string small_number(double value) {
   const auto size = std::abs(value);
   if (size < 1e-9) return "0";
   if (size >= 5e-4) return text(std::round(1e4 * value) / 1e4);
-  std::ostringstream out;
-  out << std::setprecision(2) << value;
-  return out.str();
+  return significant_text(value, 2);
 }
 
 std::string cell(const nlohmann::json& row, const char* key) {

@@ -25,8 +25,7 @@ constexpr Option kListOptions[] = {
     {.name = "room",
      .value = "ROOM",
      .help = "the recipes of a room with the verdicts of their last evidence: route, layer, model (in a pipe a line a "
-             "verdict; "
-             "what each should show is in --json)"},
+             "verdict; what each should show is in --json)"},
     {.name = "recipes",
      .value = "DIR",
      .help = "with --room: where the rooms' recipes are",

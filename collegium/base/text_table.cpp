@@ -265,4 +265,10 @@ std::string fixed_text(double value, int digits) {
   return out.str();
 }
 
+std::string significant_text(double value, int digits) {
+  std::ostringstream out;
+  out << std::setprecision(digits) << value;
+  return out.str();
+}
+
 }  // namespace collegium

@@ -26,6 +26,9 @@ bool looks_numeric(std::string_view cell);
 /// `value` with so many digits after the point: fixed_text(2.345, 1) is "2.3".
 std::string fixed_text(double value, int digits);
 
+/// `value` with at most so many digits in all: significant_text(2.345, 2) is "2.3", significant_text(2.0, 2) is "2".
+std::string significant_text(double value, int digits);
+
 enum class Align {
   automatic,  ///< right when every cell that is not empty looks numeric, else left
   left,

@@ -6,15 +6,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iomanip>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
-#include <sstream>
 
 #include "collegium/base/error.h"
+#include "collegium/base/numbers.h"
+#include "collegium/base/text_table.h"
 #include "collegium/inspect/insight.h"
-#include "collegium/inspect/numbers.h"
 
 namespace collegium {
 namespace {
@@ -220,11 +219,7 @@ class Explanation {
            std::any_of(meetings_.begin(), meetings_.end(), [](const Meeting& m) { return m.margin.has_value(); });
   }
 
-  static std::string number(double value) {
-    std::ostringstream out;
-    out << std::setprecision(3) << value;
-    return out.str();
-  }
+  static std::string number(double value) { return significant_text(value, 3); }
 
   // Why there was no place, and what would have to change.
   std::string queue_words(const Meeting& m) const {

@@ -9,7 +9,7 @@
 #include <numeric>
 
 #include "collegium/base/error.h"
-#include "collegium/inspect/numbers.h"
+#include "collegium/base/numbers.h"
 #include "collegium/route/class_information.h"
 #include "collegium/route/first_expert.h"
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iomanip>
 #include <sstream>
 
+#include "collegium/base/text_table.h"
 #include "collegium/io/json.h"
 #include "collegium/recipe/expectations.h"
 #include "collegium/recipe/in_turn.h"
@@ -26,10 +26,14 @@ std::string with_spread(const nlohmann::json& values) {
   if (values.empty()) return "–";
   const auto list = values.get<std::vector<double>>();
   const auto [low, high] = std::minmax_element(list.begin(), list.end());
-  std::ostringstream out;
-  out << std::setprecision(5) << mean_of(list);
-  if (list.size() > 1) out << " (" << *low << " to " << *high << ")";
-  return out.str();
+  const auto number = [](double v) { return significant_text(v, 5); };
+  return number(mean_of(list)) + (list.size() > 1 ? text(" (", number(*low), " to ", number(*high), ")") : "");
+}
+
+std::string joined(const std::vector<double>& values) {
+  std::vector<std::string> out;
+  for (const auto v : values) out.push_back(significant_text(v, 3));
+  return join(out);
 }
 
 }  // namespace
@@ -214,16 +218,6 @@ std::string short_commits(std::string_view commits) {
     const auto end = std::min(commits.find(", ", begin), commits.size());
     out.push_back(io::short_commit(commits.substr(begin, end - begin)));
     begin = end + 2;
-  }
-  return join(out);
-}
-
-std::string joined(const std::vector<double>& values) {
-  std::vector<std::string> out;
-  for (const auto v : values) {
-    std::ostringstream one;
-    one << std::setprecision(3) << v;
-    out.push_back(one.str());
   }
   return join(out);
 }

@@ -6,18 +6,10 @@
 #include <limits>
 #include <numeric>
 
+#include "collegium/base/numbers.h"
 #include "collegium/kernels/group.h"
 
 namespace collegium::route {
-namespace {
-
-std::vector<int64_t> ints(const Tensor& t) {
-  const auto c = t.cpu().contiguous();
-  return std::vector<int64_t>(c.const_data_ptr<int64_t>(), c.const_data_ptr<int64_t>() + c.numel());
-}
-
-}  // namespace
-
 Placement::Placement(const Decision& limited, const Scores& scores, const Context& context, int64_t slots)
     : before_(limited),
       E_(limited.n_experts()),

@@ -64,6 +64,9 @@ TEST_CASE("numbers with a fixed number of digits") {
   CHECK(fixed_text(2.346, 2) == "2.35");
   CHECK(fixed_text(-0.5, 3) == "-0.500");
   CHECK(fixed_text(1234567.0, 0) == "1234567");
+  CHECK(significant_text(2.345, 2) == "2.3");
+  CHECK(significant_text(2.0, 5) == "2");
+  CHECK(significant_text(0.000123456, 3) == "0.000123");
 }
 
 TEST_CASE("a column's alignment can be set") {
