@@ -78,9 +78,8 @@ bool goes_before(const Assigned& a, const Assigned& b, Priority order) {
 
 class Explanation {
  public:
-  Explanation(const Decision& d, int64_t token, const Tensor& score_NX, const Tensor& bias_X, const route::Reasons& why,
-              const PlaceRule& places)
-      : d_(d), token_(token), why_(why), places_(places), all_(assignments_of(d)) {
+  Explanation(const Decision& d, int64_t token, const Tensor& score_NX, const Tensor& bias_X, const route::Reasons& why)
+      : d_(d), token_(token), why_(why), all_(assignments_of(d)) {
     const auto known = [](const Tensor& t) { return t.defined() ? t.size(-1) : 0; };
     meetings_.resize(static_cast<size_t>(std::max({d.n_experts(), known(score_NX), known(why.compared_NE)})));
     if (score_NX.defined()) score_X_ = reals(score_NX[token]);
@@ -168,7 +167,7 @@ class Explanation {
 
   // Places of an expert that was full.
   int64_t slots_of(int64_t expert) const {
-    return places_.slots.value_or(std::count_if(
+    return why_.places.slots.value_or(std::count_if(
         all_.begin(), all_.end(), [&](const Assigned& a) { return a.wanted == expert && a.has_its_wish(); }));
   }
 
@@ -177,22 +176,22 @@ class Explanation {
     for (auto a : all_)
       if (a.wanted == mine.wanted) a.score = asked_score(a), queue.push_back(a);
     m.room = slots_of(mine.wanted);
-    if (!places_.order) return;
+    if (!why_.places.order) return;
     std::stable_sort(queue.begin(), queue.end(),
-                     [&](const auto& a, const auto& b) { return goes_before(a, b, *places_.order); });
+                     [&](const auto& a, const auto& b) { return goes_before(a, b, *why_.places.order); });
     const auto me = std::find_if(queue.begin(), queue.end(), [&](const auto& a) { return a.token == token_; });
     const auto place = me - queue.begin();
     const auto is_beyond = place >= m.room && mine.has_its_wish();
-    if ((place < m.room && !mine.has_its_wish()) || (is_beyond && !places_.slots)) return;  // not the queue decided
+    if ((place < m.room && !mine.has_its_wish()) || (is_beyond && !why_.places.slots)) return;  // not the queue decided
     m.queue = place, m.is_beyond = is_beyond;
-    if (*places_.order == Priority::score && place >= m.room && m.room > 0)
+    if (*why_.places.order == Priority::score && place >= m.room && m.room > 0)
       m.short_of = queue[static_cast<size_t>(m.room - 1)].score - me->score;
   }
 
   // How far the score may fall before what found no place goes to another expert: the best of those that could have
   // had it when its turn came.
   void find_others(const Assigned& mine, Meeting& m) const {
-    if (places_.elsewhere.empty() || score_X_.empty()) return;
+    if (why_.places.elsewhere.empty() || score_X_.empty()) return;
     const auto E = d_.n_experts();
     std::vector<int64_t> taken_E(static_cast<size_t>(E));
     std::vector<bool> has_it(static_cast<size_t>(E));
@@ -204,7 +203,7 @@ class Explanation {
     const auto slots = slots_of(mine.wanted);
     const auto is_free = [&](int64_t e) { return taken_E[static_cast<size_t>(e)] < slots; };
     m.is_beyond = !is_free(mine.expert);
-    const auto size = E / places_.n_devices;
+    const auto size = E / why_.places.n_devices;
     std::optional<double> best;
     for (int64_t e = 0; e < E; ++e) {
       if (has_it[static_cast<size_t>(e)] || e / size != mine.expert / size) continue;
@@ -227,7 +226,7 @@ class Explanation {
     if (m.queue < 0) return there + "; a place would have to come free";
     const auto needed = m.queue - m.room + 1;
     const auto rise = m.short_of ? text(", or its score rise by ", number(*m.short_of)) : "";
-    return text(there, ", ", order_words(*places_.order), ": it is number ", m.queue + 1, ", and ", needed,
+    return text(there, ", ", order_words(*why_.places.order), ": it is number ", m.queue + 1, ", and ", needed,
                 " of those before it would have to go elsewhere", rise);
   }
 
@@ -235,8 +234,8 @@ class Explanation {
     auto out = text("moved here: ", m.moved_from, " was full");
     if (m.is_beyond)
       out += ", as all others: it is beyond the places of the one where it scores best";
-    else if (!places_.elsewhere.empty())
-      out += ", and " + places_.elsewhere;
+    else if (!why_.places.elsewhere.empty())
+      out += ", and " + why_.places.elsewhere;
     return out + (m.margin ? text("; another would take it if its score fell by ", number(*m.margin)) : "");
   }
 
@@ -292,7 +291,6 @@ class Explanation {
   const Decision& d_;
   int64_t token_;
   const route::Reasons& why_;
-  const PlaceRule& places_;
   std::vector<Assigned> all_;
   std::vector<double> score_X_;
   std::vector<Meeting> meetings_;
@@ -301,10 +299,10 @@ class Explanation {
 }  // namespace
 
 nlohmann::json explain_token(const Decision& decision, int64_t token, const Tensor& score_NX, const Tensor& bias_X,
-                             const route::Reasons& reasons, const PlaceRule& places) {
+                             const route::Reasons& reasons) {
   require(token >= 0 && token < decision.n_tokens(), "explain: there is no token ", token, " among ",
           decision.n_tokens());
-  return Explanation(decision, token, score_NX, bias_X, reasons, places).rows();
+  return Explanation(decision, token, score_NX, bias_X, reasons).rows();
 }
 
 }  // namespace collegium

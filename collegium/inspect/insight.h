@@ -5,12 +5,10 @@
 #pragma once
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
-#include <optional>
 #include <string>
 #include <string_view>
 
 #include "collegium/inspect/trace_file.h"
-#include "collegium/route/room_limit.h"
 #include "collegium/route/stages.h"
 #include "collegium/route/trace.h"
 
@@ -48,20 +46,12 @@ nlohmann::json routing_insight(const route::RoutingTrace& trace, const TokenText
 /// Tables of pairs go no further: they grow with the square.
 constexpr int64_t kMostPaired = 64;
 
-/// How a capacity stage gives away an expert's places, as far as that is known.
-struct PlaceRule {
-  std::optional<route::Priority> order;  ///< whose turn comes first; without it nothing is said of places in a queue
-  std::string elsewhere;         ///< why it is moved where it is: "of the experts with room it scores best here"
-  std::optional<int64_t> slots;  ///< places of each expert; unknown = as many as it kept of those that asked
-  int64_t n_devices = 1;         ///< it stays on the device of the expert that it went to
-};
-
 /// Why one token got its experts in one layer of a recorded pass: a list over experts, best first, of
 ///   {expert, score, bias, compared (what the selector compared: score + bias, or a logit), chosen,
 ///    group, group_taken (where experts are in groups),
 ///    rank (0 = first choice of the chooser), slot (place in the expert's buffer), gate,
 ///    asked_by (tokens that asked for it), kept_by,
-///    queue (capacity rank: the token's place, from 0, among those that asked for it, in the order of `places`),
+///    queue (capacity rank: the token's place, from 0, among those that asked for it, in the order of reasons.places),
 ///    moved_to, moved_from (experts, where capacity moved the assignment),
 ///    null (true for an expert that does no work: it has no buffer),
 ///    margin (how far `compared` is above the value where the choice turns; below it, negative), fate}
@@ -71,7 +61,6 @@ struct PlaceRule {
 /// The margin of what was dropped or moved is that of the choice, in the row of the expert that was asked for; in the
 /// row of the expert that it was moved to it is the distance to the next one that could have taken it.
 nlohmann::json explain_token(const route::Decision& decision, int64_t token, const at::Tensor& score_NX,
-                             const at::Tensor& bias_X, const route::Reasons& reasons = {},
-                             const PlaceRule& places = {});
+                             const at::Tensor& bias_X, const route::Reasons& reasons = {});
 
 }  // namespace collegium

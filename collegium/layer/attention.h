@@ -55,6 +55,8 @@ struct AttentionFacts {
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise: there is no cache
   bool gives_probabilities = true;  ///< attention_BTT is there if asked for
   route::ContextNeeds needs;
+  int64_t n_null = 0;        ///< heads that do no work, beside those that do
+  double fixed_choices = 0;  ///< what every token asks for, such heads among it; 0 = not the same for all
 };
 
 class Attention {

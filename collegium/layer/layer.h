@@ -43,6 +43,8 @@ struct LayerFacts {
   bool is_causal = true;
   bool reads_other_tokens = false;  ///< decoding token by token would decide otherwise
   route::ContextNeeds needs;
+  int64_t n_null = 0;        ///< null experts, beside those that work
+  double fixed_choices = 0;  ///< what every token asks for, null experts among it; 0 = not the same for all
   /// Of one token, in sequences of so many.
   double flops_at(int64_t length) const {
     const auto T = static_cast<double>(length);

@@ -110,7 +110,9 @@ LayerFacts routed_facts(const route::Router& router, double working) {
           .flops_per_pair = facts.flops_per_pair,
           .is_causal = facts.is_causal,
           .reads_other_tokens = facts.reads_other_tokens,
-          .needs = facts.needs};
+          .needs = facts.needs,
+          .n_null = facts.n_null,
+          .fixed_choices = facts.fixed_choices};
 }
 
 void show_routing(LayerOutput& out, route::Routing& routing, const route::Context& context) {

@@ -220,8 +220,8 @@ class Decoder final : public LanguageModel, public Makes<Decoder, LanguageModel>
           4 * f.costs.back().share * (6 * D + read.activations_per_token + 3 * mixed.parameters_active / D);
       f.is_causal = f.is_causal && mixed.is_causal && read.is_causal && (!l.depth || l.depth->is_causal());
       f.needs = f.needs | mixed.needs | read.needs;
-      if (read.n_experts > 0) f.moe_layers.push_back(config_.n_layers + i), f.n_experts.push_back(read.n_experts);
-      if (l.has_experts) f.moe_layers.push_back(i), f.n_experts.push_back(mixed.n_experts);
+      if (read.n_experts > 0) f.add_layer(config_.n_layers + i, read);
+      if (l.has_experts) f.add_layer(i, mixed);
       const auto* router = l.feed_forward->router();
       if (const auto why = router ? router->untaught() : ""; !why.empty()) untaught[why].push_back(std::to_string(i));
     }

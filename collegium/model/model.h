@@ -62,9 +62,11 @@ struct LayerCost {
 /// Sizes and costs for the plan.
 struct ModelFacts {
   int64_t n_layers = 0, d_model = 0;
-  int64_t vocabulary = 0;           ///< of a language model
-  std::vector<int64_t> moe_layers;  ///< indices of layers with experts; heads that are experts: n_layers + index
-  std::vector<int64_t> n_experts;   ///< of those layers
+  int64_t vocabulary = 0;             ///< of a language model
+  std::vector<int64_t> moe_layers;    ///< indices of layers with experts; heads that are experts: n_layers + index
+  std::vector<int64_t> n_experts;     ///< of those layers
+  std::vector<int64_t> n_null;        ///< their null experts, which do no work
+  std::vector<double> fixed_choices;  ///< what every token asks of them, null experts among it; 0 = not so many each
   double parameters_total = 0;
   double parameters_active = 0;           ///< that one token meets (tied embeddings counted once)
   double flops_per_token = 0;             ///< forward, at context length `context`
@@ -75,6 +77,12 @@ struct ModelFacts {
   bool reads_other_tokens = false;  ///< a router mixes tokens: decoding needs whole sequences, not a cache
   std::vector<std::string> notes;   ///< what looks like a mistake and is not one for certain
   std::vector<LayerCost> costs;     ///< of the layers in order, then of what stands around them
+  /// `facts`: of the layer with experts, or of an attention whose heads are.
+  template <class Facts>
+  void add_layer(int64_t layer, const Facts& facts) {
+    moe_layers.push_back(layer), n_experts.push_back(facts.n_experts);
+    n_null.push_back(facts.n_null), fixed_choices.push_back(facts.fixed_choices);
+  }
 };
 
 /// How many numbers of `module` are trained.

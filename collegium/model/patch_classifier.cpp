@@ -118,7 +118,7 @@ class PatchClassifier final : public ImageModel, public Makes<PatchClassifier, I
     }
     f.activation_bytes_per_token = 4 * (2 * filters / D + 4 * D + 3 * mixed.parameters_active / D);
     f.is_causal = mixed.is_causal, f.needs = mixed.needs, f.reads_other_tokens = mixed.reads_other_tokens;
-    if (mixed.n_experts > 0) f.moe_layers = {0}, f.n_experts = {mixed.n_experts};
+    if (mixed.n_experts > 0) f.add_layer(0, mixed);
     return f;
   }
 

@@ -25,39 +25,6 @@ TokenText token_text_of(const OpenedRun& run) {
   };
 }
 
-// A layer with experts of the run's kind, without numbers; null where layers differ, or nothing is known of them.
-std::unique_ptr<layer::MoeLayer> kind_of_layer(const OpenedRun& run, const model::ModelFacts& facts) {
-  const auto* moe = find_path(run.config_table, "model.moe");
-  const auto* overrides = find_path(run.config_table, "model.override");
-  if (!moe || (overrides && !std::get<Table>(overrides->data).items.empty())) return {};
-  const auto named = read_named(*moe, "model.moe");
-  return find(layer::layers(), named, "layer")
-      .make(named, {.d_model = facts.d_model,
-                    .options = at::TensorOptions().dtype(at::kFloat).device(at::kMeta),
-                    .corpus = {.vocabulary = facts.vocabulary}});
-}
-
-PlaceRule place_rule(const route::Composition& c, const route::Decision& d) {
-  const auto& fields = c.capacity.fields;
-  PlaceRule out;
-  if (const auto* order = fields.find("priority")) {
-    const auto names = enum_names(route::Priority());
-    const auto at = std::find(names.begin(), names.end(), std::get<std::string>(order->data)) - names.begin();
-    out.order = static_cast<route::Priority>(at);
-  }
-  const auto* factor = fields.find("factor");
-  const bool moves = c.capacity.name == "reroute" || c.capacity.name == "rectify";
-  if (moves && factor)
-    out.slots = route::slots_per_expert(std::get<double>(factor->data), 0,
-                                        std::get<int64_t>(fields.find("minimum")->data), d.n_asked(), d.n_experts());
-  if (c.capacity.name == "reroute") out.elsewhere = "of the experts with room it scores best here";
-  if (c.capacity.name == "rectify") {
-    out.n_devices = std::get<int64_t>(fields.find("n_devices")->data);
-    out.elsewhere = text("of the experts ", out.n_devices > 1 ? "of its device " : "", "with room it scores best here");
-  }
-  return out;
-}
-
 // "; 8 of the 24 are null experts, which do no work: 2 of this token's choices"
 std::string null_words(const nlohmann::json& experts) {
   const auto count = [&](bool chosen) {
@@ -68,16 +35,6 @@ std::string null_words(const nlohmann::json& experts) {
   if (count(false) == 0) return {};
   return text("; ", count(false), " of the ", experts.size(), " are null experts, which do no work: ", count(true),
               " of this token's choices");
-}
-
-// `router`: one like the layer's; null = unknown.
-nlohmann::json explain_layer(const route::Decision& decision, const model::LayerRecord& r, int64_t token,
-                             const route::Router* router) {
-  const auto is_known = router && router->composition();
-  const auto experts = explain_token(decision, token, r.score_NE, r.bias_E, r.reasons,
-                                     is_known ? place_rule(*router->composition(), decision) : PlaceRule());
-  const auto by_id = router && router->facts().needs.token_ids && r.reasons.rule.ends_with("open to it");
-  return {{"rule", r.reasons.rule + (by_id ? ": its id says which" : "") + null_words(experts)}, {"experts", experts}};
 }
 
 }  // namespace
@@ -108,19 +65,14 @@ route::RoutingTrace trace_text(OpenedRun& run, const std::string& words, int64_t
 TraceNotes notes_of(const route::RoutingTrace& trace, OpenedRun& run) {
   TraceNotes out;
   const auto facts = run.model->facts(run.config.train.context);
-  const auto kind = kind_of_layer(run, facts);
-  const auto* router = kind ? kind->router() : nullptr;
   const auto words = token_text_of(run);
   std::set<int64_t> ids;
+  for (size_t i = 0; i < facts.moe_layers.size(); ++i) {
+    const auto layer = facts.moe_layers[i];
+    out.layers[layer] = {
+        .name = model::layer_name(facts, layer), .null_experts = facts.n_null[i], .choices = facts.fixed_choices[i]};
+  }
   for (const auto& record : trace.records) {
-    auto& noted = out.layers[record.layer];
-    noted.name = model::layer_name(facts, record.layer);
-    if (router && router->composition() && record.layer < facts.n_layers) {
-      const auto& c = *router->composition();
-      noted.null_experts = c.null_experts;
-      if (const auto* k = c.selector.fields.find("k"); k && c.selector.name.ends_with("top_k"))
-        noted.choices = static_cast<double>(std::get<int64_t>(k->data));
-    }
     if (!record.token_id_N.defined()) continue;
     const auto id_N = record.token_id_N.contiguous();
     ids.insert(id_N.const_data_ptr<int64_t>(), id_N.const_data_ptr<int64_t>() + id_N.numel());
@@ -180,11 +132,11 @@ nlohmann::json explain_text(OpenedRun& run, const std::string& words, int64_t in
   for (const auto id : tokens) result["tokens"].push_back(text_of(id));
   if (out.decisions.empty())
     fail(ErrorKind::data, run.folder.filename().string(), ": the model has no layer with experts");
-  const auto kind = kind_of_layer(run, facts);
-  const auto* router = kind ? kind->router() : nullptr;
   for (size_t i = 0; i < out.decisions.size(); ++i) {
     const auto layer = facts.moe_layers[i];
-    auto told = explain_layer(out.decisions[i], out.records[i], at, layer < facts.n_layers ? router : nullptr);
+    const auto& r = out.records[i];
+    const auto experts = explain_token(out.decisions[i], at, r.score_NE, r.bias_E, r.reasons);
+    nlohmann::json told = {{"rule", r.reasons.rule + null_words(experts)}, {"experts", experts}};
     told["layer"] = layer, told["name"] = model::layer_name(facts, layer);
     result["layers"].push_back(std::move(told));
   }

@@ -6,14 +6,6 @@
 
 namespace collegium::route {
 
-/// Who gets the room when there is not enough of it.
-enum class Priority {
-  position,  ///< earlier tokens first (Switch); causal
-  rank,      ///< first choices before second ones, then earlier tokens (GShard)
-  score      ///< higher selection scores first (batch-prioritised, Riquelme 2021)
-};
-std::span<const std::string_view> enum_names(Priority);
-
 /// Slots per expert: `tokens` when > 0, else ceil(factor * asked / n_experts), at least `minimum`.
 int64_t slots_per_expert(double factor, int64_t tokens, int64_t minimum, int64_t n_asked, int64_t n_experts);
 

@@ -165,6 +165,7 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
   Routing out;
   out.bias_E = bias_E;
   Decision asked;
+  PlaceRule places;
   if (!route_at_once(x_ND, context, out)) {
     out.scores = s.scorer->score(x_ND, context);
     out.scores.n_tokens = x_ND.size(0), out.scores.n_experts = n_experts_ + n_null_;
@@ -173,9 +174,14 @@ Routing Router::route(const Tensor& x_ND, const Context& context) {
     asked = Decision::make(s.selector->select(out.scores, bias_E, context), x_ND.size(0), n_experts_ + n_null_);
     const auto working = n_null_ > 0 ? asked.only_experts(n_experts_) : asked;
     const auto placed = s.capacity->apply(working, out.scores, context);
+    if (context.explain) places = s.capacity->places(working);
     out.decision = placed.with_gates(s.gate->weigh(out.scores, placed, context));
   }
-  if (context.explain) out.reasons = s.selector->reasons(out.scores, bias_E, context);
+  if (context.explain) {
+    out.reasons = s.selector->reasons(out.scores, bias_E, context);
+    out.reasons.places = std::move(places);
+    if (out.scores.open_NE.defined() && s.scorer->needs().context.token_ids) out.reasons.rule += ": its id says which";
+  }
   if (context.losses) out.losses = std::move(out.scores.losses);
   // Balancers see the choices of null experts, too: their share is what steers how much a token works.
   const auto& seen = n_null_ > 0 ? asked : out.decision;
@@ -258,6 +264,7 @@ RouterFacts Router::facts() const {
   const bool is_causal = scorer.is_causal && selector.is_causal && capacity.is_causal &&
                          (!capacity.may_drop || (selector.asks_fixed_number && !scorer.closes_experts && n_null_ == 0));
   const auto working = static_cast<double>(n_experts_) / static_cast<double>(n_experts_ + n_null_);
+  const bool is_fixed = selector.chooser != Chooser::expert && selector.asks_fixed_number && !scorer.closes_experts;
   return {.chooser = selector.chooser,
           .is_exactly_balanced = selector.is_exactly_balanced,
           .may_drop = capacity.may_drop,
@@ -271,7 +278,9 @@ RouterFacts Router::facts() const {
           // Of even choices, the null experts' share is no work.
           .choices_per_token = stages_.selector->choices_per_token() * working,
           .flops_per_token = stages_.scorer->flops_per_token(),
-          .flops_per_pair = stages_.scorer->flops_per_pair()};
+          .flops_per_pair = stages_.scorer->flops_per_pair(),
+          .n_null = n_null_,
+          .fixed_choices = is_fixed ? stages_.selector->choices_per_token() : 0};
 }
 
 void Router::collect(ParameterList& list) {

@@ -50,6 +50,8 @@ struct RouterFacts {
   bool learns_from_task = true;     ///< gates carry a gradient of the scores
   ContextNeeds needs;
   double choices_per_token = 0, flops_per_token = 0, flops_per_pair = 0;
+  int64_t n_null = 0;        ///< null experts, beside those that work
+  double fixed_choices = 0;  ///< what every token asks for, null experts among it; 0 = not the same for all
 };
 
 class Router {

@@ -19,6 +19,7 @@
 #include "collegium/kernels/routed_top_k.h"
 #include "collegium/route/context.h"
 #include "collegium/route/decision.h"
+#include "collegium/route/places.h"
 #include "collegium/route/shared_parts.h"
 
 namespace collegium::route {
@@ -134,6 +135,7 @@ struct Reasons {
   std::vector<int64_t> group_E;         ///< of each expert; empty = there are no groups
   Tensor group_taken_NE;                ///< bool, the token takes the expert's group; undefined = there are no groups
   std::string rule;                     ///< who chooses and by what: "each token takes its 2 best experts"
+  PlaceRule places;                     ///< the capacity's
 };
 
 class Selector {
@@ -206,6 +208,8 @@ class Capacity {
   /// n_filled). What was asked for stays what it was: kept, moved and dropped assignments together are `decision`.
   virtual Decision apply(const Decision& decision, const Scores& scores, const Context& context) = 0;
   virtual bool keeps_all() const { return false; }  ///< `apply` returns what it is given
+  /// How `apply` gives away the places of the same decision. Without an order nothing is said of queues.
+  virtual PlaceRule places(const Decision&) const { return {}; }
   virtual Needs needs() const { return {}; }
   virtual Claims claims() const = 0;
 };

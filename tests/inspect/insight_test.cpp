@@ -10,6 +10,7 @@
 
 #include "collegium/base/error.h"
 #include "collegium/inspect/trace_file.h"
+#include "collegium/route/room_limit.h"
 
 namespace {
 
@@ -220,8 +221,8 @@ route::Decision crowded(const std::vector<int64_t>& rank, const std::vector<doub
   return d.with_gates(d.score_R());
 }
 
-nlohmann::json turned_away(const route::Decision& d, int64_t token, const PlaceRule& places) {
-  const auto row = explain_token(d, token, {}, {}, {}, places)[0];
+nlohmann::json turned_away(const route::Decision& d, int64_t token, const route::PlaceRule& places) {
+  const auto row = explain_token(d, token, {}, {}, {.places = places})[0];
   REQUIRE(row["expert"] == 0);
   return row;
 }
@@ -276,30 +277,29 @@ TEST_CASE("the margin of a move is the distance to the next expert that could ha
                                               .wanted_R = longs({0, 0, 0}),
                                               .dropped = {}});
   const auto score_NE = doubles({.9, 0, 0, 0, .5, .3, .1, .05, .6, .3, .25, .15}).reshape({3, 4});
-  const PlaceRule places{.order = route::Priority::position,
-                         .elsewhere = "of the experts with room it scores best here"};
-  const auto second = explain_token(d, 1, score_NE, {}, {}, places)[1];
+  const route::PlaceRule places{.order = route::Priority::position,
+                                .elsewhere = "of the experts with room it scores best here"};
+  const auto second = explain_token(d, 1, score_NE, {}, {.places = places})[1];
   CHECK(second["expert"] == 1);
   CHECK(second["margin"].get<double>() == doctest::Approx(.2));  // expert 2 was free then
   CHECK(second["fate"] ==
         "moved here: 0 was full, and of the experts with room it scores best here; another would take it if its score "
         "fell by 0.2");
-  const auto third = explain_token(d, 2, score_NE, {}, {}, places)[1];
+  const auto third = explain_token(d, 2, score_NE, {}, {.places = places})[1];
   CHECK(third["expert"] == 2);
   CHECK(third["margin"].get<double>() == doctest::Approx(.1));  // expert 1 was not, 3 was
   // With two devices of two experts each, only expert 3 is beside 2.
   auto near = places;
   near.n_devices = 2;
-  CHECK(explain_token(d, 1, score_NE, {}, {}, near)[1].contains("margin") == false);
-  CHECK(explain_token(d, 2, score_NE, {}, {}, near)[1]["margin"].get<double>() == doctest::Approx(.1));
+  CHECK(explain_token(d, 1, score_NE, {}, {.places = near})[1].contains("margin") == false);
+  CHECK(explain_token(d, 2, score_NE, {}, {.places = near})[1]["margin"].get<double>() == doctest::Approx(.1));
 }
 
 TEST_CASE("a move turns at the margin that is told") {
   constexpr int64_t N = 24, E = 6;
   for (const auto* kind : {"reroute", "rectify"}) {
     Named named{.name = kind, .fields = table({{"factor", 1.0}})};
-    PlaceRule places{.order = route::Priority::position, .elsewhere = "here", .slots = N / E};
-    if (named.name == "rectify") named.fields.set("n_devices", Value(2)), places.n_devices = 2;
+    if (named.name == "rectify") named.fields.set("n_devices", Value(2));
     const auto capacity = find(route::capacities(), named, "capacity").make(named, {.n_experts = E});
     // Most tokens want one of the first experts of their device.
     auto score_NE = Random(3).uniform({N, E}, 0, 1, at::kDouble) + at::tensor({.4, 0., 0., .5, 0., 0.}, at::kDouble);
@@ -307,6 +307,8 @@ TEST_CASE("a move turns at the margin that is told") {
     const auto asked = route::Decision::make(
         {at::arange(N), std::get<1>(best), at::zeros({N}, at::kLong), std::get<0>(best), at::ones({N}, at::kDouble)}, N,
         E);
+    const auto places = capacity->places(asked);
+    CHECK(places.slots == N / E);
     const auto placed = [&](const Tensor& changed_NE) {
       const route::Scores scores{
           .score_NE = changed_NE, .kind = route::ScoreKind::sigmoid, .n_tokens = N, .n_experts = E};
@@ -322,7 +324,7 @@ TEST_CASE("a move turns at the margin that is told") {
     const auto d = placed(score_NE);
     int64_t n_turned = 0;
     for (int64_t n = 0; n < N; ++n)
-      for (const auto& row : explain_token(d, n, score_NE, {}, {}, places)) {
+      for (const auto& row : explain_token(d, n, score_NE, {}, {.places = places})) {
         if (!row.contains("moved_from") || !row.contains("margin")) continue;
         const auto e = row["expert"].get<int64_t>();
         CAPTURE(kind);

@@ -159,6 +159,28 @@ def test_null_experts_are_told(place):  # noqa: F811
             assert layer["null_share"] == pytest.approx(1 - layer["per_token"] / 3)
 
 
+def test_layers_that_differ_are_told_by_their_own_router(place):  # noqa: F811
+    """Queues and null experts in each layer and attention, whatever the other layers have."""
+    heads = 'attention = { name = "moa", router = { name = "switch", evaluation_capacity_factor = 0.25 } }'
+    layers = ("override = { 0 = { router = { name = \"switch\", evaluation_capacity_factor = 0.25 } }, "
+              "1 = { router = { name = \"ada_moe\", k = 3, null_experts = 4 } } }")
+    train_other(place, lambda text: text.replace("n_heads = 2", f"n_heads = 2\n{heads}\n{layers}"))
+    waiting = set()
+    for token in range(22):
+        said, told = explained(place, "--token", token, "--experts", 0)
+        told = {layer["name"]: layer for layer in told}
+        for name in ("attention 0", "layer 0", "attention 1"):
+            assert told[name]["experts"][0]["queue"] >= 0, name
+            if "slot" not in told[name]["experts"][0]:
+                waiting.add(name)
+        assert "queue" not in told["layer 1"]["experts"][0]
+        assert "4 of the 8 are null experts" in told["layer 1"]["rule"] and "null" not in told["layer 0"]["rule"]
+    assert {"attention 0", "layer 0"} <= waiting
+    assert "earlier tokens first" in said
+    for layer in json.loads(cli("inspect", "other", "-n", 64, "--json", cwd=place, check=0).stdout)["layers"]:
+        assert ("null_share" in layer) == (layer["name"] == "layer 1")
+
+
 def test_a_frozen_router_has_no_margin(place):  # noqa: F811
     train_other(place, routed_by('{ name = "stable", freeze_at = 1 }'))
     said, layers = explained(place)

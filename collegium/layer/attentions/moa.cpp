@@ -107,7 +107,9 @@ class MoaAttention final : public Attention, public Makes<MoaAttention, Attentio
             .is_causal = r.is_causal,
             .reads_other_tokens = r.reads_other_tokens,
             .gives_probabilities = false,  // tokens have different heads, and some may have none
-            .needs = r.needs};
+            .needs = r.needs,
+            .n_null = r.n_null,
+            .fixed_choices = r.fixed_choices};
   }
   route::Router* router() override { return router_.get(); }
 

@@ -103,7 +103,9 @@ class SelectiveAttention final : public Attention, public Makes<SelectiveAttenti
             .is_causal = router.is_causal,
             .reads_other_tokens = true,
             .gives_probabilities = false,
-            .needs = router.needs};
+            .needs = router.needs,
+            .n_null = router.n_null,
+            .fixed_choices = router.fixed_choices};
   }
   route::Router* router() override { return router_.get(); }
   void collect(ParameterList& list) override {

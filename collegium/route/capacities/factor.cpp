@@ -49,6 +49,7 @@ class FactorCapacity final : public Capacity, public Makes<FactorCapacity, Capac
           slots_per_expert(factor, config_.tokens, config_.minimum, asked_G[g].item<int64_t>(), decision.n_experts()));
     return decision.keep_only(fits_R(decision, group_R, slots_G, config_.priority), DropReason::capacity);
   }
+  PlaceRule places(const Decision&) const override { return {.order = config_.priority}; }
   // In position order a token's place depends on earlier ones only; in the others a later token may push it out.
   Claims claims() const override {
     return {.may_drop = true, .is_causal = config_.priority == Priority::position, .respects_closed = true};

@@ -49,7 +49,7 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
 
   Decision apply(const Decision& decision, const Scores& scores, const Context& context) override {
     if (decision.n_kept() == 0) return decision;
-    const auto slots = slots_per_expert(config_.factor, 0, config_.minimum, decision.n_asked(), decision.n_experts());
+    const auto slots = slots_of(decision);
     const auto limited = decision.keep_only(
         fits_R(decision, at::zeros_like(decision.token_R()), {slots}, config_.priority), DropReason::capacity);
     Placement placement(limited, scores, context, slots);
@@ -66,10 +66,21 @@ class RectifyCapacity final : public Capacity, public Makes<RectifyCapacity, Cap
     if (config_.fill) placement.fill_free();
     return placement.decision();
   }
+  PlaceRule places(const Decision& decision) const override {
+    return {.order = config_.priority,
+            .elsewhere =
+                text("of the experts ", config_.n_devices > 1 ? "of its device " : "", "with room it scores best here"),
+            .slots = slots_of(decision),
+            .n_devices = config_.n_devices};
+  }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override { return kRectifyClaims; }
 
  private:
+  int64_t slots_of(const Decision& decision) const {
+    return slots_per_expert(config_.factor, 0, config_.minimum, decision.n_asked(), decision.n_experts());
+  }
+
   Config config_;
 };
 

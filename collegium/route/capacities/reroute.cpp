@@ -32,7 +32,7 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
   Decision apply(const Decision& decision, const Scores& scores, const Context& context) override {
     if (decision.n_kept() == 0) return decision;
     const auto E = decision.n_experts();
-    const auto slots = slots_per_expert(config_.factor, 0, config_.minimum, decision.n_asked(), E);
+    const auto slots = slots_of(decision);
     const auto limited = decision.keep_only(
         fits_R(decision, at::zeros_like(decision.token_R()), {slots}, config_.priority), DropReason::capacity);
     if (limited.n_dropped() == decision.n_dropped()) return limited;
@@ -40,10 +40,19 @@ class RerouteCapacity final : public Capacity, public Makes<RerouteCapacity, Cap
     placement.move_dropped([&](int64_t) { return Placement::Range{0, E}; });
     return placement.decision();
   }
+  PlaceRule places(const Decision& decision) const override {
+    return {.order = config_.priority,
+            .elsewhere = "of the experts with room it scores best here",
+            .slots = slots_of(decision)};
+  }
   Needs needs() const override { return {.scores = {ScoreKind::softmax, ScoreKind::sigmoid, ScoreKind::relu}}; }
   Claims claims() const override { return kRerouteClaims; }
 
  private:
+  int64_t slots_of(const Decision& decision) const {
+    return slots_per_expert(config_.factor, 0, config_.minimum, decision.n_asked(), decision.n_experts());
+  }
+
   Config config_;
 };
 
