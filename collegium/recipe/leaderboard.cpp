@@ -704,32 +704,57 @@ struct Box {
   bool meets(const Box& o) const { return x0 < o.x1 && o.x0 < x1 && y0 < o.y1 && o.y0 < y1; }
 };
 
-// Where each name goes: the nearest free place around its mark; a thin line leads back from far ones.
-void draw_names(std::ostream& out, const std::vector<Mark>& marks, const std::vector<std::pair<double, double>>& at) {
-  std::vector<Box> taken;
-  for (const auto& [x, y] : at) taken.push_back({x - 5, y - 5, x + 5, y + 5});
+// Where a mark stands in the picture, and the ends of its spread.
+struct Spot {
+  double x, y, top, bottom;
+};
+
+constexpr std::string_view kCausal = "#1f5fa8", kNotCausal = "#b0541d";
+
+std::string_view colour_of(const Mark& mark) {
+  return mark.causal ? kCausal : kNotCausal;
+}
+
+// The nearest place around (x, y) for a name of this width that keeps clear of what is taken.
+std::optional<Box> free_place(double x, double y, double width, const std::vector<Box>& taken) {
+  const auto box_at = [&](double left, double middle) { return Box{left, middle - 7, left + width, middle + 7}; };
+  const auto right = x + 8, left = x - 8 - width;
+  for (double away = 0; away < 200; away += 7)
+    for (const auto& box :
+         {box_at(right, y - away), box_at(right, y + away), box_at(left, y - away), box_at(left, y + away),
+          box_at(right + 2 * away, y), box_at(right + away, y - away), box_at(right + away, y + away),
+          box_at(left - away, y - away), box_at(left - away, y + away)}) {
+      if (box.x0 < kLeft || box.x1 > kWidth - 2 || box.y0 < kTop || box.y1 > kHeight - kBottom) continue;
+      if (std::none_of(taken.begin(), taken.end(), [&](const Box& t) { return t.meets(box); })) return box;
+    }
+  return std::nullopt;
+}
+
+// Where each name goes: beside its mark; a thin line leads back from far ones. Where there is no room
+// beside the lines of spread, names cross those.
+void draw_names(std::ostream& out, const std::vector<Mark>& marks, const std::vector<Spot>& at) {
+  std::vector<Box> taken, lines;
+  for (const auto& s : at) {
+    taken.push_back({s.x - 5, s.y - 5, s.x + 5, s.y + 5});
+    lines.push_back({s.x - 1, s.top, s.x + 1, s.bottom});
+  }
   for (size_t i = 0; i < marks.size(); ++i) {
-    const auto [x, y] = at[i];
-    const auto width = 6.6 * static_cast<double>(marks[i].name.size());
-    const auto box_at = [&](double left, double middle) { return Box{left, middle - 7, left + width, middle + 7}; };
-    Box best = box_at(x + 8, y);
-    bool is_placed = false;
-    for (double away = 0; away < 300 && !is_placed; away += 7)
-      for (const auto& box : {box_at(x + 8, y - away), box_at(x + 8, y + away), box_at(x - 8 - width, y - away),
-                              box_at(x - 8 - width, y + away), box_at(x + 8 + 2 * away, y),
-                              box_at(x + 8 + away, y - away), box_at(x + 8 + away, y + away)}) {
-        if (box.x0 < kLeft || box.x1 > kWidth - 2 || box.y0 < kTop || box.y1 > kHeight - kBottom) continue;
-        if (std::any_of(taken.begin(), taken.end(), [&](const Box& t) { return t.meets(box); })) continue;
-        best = box, is_placed = true;
-        break;
-      }
-    taken.push_back(best);
-    const auto colour = marks[i].causal ? "#1f5fa8" : "#b0541d";
-    const auto middle = (best.y0 + best.y1) / 2, near = best.x0 > x ? best.x0 - 2 : best.x1 + 2;
+    const auto x = at[i].x, y = at[i].y;
+    const auto width = 7.4 * static_cast<double>(marks[i].name.size());  // of wide sans-serif fonts
+    auto all = taken;
+    all.insert(all.end(), lines.begin(), lines.end());
+    auto place = free_place(x, y, width, all);
+    if (!place || std::hypot(place->x0 - x, place->y0 + 7 - y) > 60 + width)
+      if (const auto over_lines = free_place(x, y, width, taken)) place = over_lines;
+    const auto box = place.value_or(Box{x + 8, y - 7, x + 8 + width, y + 7});
+    taken.push_back(box);
+    const bool is_right = box.x0 > x;
+    const auto middle = (box.y0 + box.y1) / 2, near = is_right ? box.x0 - 2 : box.x1 + 2;
     if (std::hypot(near - x, middle - y) > 14)
       out << "<path d=\"M" << x << " " << y << "L" << near << " " << middle << "\" stroke=\"#aaa\"/>\n";
-    out << "<text x=\"" << best.x0 << "\" y=\"" << middle + 4 << "\" fill=\"" << colour << "\">"
-        << text_for_html(marks[i].name) << "</text>\n";
+    out << "<text x=\"" << (is_right ? box.x0 : box.x1) << "\" y=\"" << middle + 4 << "\" fill=\""
+        << colour_of(marks[i]) << (is_right ? "" : "\" text-anchor=\"end") << "\">" << text_for_html(marks[i].name)
+        << "</text>\n";
   }
 }
 
@@ -765,14 +790,17 @@ void draw_panel(std::ostream& out, const std::vector<Mark>& marks, std::string_v
       << "\" text-anchor=\"middle\" fill=\"#333\">" << x_title << "</text>\n<text x=\"16\" y=\""
       << (kTop + kHeight - kBottom) / 2 << "\" text-anchor=\"middle\" fill=\"#333\" transform=\"rotate(-90 16 "
       << (kTop + kHeight - kBottom) / 2 << ")\">held-out bits per byte (better below)</text>\n";
-  std::vector<std::pair<double, double>> at;
+  std::vector<Spot> at;
   for (const auto& m : marks) {
-    const auto colour = m.causal ? "#1f5fa8" : "#b0541d";
-    at.emplace_back(X(m.x), Y(m.y));
+    const auto colour = colour_of(m);
+    at.push_back({X(m.x), Y(m.y), Y(m.high), Y(m.low)});
     out << "<path d=\"M" << X(m.x) << " " << Y(m.low) << "V" << Y(m.high) << "\" stroke=\"" << colour
         << "\" stroke-opacity=\".5\"/><circle cx=\"" << X(m.x) << "\" cy=\"" << Y(m.y) << "\" r=\"4\" fill=\"" << colour
         << "\"/>\n";
   }
+  if (std::ranges::any_of(marks, [](const Mark& m) { return !m.causal; }))
+    out << "<text x=\"" << kLeft << "\" y=\"" << kHeight - 10 << "\" fill=\"" << kNotCausal
+        << "\">this colour: sees later tokens</text>\n";
   draw_names(out, marks, at);
   out << "</g>\n";
 }
@@ -789,14 +817,24 @@ std::string leaderboard_svg(const nlohmann::json& board) {
       const auto& loss = row["measures"]["valid_bpb"];
       if (const auto* value = value_of(row))
         marks.push_back(
-            {name_of(row), scale * value->get<double>(), loss["mean"], loss["min"], loss["max"], row["causal"]});
+            {row["name"], scale * value->get<double>(), loss["mean"], loss["min"], loss["max"], row["causal"]});
     }
   };
   const auto key = [](const char* name) {
     return [name](const nlohmann::json& row) { return row.contains(name) ? &row[name] : nullptr; };
   };
-  panel("training speed, thousand tokens a second (faster to the right)", 1e-3,
-        [](const nlohmann::json& row) { return &row["speed"]["median"]; });
+  const auto speed = [](const nlohmann::json& row) { return &row["speed"]["median"]; };
+  panel("training speed, thousand tokens a second (faster to the right)", 1e-3, speed);
+  // A few far ones press the others together: those once more, alone.
+  std::vector<double> losses;
+  for (const auto& row : board["rows"]) losses.push_back(row["measures"]["valid_bpb"]["mean"]);
+  std::ranges::sort(losses);
+  if (board["room"] == "route" && losses.size() > 12) {
+    const auto most = losses[losses.size() * 3 / 4];
+    panel("the same, for the better three quarters", 1e-3, [&](const nlohmann::json& row) {
+      return row["measures"]["valid_bpb"]["mean"].get<double>() <= most ? speed(row) : nullptr;
+    });
+  }
   if (board["room"] == "layer") {
     panel("training memory, MiB (less to the left)", 1 / 1048576.0, key("training_bytes"));
     panel("cache, bytes of keys and values a token (less to the left)", 1, key("cache_bytes_per_token"));
