@@ -47,10 +47,9 @@ std::string list_text(const std::vector<double>& values) {
   return out.empty() ? "-" : join(out, " ");
 }
 
-void store_result(const io::Path& folder, const std::string& name, const nlohmann::json& result) {
+// The table of all results in the folder.
+void write_table(const io::Path& folder) {
   auto& fs = io::real_file_system();
-  fs.create_directories(folder);
-  io::write_atomically(fs, folder / (name + ".json"), io::as_bytes(io::dump_json(result, 1) + "\n"));
   std::vector<nlohmann::json> all;
   for (const auto& file : fs.list(folder))
     if (file.ends_with(".json")) all.push_back(io::parse_json(io::read_text(fs, folder / file), file));
@@ -61,6 +60,13 @@ void store_result(const io::Path& folder, const std::string& name, const nlohman
       "(tokens_per_second, layer_latency, training_memory) was measured when it was judged, both sides in turn.\n\n",
       evidence_table(all));
   io::write_atomically(fs, folder / "README.md", io::as_bytes(page));
+}
+
+void store_result(const io::Path& folder, const std::string& name, const nlohmann::json& result) {
+  auto& fs = io::real_file_system();
+  fs.create_directories(folder);
+  io::write_atomically(fs, folder / (name + ".json"), io::as_bytes(io::dump_json(result, 1) + "\n"));
+  write_table(folder);
 }
 
 // A recipe with what names its evidence, and what is stored of it where nothing has to be trained again.
@@ -183,6 +189,9 @@ int run_evidence(const Arguments& arguments) {
   LeftOut left_out;
   for (const auto& [recipe, hash, stored] : all) {
     if (stored) {
+      for (const auto& e : (*stored)["expectations"])
+        any_failed = any_failed || e["verdict"] == verdict_text(Verdict::failed);
+      write_table(arguments.text("store"));  // it may be of before the result
       out.line(text(recipe.name, ": unchanged since ", stored->value("date", "?"), "; --again trains it again"));
       json.push_back(Json::parse(stored->dump()));
       continue;

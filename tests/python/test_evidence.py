@@ -128,6 +128,21 @@ def test_interrupted_evidence_goes_on_where_it_stopped(place):  # noqa: F811
         assert (folder / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
+def test_what_is_judged_already_stays_judged(place):  # noqa: F811
+    """The same exit code and the same table, trained or not."""
+    path = write_claim(place, head="seeds = [1]\n", relation="at_most", more="value = 0")
+    command = ["evidence", path, "--threads", 1, "--store", "store"]
+    cli(*command, cwd=place, check=1)
+    table, stored = place / "store/README.md", json.loads((place / "store/claim.json").read_text())
+    before = table.read_text()
+    assert "| claim |" in before and "failed" in before
+    table.unlink()
+    done = cli(*command, cwd=place, check=1)
+    assert table.read_text() == before
+    # A build of uncommitted code has no name, so nothing counts as done by it.
+    assert ("unchanged since" in done.stdout) == bool(stored["code"])
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["a", "--seeds", 1], "--seeds goes with --room"),
     (["a", "--reference", "nope.toml"], "--reference goes with --room"),
