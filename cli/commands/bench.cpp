@@ -235,9 +235,10 @@ int run_bench(const Arguments& arguments) {
   }
 
   BenchDocument document;
-  document.head = text(read_cpu("/").model, ", ", at::get_num_threads(), " threads, torch ", TORCH_VERSION,
-                       ", kernels ", join(isas), ", ", wish.turns, " turns, ", arguments.text("clock"), " clock",
-                       wish.quick ? ", tiny sizes (the figures say nothing about speed)" : "");
+  document.head =
+      text(read_cpu("/").model, ", ", at::get_num_threads(), at::get_num_threads() == 1 ? " thread" : " threads",
+           ", torch ", TORCH_VERSION, ", kernels ", join(isas), ", ", wish.turns, " turns, ", arguments.text("clock"),
+           " clock", wish.quick ? ", tiny sizes (the figures say nothing about speed)" : "");
   document.machine = {{"machine", read_cpu("/").model},
                       {"threads", at::get_num_threads()},
                       {"torch", TORCH_VERSION},

@@ -1,6 +1,7 @@
 // `collegium evidence`: recipes against their baselines, over seeds, with verdicts.
 #include "collegium/recipe/evidence.h"
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -187,11 +188,13 @@ int run_evidence(const Arguments& arguments) {
   auto json = Json::array();
   bool any_failed = false;
   LeftOut left_out;
+  // Its table may be older than a result that stays as it is.
+  if (std::ranges::any_of(all, [](const Asked& a) { return a.stored.has_value(); }))
+    write_table(arguments.text("store"));
   for (const auto& [recipe, hash, stored] : all) {
     if (stored) {
       for (const auto& e : (*stored)["expectations"])
         any_failed = any_failed || e["verdict"] == verdict_text(Verdict::failed);
-      write_table(arguments.text("store"));  // it may be of before the result
       out.line(text(recipe.name, ": unchanged since ", stored->value("date", "?"), "; --again trains it again"));
       json.push_back(Json::parse(stored->dump()));
       continue;
